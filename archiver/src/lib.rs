@@ -1,0 +1,1 @@
+//! Seal, verify, prune, cold reads and heal.

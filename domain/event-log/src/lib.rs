@@ -1,0 +1,1 @@
+//! The log on PostgreSQL: the only code that writes events.

@@ -1,0 +1,3 @@
+//! The one binary: API, CLI, workers, audit, development services.
+
+pub mod dev;

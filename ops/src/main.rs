@@ -1,0 +1,2 @@
+//! The binary `coldstream`.
+fn main() {}

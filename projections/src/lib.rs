@@ -1,0 +1,1 @@
+//! The live window: folds the log into read tables.

@@ -1,0 +1,1 @@
+//! Follow, cosign, mirror, fence, switch over and fail over.

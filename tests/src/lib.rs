@@ -1,0 +1,1 @@
+//! End to end on real clusters: promises, kills, golden bytes.
