@@ -1,1 +1,426 @@
-//! Decides a group of append requests: pure, the same for PostgreSQL and the twin.
+//! Decides a group of append requests: pure, the same for PostgreSQL and the twin in memory.
+//!
+//! The log locks its one head row, looks up what [`Wanted`] names, and asks [`decide`]. What is placed is
+//! written in one transaction; a request that is refused harms no other of the group. Within a group the
+//! requests are decided in order, each against the log as the ones before it leave it.
+//!
+//! Ids come before versions: a retry finds its own events and gets their first positions, whatever it
+//! expects of streams that it has moved itself (LOG-4).
+
+use std::collections::{HashMap, HashSet};
+
+use sha2::{Digest, Sha256};
+
+use crate::append::{AppendError, AppendRequest, Appended, AppendedEvent, ExpectedVersion, LogHead, Role, StreamHead};
+use crate::event::{NewEvent, TOMBSTONE_TYPE};
+use crate::record::{Record, RecordedEvent};
+use crate::{Epoch, Head, Position, StreamName, StreamVersion, Timestamp};
+
+/// What identifies an event: the first 16 bytes of SHA-256(source ‖ 0x00 ‖ id). Neither holds a NUL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct EventKey(pub [u8; 16]);
+
+impl EventKey {
+    /// The key of (source, id).
+    #[must_use]
+    pub fn of(source: &str, id: &str) -> Self {
+        let digest = Sha256::new().chain_update(source).chain_update([0]).chain_update(id).finalize();
+        let mut key = [0; 16];
+        key.copy_from_slice(&digest[..16]);
+        Self(key)
+    }
+
+    /// The key of an event.
+    #[must_use]
+    pub fn of_event(event: &NewEvent) -> Self {
+        Self::of(&event.source, &event.id)
+    }
+}
+
+/// What the log has to look up before a group can be decided.
+#[derive(Debug, Default)]
+pub struct Wanted<'a> {
+    /// Streams that are written or of which something is expected.
+    pub streams: HashSet<&'a StreamName>,
+    /// The events, request by request in the group's order.
+    pub keys: Vec<Vec<EventKey>>,
+    /// Consumers whose checkpoint is moved.
+    pub consumers: HashSet<&'a str>,
+}
+
+impl<'a> Wanted<'a> {
+    /// What `requests` need.
+    #[must_use]
+    pub fn by(requests: &[&'a AppendRequest]) -> Self {
+        let mut wanted = Self::default();
+        for request in requests {
+            wanted.streams.extend(request.events.iter().map(|event| &event.stream));
+            wanted.streams.extend(request.expect.iter().map(|expectation| &expectation.stream));
+            wanted.keys.push(request.events.iter().map(EventKey::of_event).collect());
+            wanted.consumers.extend(request.checkpoint.iter().map(|checkpoint| checkpoint.consumer.as_str()));
+        }
+        wanted
+    }
+}
+
+/// What the log found, under its head lock.
+#[derive(Debug)]
+pub struct Facts {
+    /// The head row.
+    pub head: LogHead,
+    /// The clock, read under the lock.
+    pub now: Timestamp,
+    /// Heads of the wanted streams; a stream that is missing has never had an event.
+    pub streams: HashMap<StreamName, StreamHead>,
+    /// Positions of the wanted keys that are known in the live log.
+    pub known: HashMap<EventKey, Position>,
+    /// Checkpoints of the wanted consumers; one that is missing stands at 0.
+    pub checkpoints: HashMap<String, u64>,
+}
+
+/// What becomes of one request.
+#[derive(Debug, Clone)]
+pub enum Verdict {
+    /// It is stored with the group, and answered with this once the group is committed.
+    Accepted(Appended),
+    /// All of its events are known: it is answered by [`replay`] with the records at these positions.
+    Known(Vec<Position>),
+    /// It repeats another request of this group: the same answer, marked as replayed.
+    Repeats(Appended),
+    /// The stream is past the expected version, and its events there may be archived, where ids are not
+    /// looked up. [`PastRequest`] says how to find out whether this is a retry; if it is not, the answer is
+    /// the error.
+    Past(PastRequest, AppendError),
+    /// It is refused.
+    Refused(AppendError),
+}
+
+/// Where the history would hold a request, had it been appended before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PastRequest {
+    /// A stream of which the request named the version.
+    pub stream: StreamName,
+    /// The version that its first event of that stream would have got.
+    pub version: StreamVersion,
+    /// How many of the request's events stand before that one: a request's positions follow each other.
+    pub events_before: u64,
+}
+
+/// Where one event is placed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Placement {
+    /// Index of the request in the group.
+    pub request: usize,
+    /// Index of the event in the request.
+    pub event: usize,
+    /// The event's key.
+    pub key: EventKey,
+    /// Its place in the log.
+    pub position: Position,
+    /// Its place in its stream.
+    pub version: StreamVersion,
+    /// Position of the stream's event before it.
+    pub previous: Option<Position>,
+    /// When it is recorded.
+    pub recorded_at: Timestamp,
+}
+
+impl Placement {
+    /// The record that the placed event is.
+    #[must_use]
+    pub fn record(&self, event: NewEvent, epoch: Epoch) -> Record {
+        Record::Event(Box::new(RecordedEvent {
+            position: self.position,
+            recorded_at: self.recorded_at,
+            version: self.version,
+            previous: self.previous,
+            epoch,
+            event,
+        }))
+    }
+}
+
+/// The decision on a group.
+#[derive(Debug)]
+pub struct Ruling {
+    /// One for each request, in order.
+    pub verdicts: Vec<Verdict>,
+    /// What is to be written, in position order.
+    pub placed: Vec<Placement>,
+    /// The heads of the streams that move.
+    pub streams: HashMap<StreamName, StreamHead>,
+    /// The checkpoints that move.
+    pub checkpoints: HashMap<String, u64>,
+    /// The log's head afterwards.
+    pub head: Head,
+    /// `recordedat` of the newest event afterwards.
+    pub recorded_at: Timestamp,
+}
+
+/// Decides a group. `wanted` is what [`Wanted::by`] made of the same requests.
+#[must_use]
+pub fn decide(requests: &[&AppendRequest], wanted: &Wanted<'_>, facts: Facts) -> Ruling {
+    let mut group = Group::new(facts);
+    for (index, (request, keys)) in requests.iter().zip(&wanted.keys).enumerate() {
+        let verdict = group.decide(index, request, keys, requests);
+        group.verdicts.push(verdict);
+    }
+    Ruling {
+        verdicts: group.verdicts,
+        placed: group.placed,
+        streams: group.moved,
+        checkpoints: group.moved_checkpoints,
+        head: group.head,
+        recorded_at: group.recorded_at,
+    }
+}
+
+/// Answers a retry: `records` are what stands at the positions of its events, in order.
+///
+/// # Errors
+/// `IdTaken` for the first event whose content is not that of its record.
+pub fn replay(request: &AppendRequest, records: &[Record]) -> Result<Appended, AppendError> {
+    let mut events = Vec::with_capacity(records.len());
+    for (event, record) in request.events.iter().zip(records) {
+        match record {
+            Record::Event(recorded) if recorded.event == *event => events.push(AppendedEvent {
+                stream: event.stream.clone(),
+                version: recorded.version,
+                position: recorded.position,
+                epoch: recorded.epoch,
+                recorded_at: recorded.recorded_at,
+            }),
+            Record::Event(_) | Record::Removed(_) => return Err(id_taken(event, record.position())),
+        }
+    }
+    if events.len() != request.events.len() {
+        let reason = format!("{} of {} known events could not be read", records.len(), request.events.len());
+        return Err(AppendError::Corrupt { reason });
+    }
+    Ok(Appended { replayed: true, events })
+}
+
+/// Answers a request that is past its expected version with what the history holds where it would stand.
+///
+/// # Errors
+/// `otherwise` unless the history holds exactly this request there; `IdTaken` where the ids are the same
+/// and the content is not.
+pub fn replay_past(
+    request: &AppendRequest,
+    records: &[Record],
+    otherwise: AppendError,
+) -> Result<Appended, AppendError> {
+    let same_id = |event: &NewEvent, record: &Record| match record {
+        Record::Event(recorded) => recorded.event.id == event.id && recorded.event.source == event.source,
+        Record::Removed(_) => false,
+    };
+    let all = records.len() == request.events.len();
+    if all && request.events.iter().zip(records).all(|(event, record)| same_id(event, record)) {
+        replay(request, records)
+    } else {
+        Err(otherwise)
+    }
+}
+
+fn id_taken(event: &NewEvent, position: Position) -> AppendError {
+    AppendError::IdTaken { source_uri: event.source.clone(), id: event.id.clone(), position }
+}
+
+/// The log as the requests decided so far leave it.
+struct Group {
+    role: Role,
+    epoch: Epoch,
+    pruned: Head,
+    now: Timestamp,
+    head: Head,
+    recorded_at: Timestamp,
+    streams: HashMap<StreamName, StreamHead>,
+    moved: HashMap<StreamName, StreamHead>,
+    known: HashMap<EventKey, Position>,
+    placed_keys: HashMap<EventKey, usize>,
+    checkpoints: HashMap<String, u64>,
+    moved_checkpoints: HashMap<String, u64>,
+    placed: Vec<Placement>,
+    verdicts: Vec<Verdict>,
+}
+
+impl Group {
+    fn new(facts: Facts) -> Self {
+        Self {
+            role: facts.head.role,
+            epoch: facts.head.epoch,
+            pruned: facts.head.pruned,
+            now: facts.now,
+            head: facts.head.head,
+            recorded_at: facts.head.recorded_at,
+            streams: facts.streams,
+            moved: HashMap::new(),
+            known: facts.known,
+            placed_keys: HashMap::new(),
+            checkpoints: facts.checkpoints,
+            moved_checkpoints: HashMap::new(),
+            placed: Vec::new(),
+            verdicts: Vec::new(),
+        }
+    }
+
+    fn decide(&mut self, index: usize, request: &AppendRequest, keys: &[EventKey], all: &[&AppendRequest]) -> Verdict {
+        if self.role != Role::Active {
+            let reason = format!("it is {}", self.role.as_str());
+            return Verdict::Refused(AppendError::Fenced { epoch: self.epoch, reason });
+        }
+        if let Err(invalid) = request.check() {
+            return Verdict::Refused(invalid.into());
+        }
+        if let Some(verdict) = self.retry(request, keys, all) {
+            return verdict;
+        }
+        if let Err((error, stream)) = self.expectations(request) {
+            return match stream.and_then(|stream| self.past(request, stream)) {
+                Some(past) => Verdict::Past(past, error),
+                None => Verdict::Refused(error),
+            };
+        }
+        if let Err(error) = self.open(request).and_then(|()| self.checkpoint(request)) {
+            return Verdict::Refused(error);
+        }
+        Verdict::Accepted(self.place(index, request, keys))
+    }
+
+    /// The verdict on a request of which at least one event is known.
+    fn retry(&self, request: &AppendRequest, keys: &[EventKey], all: &[&AppendRequest]) -> Option<Verdict> {
+        let stored: Vec<Position> = keys.iter().filter_map(|key| self.known.get(key).copied()).collect();
+        let placed: Vec<usize> = keys.iter().filter_map(|key| self.placed_keys.get(key).copied()).collect();
+        let (known, total) = (stored.len() + placed.len(), keys.len());
+        if known == 0 {
+            return None;
+        }
+        if stored.len() == total {
+            return Some(Verdict::Known(stored));
+        }
+        if placed.len() == total {
+            return Some(self.repeats(request, &placed, all));
+        }
+        let at = |index: &usize| self.placed[*index].position;
+        let position = stored.first().copied().or_else(|| placed.first().map(at)).unwrap_or(Position::FIRST);
+        Some(Verdict::Refused(AppendError::PartlyKnown { known, total, position }))
+    }
+
+    fn repeats(&self, request: &AppendRequest, placed: &[usize], all: &[&AppendRequest]) -> Verdict {
+        let records: Vec<Record> = placed
+            .iter()
+            .map(|index| &self.placed[*index])
+            .map(|at| at.record(all[at.request].events[at.event].clone(), self.epoch))
+            .collect();
+        match replay(request, &records) {
+            Ok(appended) => Verdict::Repeats(appended),
+            Err(error) => Verdict::Refused(error),
+        }
+    }
+
+    /// Checks what is expected; an error names the stream where its version was named.
+    fn expectations<'r>(&self, request: &'r AppendRequest) -> Result<(), (AppendError, Option<&'r StreamName>)> {
+        for expectation in &request.expect {
+            let stream = &expectation.stream;
+            let actual = self.streams.get(stream).map(|head| head.version);
+            let (holds, named) = match expectation.version {
+                ExpectedVersion::Any => (true, false),
+                ExpectedVersion::NoStream => (actual.is_none(), true),
+                ExpectedVersion::StreamExists => (actual.is_some(), false),
+                ExpectedVersion::Exactly(version) => (actual == Some(version), true),
+            };
+            if !holds {
+                let expected = expectation.version;
+                let error = AppendError::WrongVersion { stream: stream.clone(), expected, actual };
+                return Err((error, named.then_some(stream)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the archive would hold this request, if `stream` has archived events beyond what is expected.
+    fn past(&self, request: &AppendRequest, stream: &StreamName) -> Option<PastRequest> {
+        let head = self.streams.get(stream)?;
+        let version = match request.expected(stream) {
+            ExpectedVersion::Exactly(version) => version.next(),
+            ExpectedVersion::NoStream => StreamVersion::FIRST,
+            ExpectedVersion::Any | ExpectedVersion::StreamExists => return None,
+        };
+        // A stream that began in the live log has no archived event: its ids were looked up, none was known.
+        if version > head.version || !self.pruned.includes(head.first) {
+            return None;
+        }
+        let events_before = request.events.iter().position(|event| event.stream == *stream)?;
+        let events_before = u64::try_from(events_before).expect("a request has at most 16,384 events");
+        Some(PastRequest { stream: stream.clone(), version, events_before })
+    }
+
+    /// Refuses events of a closed stream, also of one that the request closes itself.
+    fn open(&self, request: &AppendRequest) -> Result<(), AppendError> {
+        let mut closing = HashSet::new();
+        for event in &request.events {
+            let head = self.streams.get(&event.stream);
+            if let Some(head) = head.filter(|head| head.closed) {
+                return Err(AppendError::StreamClosed { stream: event.stream.clone(), version: head.version });
+            }
+            if closing.contains(&event.stream) {
+                let version = head.map_or(StreamVersion::FIRST, |head| head.version.next());
+                return Err(AppendError::StreamClosed { stream: event.stream.clone(), version });
+            }
+            if event.event_type == TOMBSTONE_TYPE {
+                closing.insert(&event.stream);
+            }
+        }
+        Ok(())
+    }
+
+    fn checkpoint(&mut self, request: &AppendRequest) -> Result<(), AppendError> {
+        let Some(checkpoint) = &request.checkpoint else { return Ok(()) };
+        let actual = self.checkpoints.get(&checkpoint.consumer).copied().unwrap_or(0);
+        if actual != checkpoint.from {
+            let consumer = checkpoint.consumer.clone();
+            return Err(AppendError::CheckpointMoved { consumer, expected: checkpoint.from, actual });
+        }
+        self.checkpoints.insert(checkpoint.consumer.clone(), checkpoint.to);
+        self.moved_checkpoints.insert(checkpoint.consumer.clone(), checkpoint.to);
+        Ok(())
+    }
+
+    /// Gives the events their places. Nothing can fail any more.
+    fn place(&mut self, request_index: usize, request: &AppendRequest, keys: &[EventKey]) -> Appended {
+        let latest = self.now.max(self.recorded_at);
+        self.recorded_at = request.recorded_at.unwrap_or(latest).clamp(self.recorded_at, latest);
+        let mut events = Vec::with_capacity(request.events.len());
+        for (event_index, (event, key)) in request.events.iter().zip(keys).enumerate() {
+            let position = self.head.next();
+            let before = self.streams.get(&event.stream).copied();
+            let head = StreamHead {
+                version: before.map_or(StreamVersion::FIRST, |head| head.version.next()),
+                position,
+                first: before.map_or(position, |head| head.first),
+                closed: event.event_type == TOMBSTONE_TYPE,
+            };
+            self.placed_keys.insert(*key, self.placed.len());
+            self.placed.push(Placement {
+                request: request_index,
+                event: event_index,
+                key: *key,
+                position,
+                version: head.version,
+                previous: before.map(|head| head.position),
+                recorded_at: self.recorded_at,
+            });
+            self.streams.insert(event.stream.clone(), head);
+            self.moved.insert(event.stream.clone(), head);
+            self.head = position.as_head();
+            events.push(AppendedEvent {
+                stream: event.stream.clone(),
+                version: head.version,
+                position,
+                epoch: self.epoch,
+                recorded_at: self.recorded_at,
+            });
+        }
+        Appended { replayed: false, events }
+    }
+}

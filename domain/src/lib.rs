@@ -11,6 +11,8 @@
 pub mod append;
 pub mod arbiter;
 pub mod archive;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 pub mod event;
 pub mod json;
 pub mod keys;
@@ -18,6 +20,8 @@ pub mod log;
 pub mod merkle;
 pub mod record;
 pub mod store;
+#[cfg(feature = "twin")]
+pub mod twin;
 mod types;
 pub mod window;
 

@@ -1,0 +1,3 @@
+//! One suite a port, passed by the twin in memory and by every real adapter.
+
+pub mod log;
