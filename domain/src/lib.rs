@@ -13,6 +13,7 @@ pub mod arbiter;
 pub mod archive;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+pub mod content;
 pub mod event;
 pub mod json;
 pub mod keys;
