@@ -1,0 +1,50 @@
+# Sourced by ops/demo and ops/test: installs what is missing, or says what to install and ends.
+
+say() { printf '%s\n' "$*" >&2; }
+
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo -n "$@"; fi
+}
+
+may_install() {
+    command -v apt-get >/dev/null 2>&1 || return 1
+    [ "$(id -u)" -eq 0 ] || { command -v sudo >/dev/null 2>&1 && sudo -n true 2>/dev/null; }
+}
+
+has_postgres() {
+    [ -n "${COLDSTREAM_PG_BIN:-}" ] && [ -x "$COLDSTREAM_PG_BIN/initdb" ] && return 0
+    ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null 2>&1
+}
+
+# need WHAT PACKAGES... : WHAT is a command, or "postgres".
+missing=""
+need() {
+    what=$1; shift
+    if [ "$what" = postgres ]; then has_postgres && return 0; else command -v "$what" >/dev/null 2>&1 && return 0; fi
+    missing="$missing $*"
+}
+
+install_missing() {
+    [ -n "$missing" ] || return 0
+    if ! may_install; then
+        say "missing:$missing"
+        say "install with: apt-get install --no-install-recommends$missing"
+        exit 1
+    fi
+    say "installing:$missing"
+    # Without its own cluster: we make private ones.
+    if [ ! -e /etc/postgresql-common/createcluster.conf ] && printf '%s' "$missing" | grep -q postgresql; then
+        as_root mkdir -p /etc/postgresql-common
+        printf 'create_main_cluster = false\n' | as_root tee /etc/postgresql-common/createcluster.conf >/dev/null
+    fi
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get update -qq >&2
+    # shellcheck disable=SC2086
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >&2
+}
+
+need_rust() {
+    command -v cargo >/dev/null 2>&1 && return 0
+    [ -x "$HOME/.cargo/bin/cargo" ] && { PATH="$HOME/.cargo/bin:$PATH"; export PATH; return 0; }
+    say "missing: a Rust toolchain (cargo); see rust-toolchain.toml for its version"
+    exit 1
+}
