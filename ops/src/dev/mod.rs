@@ -2,6 +2,8 @@
 //! and an S3 endpoint served from a folder. Both are real and durable: what they acknowledge survives
 //! a kill. They listen on 127.0.0.1 only and must never be used to serve anybody else.
 
+pub mod object_server;
 pub mod postgres;
 
+pub use object_server::{Credentials, ObjectServer, ObjectServerError};
 pub use postgres::{PostgresCluster, PostgresError, PostgresOptions};
