@@ -1,5 +1,7 @@
 //! An append: what a client asks for, and what it is answered.
 
+mod document;
+
 use thiserror::Error;
 
 use crate::event::{EventError, NewEvent};
@@ -191,6 +193,17 @@ impl AppendError {
 /// Which rule a request breaks.
 #[derive(Debug, Clone, Error)]
 pub enum InvalidRequest {
+    /// The document or batch is no JSON, or JSON that has two meanings.
+    #[error("not acceptable JSON")]
+    Json(#[from] crate::json::JsonError),
+    /// A member of the document has a value that it cannot have.
+    #[error("{member:?}: {reason}")]
+    Document {
+        /// The member.
+        member: String,
+        /// What is wrong.
+        reason: String,
+    },
     /// No events.
     #[error("a request has at least one event")]
     Empty,
@@ -220,6 +233,12 @@ pub enum InvalidRequest {
         #[source]
         source: EventError,
     },
+}
+
+impl InvalidRequest {
+    fn document(member: &str, reason: impl Into<String>) -> Self {
+        Self::Document { member: member.to_owned(), reason: reason.into() }
+    }
 }
 
 impl AppendRequest {

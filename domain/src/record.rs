@@ -3,9 +3,12 @@
 //! One function writes it ([`write`]), one reads it ([`read`]); golden bytes pin it. Reading is strict: what
 //! is not in the one spelling is refused, so `write(read(line)) == line` for every line that can be read.
 
-use crate::event::{EventError, NewEvent};
+use std::io::Write;
+
+use crate::event::{self, Data, Draft, EventError, NewEvent};
+use crate::json::{self, Scanner, Value};
 use crate::merkle::Hash;
-use crate::{Epoch, Position, StreamName, StreamVersion, Timestamp};
+use crate::{Epoch, Head, Position, StreamName, StreamVersion, Timestamp};
 
 /// An event as the log recorded it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +34,17 @@ pub enum RemovedBy {
     Retention,
     /// A redaction asked for it.
     Redaction,
+}
+
+impl RemovedBy {
+    /// The word in the removed line.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Retention => "retention",
+            Self::Redaction => "redaction",
+        }
+    }
 }
 
 /// What stands in the place of a record whose content was taken out (form v1).
@@ -116,10 +130,109 @@ impl Record {
     }
 }
 
-/// Appends the record's line (without LF) to `out`.
+/// What the log assigns to an event.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    position: Position,
+    recorded_at: Timestamp,
+    version: StreamVersion,
+    previous: Option<Position>,
+    epoch: Epoch,
+}
+
+/// Appends the record's line (without LF) to `out`. The event keeps the rules of [`NewEvent::check`].
 pub fn write(record: &Record, out: &mut Vec<u8>) {
-    let _ = (record, out);
-    todo!("helper B")
+    match record {
+        Record::Event(recorded) => {
+            let RecordedEvent { position, recorded_at, version, previous, epoch, ref event } = **recorded;
+            write_event(Place { position, recorded_at, version, previous, epoch }, event, out);
+        }
+        Record::Removed(removed) => write_removed(removed, out),
+    }
+}
+
+/// Length of the event's line where the log assigns the longest numbers there are.
+pub(crate) fn longest_line_bytes(event: &NewEvent) -> usize {
+    let longest = u64::MAX >> 1;
+    let position = Position::new(longest).expect("2^63 - 1 is a position");
+    let place = Place {
+        position,
+        recorded_at: Timestamp::from_unix_micros(0).expect("the epoch of Unix is an instant"),
+        version: StreamVersion::new(longest).expect("2^63 - 1 is a version"),
+        previous: Some(position),
+        epoch: Epoch::new(longest).expect("2^63 - 1 is an epoch"),
+    };
+    let mut line = Vec::with_capacity(event.bytes() + 1024);
+    write_event(place, event, &mut line);
+    line.len()
+}
+
+fn write_event(place: Place, event: &NewEvent, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"{\"specversion\":\"1.0\"");
+    write_text("id", &event.id, out);
+    write_text("source", &event.source, out);
+    write_text("type", &event.event_type, out);
+    write_text("subject", event.stream.as_str(), out);
+    write_optional("time", event.time.as_deref(), out);
+    write_plain("recordedat", place.recorded_at, out);
+    write_plain("position", place.position, out);
+    write_plain("version", place.version, out);
+    write_plain("previous", place.previous.map_or(0, Position::get), out);
+    write_plain("epoch", place.epoch, out);
+    write_optional("eventversion", event.event_version.as_deref(), out);
+    write_optional("dataschema", event.data_schema.as_deref(), out);
+    write_optional("datacontenttype", event.data_content_type.as_deref(), out);
+    for extension in &event.extensions {
+        out.push(b',');
+        event::write_member(extension, out);
+    }
+    match &event.data {
+        Data::Absent => {}
+        Data::Json(json) => {
+            out.extend_from_slice(b",\"data\":");
+            out.extend_from_slice(json.as_bytes());
+        }
+        Data::Base64(base64) => write_text("data_base64", base64, out),
+    }
+    out.push(b'}');
+}
+
+fn write_removed(removed: &RemovedRecord, out: &mut Vec<u8>) {
+    out.push(b'{');
+    write_plain("position", removed.position, out);
+    write_plain("version", removed.version, out);
+    write_text("subject", removed.stream.as_str(), out);
+    write_plain("recordedat", removed.recorded_at, out);
+    write_text("removed", removed.removed.as_str(), out);
+    write_text("certificate", &removed.certificate, out);
+    write_plain("leaf", removed.leaf, out);
+    out.push(b'}');
+}
+
+fn write_name(name: &str, out: &mut Vec<u8>) {
+    if out.last() != Some(&b'{') {
+        out.push(b',');
+    }
+    out.push(b'"');
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b"\":");
+}
+
+fn write_text(name: &str, text: &str, out: &mut Vec<u8>) {
+    write_name(name, out);
+    json::write_string(text, out);
+}
+
+fn write_optional(name: &str, text: Option<&str>, out: &mut Vec<u8>) {
+    if let Some(text) = text {
+        write_text(name, text, out);
+    }
+}
+
+/// For what never needs an escape.
+fn write_plain(name: &str, value: impl std::fmt::Display, out: &mut Vec<u8>) {
+    write_name(name, out);
+    write!(out, "\"{value}\"").expect("a Vec takes all that is written");
 }
 
 /// Reads a record's line (without LF).
@@ -127,6 +240,111 @@ pub fn write(record: &Record, out: &mut Vec<u8>) {
 /// # Errors
 /// [`EventError::NotCanonical`] for any line that [`write`] would spell otherwise, and whatever rule an event breaks.
 pub fn read(line: &[u8]) -> Result<Record, EventError> {
-    let _ = line;
-    todo!("helper B")
+    // No event's line begins with its position, and a removed record's always does.
+    let record = if line.starts_with(b"{\"position\"") { read_removed(line)? } else { read_event(line)? };
+    // Written again rather than compared on the way: so there is one place that knows the spelling.
+    let spelled = record.to_line();
+    if spelled == line {
+        return Ok(record);
+    }
+    let same = spelled.iter().zip(line).take_while(|(a, b)| a == b).count();
+    Err(EventError::NotCanonical { byte: same })
+}
+
+fn read_event(line: &[u8]) -> Result<Record, EventError> {
+    let mut draft = Draft::default();
+    let (mut position, mut recorded_at, mut version, mut previous, mut epoch) = (None, None, None, None, None);
+    let mut scanner = Scanner::new(line)?;
+    scanner.object(|scanner, name| {
+        let value = scanner.value()?;
+        match &*name {
+            "position" => position = Some(read_number("position", &value, Position::new)?),
+            "recordedat" => recorded_at = Some(read_instant(&value)?),
+            "version" => version = Some(read_number("version", &value, StreamVersion::new)?),
+            "previous" => previous = Some(read_number("previous", &value, Head::new)?),
+            "epoch" => epoch = Some(read_number("epoch", &value, Epoch::new)?),
+            other => draft.member(other, value)?,
+        }
+        Ok::<(), EventError>(())
+    })?;
+    scanner.end()?;
+    let recorded = RecordedEvent {
+        event: draft.finish(StreamName::parse)?,
+        position: position.ok_or(EventError::Missing("position"))?,
+        recorded_at: recorded_at.ok_or(EventError::Missing("recordedat"))?,
+        version: version.ok_or(EventError::Missing("version"))?,
+        previous: previous.ok_or(EventError::Missing("previous"))?.newest(),
+        epoch: epoch.ok_or(EventError::Missing("epoch"))?,
+    };
+    recorded.check_place()?;
+    Ok(Record::Event(Box::new(recorded)))
+}
+
+impl RecordedEvent {
+    /// The first event of a stream has no previous one, every other has one that stands before it.
+    fn check_place(&self) -> Result<(), EventError> {
+        let first = self.version == StreamVersion::FIRST;
+        if self.previous.is_none() == first && self.previous < Some(self.position) {
+            return Ok(());
+        }
+        Err(EventError::attribute("previous", "it is \"0\" for a stream's first event, else less than position"))
+    }
+}
+
+fn read_removed(line: &[u8]) -> Result<Record, EventError> {
+    let (mut position, mut version, mut stream, mut recorded_at) = (None, None, None, None);
+    let (mut removed, mut certificate, mut leaf) = (None, None, None);
+    let mut scanner = Scanner::new(line)?;
+    scanner.object(|scanner, name| {
+        let value = scanner.value()?;
+        match &*name {
+            "position" => position = Some(read_number("position", &value, Position::new)?),
+            "version" => version = Some(read_number("version", &value, StreamVersion::new)?),
+            "subject" => stream = Some(read_stream(&value)?),
+            "recordedat" => recorded_at = Some(read_instant(&value)?),
+            "removed" => removed = Some(read_removed_by(&value)?),
+            "certificate" => certificate = Some(event::string("certificate", &value)?.into_owned()),
+            "leaf" => leaf = Some(read_leaf(&value)?),
+            other => return Err(EventError::attribute(other, "a removed record has no such member")),
+        }
+        Ok(())
+    })?;
+    scanner.end()?;
+    let certificate = certificate.ok_or(EventError::Missing("certificate"))?;
+    event::not_empty("certificate", &certificate)?;
+    Ok(Record::Removed(RemovedRecord {
+        position: position.ok_or(EventError::Missing("position"))?,
+        version: version.ok_or(EventError::Missing("version"))?,
+        stream: stream.ok_or(EventError::Missing("subject"))?,
+        recorded_at: recorded_at.ok_or(EventError::Missing("recordedat"))?,
+        removed: removed.ok_or(EventError::Missing("removed"))?,
+        certificate,
+        leaf: leaf.ok_or(EventError::Missing("leaf"))?,
+    }))
+}
+
+fn read_number<N>(name: &str, value: &Value<'_>, number: impl Fn(u64) -> Option<N>) -> Result<N, EventError> {
+    let text = event::string(name, value)?;
+    text.parse().ok().and_then(number).ok_or_else(|| EventError::attribute(name, "no number that it can be"))
+}
+
+fn read_instant(value: &Value<'_>) -> Result<Timestamp, EventError> {
+    let text = event::string("recordedat", value)?;
+    Timestamp::parse_rfc3339(&text).map_err(|e| EventError::attribute("recordedat", e.to_string()))
+}
+
+fn read_stream(value: &Value<'_>) -> Result<StreamName, EventError> {
+    let text = event::string("subject", value)?;
+    StreamName::parse(&text).map_err(|e| EventError::attribute("subject", e.to_string()))
+}
+
+fn read_removed_by(value: &Value<'_>) -> Result<RemovedBy, EventError> {
+    let text = event::string("removed", value)?;
+    let by = [RemovedBy::Retention, RemovedBy::Redaction].into_iter().find(|by| by.as_str() == text);
+    by.ok_or_else(|| EventError::attribute("removed", "\"retention\" or \"redaction\" is expected"))
+}
+
+fn read_leaf(value: &Value<'_>) -> Result<Hash, EventError> {
+    let text = event::string("leaf", value)?;
+    Hash::from_hex(&text).ok_or_else(|| EventError::attribute("leaf", "64 lower-case hexadecimal digits are expected"))
 }

@@ -1,0 +1,87 @@
+//! The append document (`application/vnd.coldstream.append+json`): events of one stream or many, and what is
+//! expected of streams: `{"expect":[{"stream":"…","version":"7"|7|"any"|"none"|"exists"}],"events":[…]}`.
+
+use super::{AppendRequest, Expectation, ExpectedVersion, InvalidRequest, REQUEST_BYTES_MAX, REQUEST_EVENTS_MAX};
+use crate::event::client_events;
+use crate::json::{Kind, Scanner, Value};
+use crate::{StreamName, StreamVersion};
+
+impl AppendRequest {
+    /// Reads an append document and checks it ([`AppendRequest::check`]). `expect` may be absent.
+    ///
+    /// # Errors
+    /// The first rule that it breaks; [`InvalidRequest::Event`] says which event.
+    pub fn from_document(json: &[u8]) -> Result<Self, InvalidRequest> {
+        if json.len() > REQUEST_BYTES_MAX {
+            return Err(InvalidRequest::TooLarge);
+        }
+        let mut request = Self::default();
+        let mut scanner = Scanner::new(json)?;
+        scanner.object(|scanner, name| {
+            match &*name {
+                "expect" => scanner.array(|scanner| {
+                    if request.expect.len() == REQUEST_EVENTS_MAX {
+                        return Err(InvalidRequest::document("expect", "it holds too many expectations"));
+                    }
+                    request.expect.push(expectation(scanner)?);
+                    Ok(())
+                })?,
+                "events" => request.events = client_events(scanner)?,
+                other => return Err(InvalidRequest::document(other, "an append document has no such member")),
+            }
+            Ok::<(), InvalidRequest>(())
+        })?;
+        scanner.end()?;
+        request.check()?;
+        Ok(request)
+    }
+}
+
+fn expectation(scanner: &mut Scanner<'_>) -> Result<Expectation, InvalidRequest> {
+    let (mut stream, mut version) = (None, None);
+    scanner.object(|scanner, name| {
+        let value = scanner.value()?;
+        match &*name {
+            "stream" => stream = Some(stream_name(&value)?),
+            "version" => version = Some(expected_version(&value)?),
+            other => return Err(InvalidRequest::document(other, "an expectation has no such member")),
+        }
+        Ok(())
+    })?;
+    let missing = |member| InvalidRequest::document(member, "it is missing");
+    Ok(Expectation {
+        stream: stream.ok_or_else(|| missing("stream"))?,
+        version: version.ok_or_else(|| missing("version"))?,
+    })
+}
+
+fn stream_name(value: &Value<'_>) -> Result<StreamName, InvalidRequest> {
+    let text = value.string().ok_or_else(|| InvalidRequest::document("stream", "a string is expected"))?;
+    StreamName::parse(&text).map_err(|e| InvalidRequest::document("stream", e.to_string()))
+}
+
+fn expected_version(value: &Value<'_>) -> Result<ExpectedVersion, InvalidRequest> {
+    let text = match value.kind {
+        Kind::Number => value.text.into(),
+        _ => value.string().unwrap_or_default(),
+    };
+    ExpectedVersion::parse(&text).ok_or_else(|| {
+        InvalidRequest::document("version", "a stream version from 1, \"any\", \"none\" or \"exists\" is expected")
+    })
+}
+
+impl ExpectedVersion {
+    /// Reads `any`, `none`, `exists` or a stream version: the form in documents and headers.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "any" => Some(Self::Any),
+            "none" => Some(Self::NoStream),
+            "exists" => Some(Self::StreamExists),
+            _ if text.starts_with(|c: char| c.is_ascii_digit() && c != '0') => {
+                text.parse().ok().and_then(StreamVersion::new).map(Self::Exactly)
+            }
+            _ => None,
+        }
+    }
+}
