@@ -89,12 +89,13 @@ impl Claims {
     /// A hasher of all that has to be compared.
     pub(super) fn hasher(&self) -> Hasher {
         let wanted = |algorithm| self.checksums.contains_key(&algorithm) || self.announced.contains(&algorithm);
-        let mut checksums = ChecksumHasher::default();
-        checksums.crc32 = wanted(Algorithm::Crc32).then(Default::default);
-        checksums.crc32c = wanted(Algorithm::Crc32c).then(Default::default);
-        checksums.crc64nvme = wanted(Algorithm::Crc64Nvme).then(Default::default);
-        checksums.sha1 = wanted(Algorithm::Sha1).then(Default::default);
-        checksums.sha256 = wanted(Algorithm::Sha256).then(Default::default);
+        let checksums = ChecksumHasher {
+            crc32: wanted(Algorithm::Crc32).then(Default::default),
+            crc32c: wanted(Algorithm::Crc32c).then(Default::default),
+            crc64nvme: wanted(Algorithm::Crc64Nvme).then(Default::default),
+            sha1: wanted(Algorithm::Sha1).then(Default::default),
+            sha256: wanted(Algorithm::Sha256).then(Default::default),
+        };
         Hasher { md5: Md5::new(), checksums, length: 0 }
     }
 

@@ -67,8 +67,8 @@ pub(super) struct Listed {
 pub(super) fn list(bucket: &Path, query: &Query) -> Result<Page, StoreError> {
     let mut keys = Vec::new();
     walk(bucket, &mut |leading| could_match(query, leading), &mut |key| {
-        if key.starts_with(&query.prefix) && query.after.admits(&key) {
-            keys.push(key);
+        if key.starts_with(&query.prefix) && query.after.admits(key) {
+            keys.push(key.to_owned());
         }
         Walk::On
     })?;
@@ -145,7 +145,7 @@ enum Walk {
 }
 
 /// Visits the key of every object below the folder, in no order; leaves out folders that `enter` refuses.
-fn walk(bucket: &Path, enter: &mut dyn FnMut(&[u8]) -> bool, visit: &mut dyn FnMut(String) -> Walk) -> io::Result<()> {
+fn walk(bucket: &Path, enter: &mut dyn FnMut(&[u8]) -> bool, visit: &mut dyn FnMut(&str) -> Walk) -> io::Result<()> {
     let mut folders: Vec<(PathBuf, Vec<u8>)> = vec![(bucket.to_owned(), Vec::new())];
     while let Some((folder, leading)) = folders.pop() {
         let entries = match std::fs::read_dir(&folder) {
@@ -157,11 +157,7 @@ fn walk(bucket: &Path, enter: &mut dyn FnMut(&[u8]) -> bool, visit: &mut dyn FnM
             let entry = entry?;
             let name = entry.file_name();
             match name.to_str().and_then(|name| layout::read_entry(&leading, name)) {
-                Some(Entry::Object(key)) => {
-                    if visit(key) == Walk::Enough {
-                        return Ok(());
-                    }
-                }
+                Some(Entry::Object(key)) if visit(&key) == Walk::Enough => return Ok(()),
                 Some(Entry::Folder(below)) if enter(&below) => folders.push((entry.path(), below)),
                 _ => {}
             }

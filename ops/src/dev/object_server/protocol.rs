@@ -1,5 +1,6 @@
 //! The S3 operations over the store. Translates, checks conditions of reads, streams; whatever is promised about
-//! durability and conditional writes is kept by `store`. Must never do disk work on a runtime thread.
+//! durability and conditional writes is kept by `store`. Must never do disk work on a runtime thread, except for the
+//! removal of an upload that its client has abandoned.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -46,7 +47,7 @@ impl Protocol {
     }
 
     /// Takes the bytes in and brings them to disk, without a key yet.
-    async fn take_in(&self, body: Option<StreamingBlob>, mut upload: Upload) -> S3Result<(Arc<Sealed>, Upload)> {
+    async fn take_in(&self, body: Option<StreamingBlob>, mut upload: Upload) -> S3Result<Sealed> {
         let claims = Arc::clone(&upload.claims);
         let mut staged = self.blocking(move |store| store.stage(&claims)).await?;
         let mut gathered = Vec::new();
@@ -65,7 +66,7 @@ impl Protocol {
         upload.add_trailers()?;
         let (claims, headers) = (Arc::clone(&upload.claims), std::mem::take(&mut upload.headers));
         let sealed = self.blocking(move |_| write_all(staged, &gathered)?.seal(&claims, headers)).await?;
-        Ok((Arc::new(sealed), upload))
+        Ok(sealed)
     }
 }
 
@@ -135,6 +136,18 @@ fn headers(input: &mut PutObjectInput) -> Headers {
         cache_control: input.cache_control.take(),
         user: input.metadata.take().unwrap_or_default().into_iter().collect(),
     }
+}
+
+/// A promise that we would not keep must not be taken in silence.
+fn refuse_unkept(input: &PutObjectInput) -> S3Result<()> {
+    let retention = input.object_lock_mode.is_some()
+        || input.object_lock_retain_until_date.is_some()
+        || input.object_lock_legal_hold_status.is_some();
+    let encryption = input.server_side_encryption.is_some() || input.sse_customer_algorithm.is_some();
+    if retention || encryption || input.write_offset_bytes.is_some() {
+        return Err(s3_error!(NotImplemented, "object lock, encryption and appending are not implemented"));
+    }
+    Ok(())
 }
 
 fn write_condition(input: &PutObjectInput) -> S3Result<Condition> {
@@ -217,21 +230,18 @@ fn stream(work: TaskTracker, file: File, first: Bytes, rest: std::ops::Range<u64
 #[async_trait::async_trait]
 impl S3 for Protocol {
     async fn put_object(&self, mut req: S3Request<PutObjectInput>) -> S3Result<S3Response<PutObjectOutput>> {
+        refuse_unkept(&req.input)?;
         let condition = write_condition(&req.input)?;
         let upload = Upload::new(&mut req)?;
         let PutObjectInput { bucket, key, body, .. } = req.input;
-        let (sealed, _) = self.take_in(body, upload).await?;
-        let placed = Arc::clone(&sealed);
-        self.blocking(move |store| {
-            let done = store.commit(&bucket, &key, &placed, &condition);
-            // Here, and not on the runtime's thread: dropping it removes what was replaced.
-            drop(placed);
-            done
-        })
-        .await?;
-        let mut checksums = sealed.meta.checksums.clone();
+        let sealed = self.take_in(body, upload).await?;
+        // `sealed` is used up on the thread that commits: dropping it removes what was replaced.
+        let commit =
+            move |store: &Store| store.commit(&bucket, &key, &sealed, &condition).map(|()| sealed.meta.clone());
+        let meta = self.blocking(commit).await?;
+        let mut checksums = meta.checksums;
         Ok(S3Response::new(PutObjectOutput {
-            e_tag: Some(ETag::Strong(sealed.meta.etag.clone())),
+            e_tag: Some(ETag::Strong(meta.etag)),
             checksum_crc32: checksums.remove(&Algorithm::Crc32),
             checksum_crc32c: checksums.remove(&Algorithm::Crc32c),
             checksum_crc64nvme: checksums.remove(&Algorithm::Crc64Nvme),
@@ -378,6 +388,9 @@ impl S3 for Protocol {
     }
 
     async fn create_bucket(&self, req: S3Request<CreateBucketInput>) -> S3Result<S3Response<CreateBucketOutput>> {
+        if req.input.object_lock_enabled_for_bucket == Some(true) {
+            return Err(s3_error!(NotImplemented, "object lock is not implemented"));
+        }
         let bucket = req.input.bucket;
         let location = Some(format!("/{bucket}"));
         self.blocking(move |store| store.create_bucket(&bucket)).await?;

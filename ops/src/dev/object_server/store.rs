@@ -159,7 +159,9 @@ impl Store {
                 && !name.starts_with('.')
             {
                 let metadata = entry.metadata()?;
-                found.push((name, metadata.created().or_else(|_| metadata.modified())?));
+                if metadata.is_dir() {
+                    found.push((name, metadata.created().or_else(|_| metadata.modified())?));
+                }
             }
         }
         found.sort();
