@@ -1,0 +1,214 @@
+//! The chain of manifests: which segments are in force (FORMAT.md §6).
+//!
+//! It takes manifests whose signatures were checked, in order, and refuses one that does not follow. It does
+//! not read objects, and it never skips a step.
+
+use std::collections::BTreeMap;
+
+use thiserror::Error;
+
+use super::catalog::{ManifestRef, Segment};
+use super::manifest::Manifest;
+use super::statement::Signed;
+use crate::{Epoch, ErrorKind, Head, Position};
+
+/// Why a manifest does not follow.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("manifest {number} of epoch {epoch} does not follow: {reason}")]
+pub struct ChainError {
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// Its number.
+    pub number: u64,
+    /// What is wrong.
+    pub reason: String,
+}
+
+impl ChainError {
+    /// What the caller has to do.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        ErrorKind::Corrupt
+    }
+}
+
+/// The archive's history so far.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chain {
+    log: String,
+    last: Option<ManifestRef>,
+    in_force: Vec<Segment>,
+}
+
+impl Chain {
+    /// The empty archive of a log.
+    #[must_use]
+    pub fn new(log: &str) -> Self {
+        Self::resume(log, None, Vec::new())
+    }
+
+    /// An archive as it stood after `last`, with all segments in force by position.
+    #[must_use]
+    pub fn resume(log: &str, last: Option<ManifestRef>, in_force: Vec<Segment>) -> Self {
+        Self { log: log.to_owned(), last, in_force }
+    }
+
+    /// The last manifest accepted.
+    #[must_use]
+    pub fn last(&self) -> Option<ManifestRef> {
+        self.last
+    }
+
+    /// The segments in force, by position, without a hole from position 1 on.
+    #[must_use]
+    pub fn in_force(&self) -> &[Segment] {
+        &self.in_force
+    }
+
+    /// Newest position that is archived.
+    #[must_use]
+    pub fn head(&self) -> Head {
+        self.in_force.last().map_or(Head::EMPTY, |segment| segment.last.as_head())
+    }
+
+    /// Takes the next step. Nothing is changed by one that is refused.
+    ///
+    /// # Errors
+    /// [`ChainError`] that says why it does not follow.
+    pub fn accept(&mut self, step: &Signed<Manifest>) -> Result<(), ChainError> {
+        let manifest = &step.statement;
+        let refused = |reason: String| ChainError { epoch: manifest.epoch, number: manifest.number, reason };
+        self.check_place(manifest).map_err(|reason| refused(reason.into()))?;
+        if manifest.replaced.is_empty() {
+            // The usual step adds at the end: checking it must not cost the length of the whole list.
+            check_dense(self.head().next(), &manifest.added).map_err(refused)?;
+            let parts = Some((self.in_force.as_slice(), manifest.added.as_slice()));
+            let listed = manifest.in_force.as_ref();
+            if listed.is_some_and(|list| list.split_at_checked(self.in_force.len()) != parts) {
+                return Err(refused("its list of segments in force is not what the steps give".into()));
+            }
+            self.in_force.extend(manifest.added.iter().cloned());
+        } else {
+            let in_force = self.rebuilt(manifest).map_err(refused)?;
+            if manifest.in_force.as_ref().is_some_and(|listed| *listed != in_force) {
+                return Err(refused("its list of segments in force is not what the steps give".into()));
+            }
+            self.in_force = in_force;
+        }
+        self.last = Some(step.reference());
+        Ok(())
+    }
+
+    fn check_place(&self, manifest: &Manifest) -> Result<(), &'static str> {
+        if manifest.log != self.log {
+            return Err("it is of another log");
+        }
+        if manifest.number != self.last.map_or(1, |last| last.number + 1) {
+            return Err("its number is not the next");
+        }
+        if manifest.previous != self.last.map(|last| last.sha256) {
+            return Err("it names another one as the one before it");
+        }
+        let opens_epoch = self.last.map_or(manifest.epoch > Epoch::FIRST, |last| manifest.epoch != last.epoch);
+        match manifest.fork {
+            None if opens_epoch => Err("it opens an epoch and does not say where"),
+            Some(_) if !opens_epoch => Err("it says where an epoch begins and opens none"),
+            Some(fork) if fork.after != self.last => Err("its epoch begins after another manifest"),
+            Some(fork) if self.head() > fork.position => Err("its epoch begins before the archive ends"),
+            _ if self.last.is_some_and(|last| manifest.epoch < last.epoch) => Err("its epoch is over"),
+            _ => Ok(()),
+        }
+    }
+
+    fn rebuilt(&self, manifest: &Manifest) -> Result<Vec<Segment>, String> {
+        let mut in_force = self.in_force.clone();
+        for replaced in &manifest.replaced {
+            let at = in_force.iter().position(|segment| replaced.names(segment));
+            in_force.remove(at.ok_or("it replaces a segment that is not in force")?);
+        }
+        in_force.extend(manifest.added.iter().cloned());
+        in_force.sort_by_key(|segment| segment.first);
+        check_dense(Position::FIRST, &in_force)?;
+        Ok(in_force)
+    }
+}
+
+fn check_dense(first: Position, segments: &[Segment]) -> Result<(), String> {
+    segments.iter().try_fold(first, |next, segment| {
+        let follows = segment.first == next;
+        follows.then(|| segment.last.next()).ok_or_else(|| format!("position {next} is in no segment, or in two"))
+    })?;
+    Ok(())
+}
+
+/// The part of one epoch's manifests that counts: from its first to `last`, both included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stretch {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// Number of its first manifest.
+    pub first: u64,
+    /// Number of its last one that counts.
+    pub last: u64,
+}
+
+/// Finds the manifests that count, from the names of all: those of the highest epoch, and of each older epoch
+/// those up to where the next one forked. Ask [`Lineage::wanted`] which manifest to read, give its fork to
+/// [`Lineage::forked`], until nothing is wanted.
+#[derive(Debug, Clone)]
+pub struct Lineage {
+    numbers: BTreeMap<Epoch, (u64, u64)>,
+    /// Newest first.
+    stretches: Vec<Stretch>,
+    complete: bool,
+}
+
+impl Lineage {
+    /// From the epochs and numbers of all manifests of a bucket.
+    #[must_use]
+    pub fn of(names: impl IntoIterator<Item = (Epoch, u64)>) -> Self {
+        let mut numbers = BTreeMap::new();
+        for (epoch, number) in names {
+            let (first, last) = numbers.entry(epoch).or_insert((number, number));
+            (*first, *last) = (number.min(*first), number.max(*last));
+        }
+        let newest = numbers.last_key_value().map(|(epoch, (first, last))| Stretch {
+            epoch: *epoch,
+            first: *first,
+            last: *last,
+        });
+        Self { numbers, complete: newest.is_none(), stretches: newest.into_iter().collect() }
+    }
+
+    /// The manifest whose fork must be known to go on.
+    #[must_use]
+    pub fn wanted(&self) -> Option<(Epoch, u64)> {
+        let oldest = self.stretches.last().filter(|_| !self.complete)?;
+        Some((oldest.epoch, oldest.first))
+    }
+
+    /// Goes on to the epoch before: `after` is the last manifest of it that counts, `None` if there is none.
+    pub fn forked(&mut self, after: Option<ManifestRef>) {
+        self.complete = true;
+        let Some(after) = after else { return };
+        let oldest = self.stretches.last().map(|stretch| stretch.epoch);
+        let known = self.numbers.get(&after.epoch).filter(|_| oldest.is_some_and(|oldest| after.epoch < oldest));
+        // A fork that names what is not there ends the search; the chain then misses its number 1 and says so.
+        if let Some((first, _)) = known {
+            self.stretches.push(Stretch { epoch: after.epoch, first: *first, last: after.number });
+            self.complete = false;
+        }
+    }
+
+    /// The stretches that count, oldest first.
+    #[must_use]
+    pub fn stretches(&self) -> Vec<Stretch> {
+        self.stretches.iter().rev().copied().collect()
+    }
+
+    /// Whether a manifest counts.
+    #[must_use]
+    pub fn counts(&self, epoch: Epoch, number: u64) -> bool {
+        self.stretches.iter().any(|s| s.epoch == epoch && (s.first..=s.last).contains(&number))
+    }
+}
