@@ -424,3 +424,136 @@ impl Group {
         Appended { replayed: false, events }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::append::Expectation;
+    use crate::event::Data;
+
+    fn event(stream: &str, id: &str) -> NewEvent {
+        NewEvent {
+            id: id.into(),
+            source: "/test".into(),
+            event_type: "thing.happened".into(),
+            stream: StreamName::parse(stream).expect("a name"),
+            time: None,
+            event_version: None,
+            data_schema: None,
+            data_content_type: None,
+            extensions: Vec::new(),
+            data: Data::Absent,
+        }
+    }
+
+    fn request(events: &[(&str, &str)], expect: &[(&str, ExpectedVersion)]) -> AppendRequest {
+        let expectation = |(stream, version): &(&str, ExpectedVersion)| Expectation {
+            stream: StreamName::parse(stream).expect("a name"),
+            version: *version,
+        };
+        AppendRequest {
+            events: events.iter().map(|(stream, id)| event(stream, id)).collect(),
+            expect: expect.iter().map(expectation).collect(),
+            ..AppendRequest::default()
+        }
+    }
+
+    fn facts() -> Facts {
+        let at = Timestamp::parse_rfc3339("2026-05-01T00:00:00Z").expect("an instant");
+        let head = LogHead {
+            head: Head::new(10).expect("small"),
+            recorded_at: at,
+            epoch: Epoch::FIRST,
+            role: Role::Active,
+            pruned: Head::new(5).expect("small"),
+            log_id: "test".into(),
+            simulated: false,
+        };
+        let (streams, known, checkpoints) = (HashMap::new(), HashMap::new(), HashMap::new());
+        Facts { head, now: at, streams, known, checkpoints }
+    }
+
+    fn rule(requests: &[&AppendRequest], facts: Facts) -> Ruling {
+        decide(requests, &Wanted::by(requests), facts)
+    }
+
+    fn stream_head(version: u64, position: u64, first: u64) -> StreamHead {
+        StreamHead {
+            version: StreamVersion::new(version).expect("from 1"),
+            position: Position::new(position).expect("from 1"),
+            first: Position::new(first).expect("from 1"),
+            closed: false,
+        }
+    }
+
+    #[test]
+    fn a_refused_request_harms_no_other_of_the_group() {
+        let wrong = request(&[("a-1", "1")], &[("a-1", ExpectedVersion::StreamExists)]);
+        let (before, after) = (request(&[("a-2", "2")], &[]), request(&[("a-2", "3")], &[]));
+        let ruling = rule(&[&before, &wrong, &after], facts());
+        assert!(matches!(ruling.verdicts[1], Verdict::Refused(AppendError::WrongVersion { .. })));
+        let placed: Vec<(u64, u64)> = ruling.placed.iter().map(|p| (p.position.get(), p.version.get())).collect();
+        assert_eq!(placed, [(11, 1), (12, 2)]);
+        assert_eq!(ruling.head.get(), 12);
+    }
+
+    #[test]
+    fn a_later_request_of_a_group_sees_the_earlier_ones() {
+        let first = request(&[("a-1", "1")], &[("a-1", ExpectedVersion::NoStream)]);
+        let second = request(&[("a-1", "2")], &[("a-1", ExpectedVersion::NoStream)]);
+        let ruling = rule(&[&first, &second], facts());
+        assert!(matches!(ruling.verdicts[1], Verdict::Refused(AppendError::WrongVersion { .. })));
+    }
+
+    #[test]
+    fn a_retry_in_the_same_group_repeats_the_first() {
+        let first = request(&[("a-1", "1"), ("a-2", "2")], &[]);
+        let mut other = first.clone();
+        other.events[1].data = Data::Json("1".into());
+        let ruling = rule(&[&first, &first, &other], facts());
+        let Verdict::Repeats(again) = &ruling.verdicts[1] else { panic!("{:?}", ruling.verdicts[1]) };
+        assert!(again.replayed);
+        assert_eq!(again.events[1].position.get(), 12);
+        assert!(matches!(ruling.verdicts[2], Verdict::Refused(AppendError::IdTaken { .. })));
+        assert_eq!(ruling.placed.len(), 2);
+    }
+
+    #[test]
+    fn a_request_beyond_its_expected_version_may_be_an_archived_retry() {
+        let expect = ExpectedVersion::Exactly(StreamVersion::new(1).expect("from 1"));
+        let retry = request(&[("b-1", "0"), ("a-1", "1")], &[("a-1", expect)]);
+        let mut archived = facts();
+        archived.streams.insert(retry.events[1].stream.clone(), stream_head(3, 9, 2));
+        let ruling = rule(&[&retry], archived);
+        let Verdict::Past(past, _) = &ruling.verdicts[0] else { panic!("{:?}", ruling.verdicts[0]) };
+        assert_eq!((past.version.get(), past.events_before), (2, 1));
+
+        let mut live = facts();
+        live.streams.insert(retry.events[1].stream.clone(), stream_head(3, 9, 6));
+        let ruling = rule(&[&retry], live);
+        assert!(matches!(ruling.verdicts[0], Verdict::Refused(_)), "all of its events are live: ids decide");
+    }
+
+    #[test]
+    fn only_the_active_region_places_events() {
+        for role in [Role::Follower, Role::Draining, Role::ReadOnly] {
+            let mut facts = facts();
+            facts.head.role = role;
+            let ruling = rule(&[&request(&[("a-1", "1")], &[])], facts);
+            assert!(matches!(ruling.verdicts[0], Verdict::Refused(AppendError::Fenced { .. })));
+            assert!(ruling.placed.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_partly_known_request_is_refused_whether_stored_or_in_the_group() {
+        let half = request(&[("a-1", "1"), ("a-1", "2")], &[]);
+        let mut stored = facts();
+        stored.known.insert(EventKey::of("/test", "2"), Position::new(7).expect("from 1"));
+        let ruling = rule(&[&half], stored);
+        assert!(matches!(ruling.verdicts[0], Verdict::Refused(AppendError::PartlyKnown { known: 1, total: 2, .. })));
+        let first = request(&[("a-1", "1")], &[]);
+        let ruling = rule(&[&first, &half], facts());
+        assert!(matches!(ruling.verdicts[1], Verdict::Refused(AppendError::PartlyKnown { .. })));
+    }
+}
