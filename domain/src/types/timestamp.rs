@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use chrono::{DateTime, Datelike, Months, SubsecRound, TimeZone, Utc};
+use chrono::{DateTime, Datelike, Months, SecondsFormat, SubsecRound, TimeZone, Utc};
 use thiserror::Error;
 
 /// An instant in UTC with microseconds, between the years 1 and 9999. PostgreSQL's timestamptz holds the same.
@@ -80,7 +80,7 @@ impl Timestamp {
 impl fmt::Display for Timestamp {
     /// The one spelling of `recordedat`: `2026-05-01T08:00:00.612345Z`, always six digits.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0.format("%Y-%m-%dT%H:%M:%S%.6fZ"))
+        f.write_str(&self.0.to_rfc3339_opts(SecondsFormat::Micros, true))
     }
 }
 
