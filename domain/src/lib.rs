@@ -14,6 +14,7 @@ pub mod archive;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod content;
+pub mod cqrs;
 pub mod event;
 pub mod json;
 pub mod keys;
