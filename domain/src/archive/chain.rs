@@ -1,4 +1,4 @@
-//! The chain of manifests: which segments are in force (FORMAT.md §6).
+//! The chain of manifests: which segments are in force (FORMAT.md §7).
 //!
 //! It takes manifests whose signatures were checked, in order, and refuses one that does not follow. It does
 //! not read objects, and it never skips a step.

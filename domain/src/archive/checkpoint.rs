@@ -1,4 +1,4 @@
-//! The signed checkpoint: size and root of the log's tree, as a C2SP tlog-checkpoint (FORMAT.md §9).
+//! The signed checkpoint: size and root of the log's tree, as a C2SP tlog-checkpoint (FORMAT.md §10).
 //!
 //! The region that holds the epoch signs; the other one, when it holds the same events, adds a plain Ed25519
 //! signature to the same note (not C2SP's timestamped `cosignature/v1`). Keys are named after regions, so a

@@ -1,4 +1,4 @@
-//! The confirmation: a region says that it holds a segment and has read it back (FORMAT.md §7).
+//! The confirmation: a region says that it holds a segment and has read it back (FORMAT.md §8).
 //!
 //! Pruning waits for one by a key that is not the sealing region's own (ARC-2).
 

@@ -1,4 +1,4 @@
-//! The claim of an epoch: a region says that it was promoted, and from where on (FORMAT.md §8).
+//! The claim of an epoch: a region says that it was promoted, and from where on (FORMAT.md §9).
 //!
 //! It is created only if absent, in every bucket that the promotion reaches: who comes second has lost.
 

@@ -1,4 +1,4 @@
-//! The index of a segment: where its blocks are, and which of them hold a stream (FORMAT.md §4).
+//! The index of a segment: where its blocks are, and which of them hold a stream (FORMAT.md §5).
 //!
 //! An index is a function of its segment: reading the segment gives the same bytes again, and whoever verifies
 //! compares them. It may be rebuilt, never edited. Hostile bytes are refused without a panic, and nothing is
@@ -358,8 +358,8 @@ impl IndexBuilder {
         for IndexedRecord { position, stream, version } in records {
             let version = version.get();
             let postings = self.streams.entry(stream).or_default();
-            if version <= postings.last {
-                return Err(IndexError::Records { position, reason: "its stream's versions do not grow" });
+            if !postings.bytes.is_empty() && version != postings.last + 1 {
+                return Err(IndexError::Records { position, reason: "its stream's versions are not dense" });
             }
             if postings.bytes.is_empty() || postings.block != number {
                 write_varint(number - postings.block, &mut postings.bytes);

@@ -1,4 +1,4 @@
-//! The manifest: one signed step of the archive's history (FORMAT.md §6).
+//! The manifest: one signed step of the archive's history (FORMAT.md §7).
 //!
 //! A manifest says which segments belong to the archive. Each names the one before it, so they form a chain;
 //! [`super::chain`] follows it. One is created only if it is absent and never deleted: a number is used once.

@@ -1,4 +1,4 @@
-//! Writes a segment and its index (FORMAT.md §3): records in position order, one zstd frame a block.
+//! Writes a segment and its index (FORMAT.md §4): records in position order, one zstd frame a block.
 //!
 //! The same records give the same bytes (of one release of zstd), so that sealing can be repeated after a crash.
 //! Memory: the compressed blocks so far, and at most one block's lines.
@@ -14,7 +14,7 @@ use crate::merkle::{Frontier, Hash, leaf_hash, root_of};
 use crate::record::{self, Record};
 use crate::{Epoch, ErrorKind, Position, Timestamp};
 
-/// A block is an aligned group of 2^10 leaves, where its records fit. Measured (FORMAT.md §3): half of it costs
+/// A block is an aligned group of 2^10 leaves, where its records fit. Measured (FORMAT.md §4): half of it costs
 /// 6 % more storage, twice as much saves nothing and doubles the bytes that a point read fetches.
 pub const BLOCK_LEVEL: u32 = 10;
 

@@ -1,4 +1,4 @@
-//! The signed JSON objects of the archive: manifest, confirmation, claim of an epoch (FORMAT.md §5).
+//! The signed JSON objects of the archive: manifest, confirmation, claim of an epoch (FORMAT.md §6).
 //!
 //! All have one envelope, `{"<word>":{…},"signature":{"key":"…","ed25519":"…"}}`. What is signed is the line
 //! `coldstream-<word>-v1`, an LF, and the bytes of the inner object exactly as they are stored, so one sort of
