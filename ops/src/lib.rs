@@ -1,3 +1,12 @@
 //! The one binary: API, CLI, workers, audit, development services.
+//!
+//! This crate is the composition root: the real clock, randomness and every adapter are made here and
+//! handed to the crates that decide and do. It owns no rule of the log, the archive or replication.
 
+pub mod chain;
+pub mod clock;
+pub mod config;
 pub mod dev;
+pub mod http;
+pub mod import;
+pub mod workers;

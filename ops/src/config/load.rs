@@ -1,0 +1,199 @@
+//! Puts the configuration together: defaults < file < environment < flag.
+
+use std::path::Path;
+
+use segment_store::StoreConfig;
+use toml::{Table, Value};
+
+use super::{Config, ConfigError};
+
+/// Environment variables that are settings start so: `COLDSTREAM_LOG__URL` is `log.url`.
+pub const ENVIRONMENT_PREFIX: &str = "COLDSTREAM_";
+/// Separates section and setting in the name of a variable, since settings have single underscores.
+const LEVEL: &str = "__";
+
+/// What environment and flags say, as text.
+#[derive(Debug, Clone, Default)]
+pub struct Overrides {
+    /// Name and value of every environment variable of the process.
+    pub environment: Vec<(String, String)>,
+    /// `section.setting=value`, the last one wins.
+    pub flags: Vec<String>,
+}
+
+impl Config {
+    /// Reads the configuration. Without a file the defaults hold.
+    ///
+    /// # Errors
+    /// A [`ConfigError`] that names the setting.
+    pub fn load(file: Option<&Path>, overrides: &Overrides) -> Result<Self, ConfigError> {
+        let mut table = file.map_or_else(|| Ok(Table::new()), read_file)?;
+        let shape = shape();
+        for (name, value) in &overrides.environment {
+            if let Some(path) = setting_of_variable(name, &shape)? {
+                put(&mut table, &shape, &path, value, name)?;
+            }
+        }
+        for flag in &overrides.flags {
+            let (path, value) = flag.split_once('=').ok_or_else(|| refused(flag, "write section.setting=value"))?;
+            let path: Vec<String> = path.split('.').map(str::to_owned).collect();
+            put(&mut table, &shape, &path, value, flag)?;
+        }
+        let config: Self = table.try_into()?;
+        config.check()?;
+        Ok(config)
+    }
+}
+
+fn read_file(path: &Path) -> Result<Table, ConfigError> {
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    text.parse().map_err(|error: toml::de::Error| {
+        let line = error.span().map_or(0, |span| text[..span.start].matches('\n').count() + 1);
+        ConfigError::Parse { path: path.to_owned(), line, reason: error.message().to_owned() }
+    })
+}
+
+/// The defaults with every section there: it says which type a setting has.
+fn shape() -> Table {
+    let mut full = Config::default();
+    full.archive.store = Some(StoreConfig::at("", "", "", ""));
+    full.archive.peer_store = full.archive.store.clone();
+    Table::try_from(full).expect("every setting is a TOML value")
+}
+
+/// The setting that a variable names; `None` for a variable that is none of ours.
+fn setting_of_variable(name: &str, shape: &Table) -> Result<Option<Vec<String>>, ConfigError> {
+    let Some(rest) = name.strip_prefix(ENVIRONMENT_PREFIX) else { return Ok(None) };
+    let path: Vec<String> = rest.to_lowercase().split(LEVEL).map(str::to_owned).collect();
+    if path.len() > 1 {
+        return Ok(Some(path));
+    }
+    // COLDSTREAM_LOG_URL would be silently without effect otherwise.
+    match shape.keys().find(|section| path[0].starts_with(&format!("{section}_"))) {
+        Some(_) => Err(refused(name, "write two underscores between section and setting")),
+        None => Ok(None),
+    }
+}
+
+fn put(table: &mut Table, shape: &Table, path: &[String], text: &str, name: &str) -> Result<(), ConfigError> {
+    let (last, sections) = path.split_last().ok_or_else(|| refused(name, "names no setting"))?;
+    let mut place = table;
+    let mut known = Some(shape);
+    for section in sections {
+        let entry = place.entry(section.clone()).or_insert_with(|| Value::Table(Table::new()));
+        place = entry.as_table_mut().ok_or_else(|| refused(name, "names no setting"))?;
+        known = known.and_then(|known| known.get(section)).and_then(Value::as_table);
+    }
+    let value = match known.and_then(|known| known.get(last)) {
+        Some(Value::Integer(_) | Value::Boolean(_) | Value::Array(_)) => {
+            let line: Table = format!("value = {text}").parse().map_err(|_| refused(name, "no such value"))?;
+            line["value"].clone()
+        }
+        // Texts, and settings without a default, which are texts; an unknown setting is refused by its name.
+        _ => Value::String(text.to_owned()),
+    };
+    place.insert(last.clone(), value);
+    Ok(())
+}
+
+fn refused(name: &str, reason: &str) -> ConfigError {
+    // A flag may carry a secret behind its '='.
+    let name = name.split('=').next().unwrap_or(name).to_owned();
+    ConfigError::Override { name, reason: reason.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn file(text: &str) -> tempfile::NamedTempFile {
+        let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
+        file.write_all(text.as_bytes()).expect("written");
+        file
+    }
+
+    fn overrides(environment: &[(&str, &str)], flags: &[&str]) -> Overrides {
+        Overrides {
+            environment: environment.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect(),
+            flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
+        }
+    }
+
+    #[test]
+    fn a_flag_beats_the_environment_which_beats_the_file_which_beats_the_defaults() {
+        let file = file("[log]\npool = 3\n[window]\nmonths = 7\n[region]\nname = \"east\"\n");
+        let said = overrides(
+            &[("COLDSTREAM_LOG__POOL", "4"), ("COLDSTREAM_WINDOW__MONTHS", "8"), ("PATH", "/bin")],
+            &["log.pool=5"],
+        );
+        let config = Config::load(Some(file.path()), &said).expect("valid");
+        assert_eq!((config.log.pool, config.window.months), (5, 8));
+        assert_eq!((config.region.name.as_str(), config.http.connections_max), ("east", 1024));
+    }
+
+    #[test]
+    fn every_default_is_valid_and_reads_back() {
+        let config = Config::load(None, &Overrides::default()).expect("valid");
+        assert_eq!(config, Config::default());
+        let again: Table = config.shown().parse().expect("TOML");
+        assert_eq!(again["archive"]["copies"].as_str(), Some("two"));
+    }
+
+    #[test]
+    fn an_unknown_setting_is_refused_wherever_it_stands() {
+        let file = file("[log]\nurll = \"x\"\n");
+        assert!(Config::load(Some(file.path()), &Overrides::default()).is_err());
+        for said in [
+            overrides(&[("COLDSTREAM_LOG__URLL", "x")], &[]),
+            overrides(&[("COLDSTREAM_LOG_URL", "x")], &[]),
+            overrides(&[], &["lag.url=x"]),
+            overrides(&[], &["log.pool=many"]),
+            overrides(&[], &["log.pool"]),
+        ] {
+            assert!(Config::load(None, &said).is_err(), "{said:?}");
+        }
+    }
+
+    #[test]
+    fn a_bucket_can_come_from_the_environment_alone() {
+        let said = overrides(
+            &[("COLDSTREAM_ARCHIVE__STORE__BUCKET", "b"), ("COLDSTREAM_ARCHIVE__STORE__SECRET_ACCESS_KEY", "1234")],
+            &[],
+        );
+        let config = Config::load(None, &said).expect("valid");
+        let store = config.archive.store.clone().expect("there is one");
+        let secret = store.secret_access_key.as_ref().map(segment_store::Secret::expose);
+        assert_eq!((store.bucket.as_str(), secret), ("b", Some("1234")));
+        assert!(!config.shown().contains("1234"), "secrets are hidden");
+        assert!(!format!("{config:?}").contains("1234"), "secrets are hidden");
+    }
+
+    #[test]
+    fn tokens_never_cross_a_network_in_clear_text_by_accident() {
+        let open = overrides(&[], &["http.bind=0.0.0.0:80"]);
+        assert!(Config::load(None, &open).is_err());
+        let proxied = overrides(&[], &["http.bind=0.0.0.0:80", "http.behind_tls_proxy=true"]);
+        assert!(Config::load(None, &proxied).is_ok());
+    }
+
+    #[test]
+    fn one_bucket_under_two_names_is_not_two_copies() {
+        let same = overrides(&[], &["archive.store.bucket=b", "archive.peer_store.bucket=b"]);
+        assert!(Config::load(None, &same).is_err());
+    }
+
+    #[test]
+    fn a_broken_line_is_named_but_not_shown() {
+        let file = file("[log]\npool = 3\nurl = postgres://app:secret@db\n");
+        let error = Config::load(Some(file.path()), &Overrides::default()).expect_err("refused").to_string();
+        assert!(error.contains("line 3") && !error.contains("secret"), "{error}");
+    }
+
+    #[test]
+    fn an_error_names_the_flag_without_its_value() {
+        let error = Config::load(None, &overrides(&[], &["log.pool=secret"])).expect_err("refused");
+        assert!(!error.to_string().contains("secret"));
+    }
+}

@@ -1,0 +1,343 @@
+//! `coldstream.toml`: what it may say, and what holds where it says nothing. One struct per crate.
+//!
+//! Defaults < file < environment < flag. This module only describes and checks; it opens nothing.
+
+mod load;
+mod secret;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use domain::ErrorKind;
+use domain::archive::catalog::Copies;
+use domain::window::LiveWindow;
+use segment_store::StoreConfig;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+pub use load::{ENVIRONMENT_PREFIX, Overrides};
+pub use secret::SecretUrl;
+
+/// Why there is no configuration.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file is no TOML. The text of the line is not shown: it may be a secret.
+    #[error("{}, line {line}: {reason}", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where.
+        line: usize,
+        /// Why.
+        reason: String,
+    },
+    /// A variable or flag does not name a setting, or has a value that is none.
+    #[error("{name}: {reason}")]
+    Override {
+        /// The variable or flag.
+        name: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A setting is unknown or of another type.
+    #[error("the configuration is not valid")]
+    Shape(#[from] toml::de::Error),
+    /// A setting has a value that it cannot have.
+    #[error("{setting}: {reason}")]
+    Value {
+        /// The setting, such as `http.bind`.
+        setting: &'static str,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+}
+
+impl ConfigError {
+    /// What the caller has to do: fix the configuration.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        ErrorKind::Invalid
+    }
+}
+
+/// The whole configuration of one region's process.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Who this region is.
+    pub region: RegionConfig,
+    /// The log on PostgreSQL.
+    pub log: LogConfig,
+    /// The live window.
+    pub window: WindowConfig,
+    /// The archive.
+    pub archive: ArchiveConfig,
+    /// The other region.
+    pub replication: ReplicationConfig,
+    /// The API.
+    pub http: HttpConfig,
+    /// What is written to stderr.
+    pub telemetry: TelemetryConfig,
+}
+
+/// Who this region is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RegionConfig {
+    /// Its name, in statuses, alerts and signatures.
+    pub name: String,
+    /// Folder for what this process keeps on its own disk.
+    pub data: PathBuf,
+    /// File with the Ed25519 key that signs manifests, confirmations and checkpoints (`coldstream key generate`).
+    /// Without one this region neither seals nor cosigns, and so never prunes.
+    pub signing_key_file: Option<PathBuf>,
+    /// Public keys of both regions, as `coldstream key generate` prints them. What another key signed is refused.
+    pub public_keys: Vec<String>,
+}
+
+impl Default for RegionConfig {
+    fn default() -> Self {
+        Self {
+            name: "home".to_owned(),
+            data: PathBuf::from("coldstream-data"),
+            signing_key_file: None,
+            public_keys: Vec::new(),
+        }
+    }
+}
+
+/// The log on PostgreSQL.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogConfig {
+    /// PostgreSQL's URL, for the service's role. It must reach a primary.
+    pub url: SecretUrl,
+    /// Connections for reads, besides the appender's own. Each costs the server some MiB.
+    pub pool: u32,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { url: SecretUrl::new("postgres:///coldstream"), pool: 8 }
+    }
+}
+
+/// The live window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WindowConfig {
+    /// Whole calendar months that the live database keeps. A longer window costs disk in proportion.
+    pub months: u32,
+}
+
+impl Default for WindowConfig {
+    fn default() -> Self {
+        Self { months: 6 }
+    }
+}
+
+/// The archive: where objects lie and when segments are cut.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ArchiveConfig {
+    /// This region's bucket. Without one nothing is archived, and so nothing is pruned.
+    pub store: Option<StoreConfig>,
+    /// The other region's bucket, read to heal from, if this region may reach it.
+    pub peer_store: Option<StoreConfig>,
+    /// A segment is cut at about this many bytes of records. A larger one costs memory while it is sealed.
+    pub segment_record_bytes: u64,
+    /// A segment is cut, however small, when its oldest record is this old. Smaller: more and smaller objects.
+    pub seal_after_seconds: u64,
+    /// How often the archiver looks for work.
+    pub interval_seconds: u64,
+    /// Copies that pruning waits for.
+    pub copies: CopiesConfig,
+}
+
+impl Default for ArchiveConfig {
+    fn default() -> Self {
+        Self {
+            store: None,
+            peer_store: None,
+            segment_record_bytes: 64 << 20,
+            seal_after_seconds: 300,
+            interval_seconds: 10,
+            copies: CopiesConfig::Two,
+        }
+    }
+}
+
+/// Copies that pruning waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CopiesConfig {
+    /// The own one and one that another store has confirmed (ARC-2).
+    Two,
+    /// The own one alone. A single broken disk then loses history; `status` warns of it for ever.
+    OneAcceptedByOperator,
+}
+
+impl From<CopiesConfig> for Copies {
+    fn from(copies: CopiesConfig) -> Self {
+        match copies {
+            CopiesConfig::Two => Self::Two,
+            CopiesConfig::OneAcceptedByOperator => Self::OneAcceptedByOperator,
+        }
+    }
+}
+
+/// The other region.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ReplicationConfig {
+    /// URL of the other region's API. Without one there is no second region.
+    pub peer_url: Option<String>,
+    /// File with the token (role replicator) that the other region gave us.
+    pub token_file: Option<PathBuf>,
+    /// How often a region asks for the highest epoch, and a follower that has caught up for more.
+    pub interval_seconds: u64,
+}
+
+impl Default for ReplicationConfig {
+    fn default() -> Self {
+        Self { peer_url: None, token_file: None, interval_seconds: 2 }
+    }
+}
+
+/// The API.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HttpConfig {
+    /// Address to listen on.
+    pub bind: SocketAddr,
+    /// Says that TLS ends in front of this process, which is needed to listen beyond loopback: tokens would
+    /// cross the network in clear text otherwise.
+    pub behind_tls_proxy: bool,
+    /// Connections at a time; more wait to be accepted. Each costs up to some hundred KiB.
+    pub connections_max: usize,
+    /// Bytes of request bodies in memory at a time; more wait. At least one request of 16 MiB.
+    pub body_bytes_in_flight_max: usize,
+    /// A client has this long to send its header, and this long to send its body.
+    pub receive_seconds: u64,
+    /// A request that is not a tail is answered within this time.
+    pub answer_seconds: u64,
+    /// At a shutdown, requests under way have this long.
+    pub shutdown_seconds: u64,
+}
+
+impl Default for HttpConfig {
+    fn default() -> Self {
+        Self {
+            bind: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7400),
+            behind_tls_proxy: false,
+            connections_max: 1024,
+            body_bytes_in_flight_max: 64 << 20,
+            receive_seconds: 30,
+            answer_seconds: 60,
+            shutdown_seconds: 30,
+        }
+    }
+}
+
+/// What is written to stderr.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TelemetryConfig {
+    /// What to log: `tracing`'s filter, such as `info` or `info,sqlx=debug`.
+    pub filter: String,
+    /// Whether lines are JSON.
+    pub json: bool,
+}
+
+impl Default for TelemetryConfig {
+    fn default() -> Self {
+        Self { filter: "info".to_owned(), json: false }
+    }
+}
+
+impl Config {
+    /// The live window.
+    ///
+    /// # Panics
+    /// Never for a configuration that passed [`Config::check`].
+    #[must_use]
+    pub fn live_window(&self) -> LiveWindow {
+        LiveWindow::of_months(self.window.months).expect("check() refuses a window of 0 months")
+    }
+
+    /// Checks what can be checked without opening anything.
+    ///
+    /// # Errors
+    /// [`ConfigError::Value`] for the first setting that cannot be.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let refuse = |setting, reason: &str| Err(ConfigError::Value { setting, reason: reason.to_owned() });
+        if self.window.months == 0 {
+            return refuse("window.months", "a window of 0 months would prune what was just appended");
+        }
+        if self.log.pool == 0 {
+            return refuse("log.pool", "at least one connection is needed");
+        }
+        if self.region.name.is_empty() || self.region.name.chars().any(|c| c.is_control() || c.is_whitespace()) {
+            return refuse("region.name", "a region has a name without white space");
+        }
+        if !self.http.bind.ip().is_loopback() && !self.http.behind_tls_proxy {
+            return refuse(
+                "http.bind",
+                "beyond loopback, tokens would travel in clear text: \
+                 let a TLS proxy stand in front and say so with http.behind_tls_proxy = true",
+            );
+        }
+        if self.http.body_bytes_in_flight_max < domain::append::REQUEST_BYTES_MAX {
+            return refuse("http.body_bytes_in_flight_max", "it must hold one request of 16 MiB");
+        }
+        if self.http.connections_max == 0 {
+            return refuse("http.connections_max", "at least one connection is needed");
+        }
+        if self.replication.peer_url.is_some() && self.replication.token_file.is_none() {
+            return refuse("replication.token_file", "the other region asks for a token of role replicator");
+        }
+        let intervals = [self.archive.interval_seconds, self.replication.interval_seconds];
+        if intervals.contains(&0) {
+            return refuse("interval_seconds", "at least one second");
+        }
+        self.check_stores()
+    }
+
+    fn check_stores(&self) -> Result<(), ConfigError> {
+        let stores = [("archive.store", &self.archive.store), ("archive.peer_store", &self.archive.peer_store)];
+        for (setting, store) in stores {
+            if let Some(Err(error)) = store.as_ref().map(StoreConfig::check) {
+                return Err(ConfigError::Value { setting, reason: error.to_string() });
+            }
+        }
+        // Two names for one bucket would count one copy as two (ARC-2).
+        let place = |store: &StoreConfig| (store.endpoint.clone(), store.bucket.clone());
+        if let (Some(own), Some(peer)) = (&self.archive.store, &self.archive.peer_store)
+            && place(own) == place(peer)
+        {
+            return Err(ConfigError::Value {
+                setting: "archive.peer_store",
+                reason: "it is the same bucket as archive.store: one copy is not two".to_owned(),
+            });
+        }
+        Ok(())
+    }
+
+    /// The configuration as TOML with secrets hidden.
+    ///
+    /// # Panics
+    /// Never: the structs of this module have nothing that TOML cannot say.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        toml::to_string_pretty(self).expect("every setting is a TOML value")
+    }
+}

@@ -1,0 +1,182 @@
+//! `POST /v1/append`: the one way in for events.
+//!
+//! | content type | body | expected versions |
+//! |---|---|---|
+//! | `application/cloudevents+json` | one CloudEvent | header `Expected-Version` |
+//! | `application/cloudevents-batch+json` | an array of CloudEvents | header `Expected-Version`, for one stream |
+//! | `application/vnd.coldstream.append+json` | the append document | in the document |
+//!
+//! This module reads and answers; what is valid is decided in `domain`, what is stored in the log.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use domain::append::{
+    AppendError, AppendRequest, Appended, Expectation, ExpectedVersion, InvalidRequest, REQUEST_BYTES_MAX,
+};
+use domain::event::NewEvent;
+use domain::{ErrorKind, StreamName};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde::Serialize;
+
+use super::ApiState;
+use super::problem::Problem;
+
+/// Header that says what the writer believes of the one stream that it writes.
+const EXPECTED_VERSION: &str = "expected-version";
+
+/// Body of a 201 or 200.
+#[derive(Debug, Serialize)]
+struct Answer {
+    replayed: bool,
+    events: Vec<AnswerEvent>,
+}
+
+/// Where one event stands; 64-bit numbers are strings, as in the record.
+#[derive(Debug, Serialize)]
+struct AnswerEvent {
+    stream: String,
+    version: String,
+    position: String,
+    epoch: String,
+    recordedat: String,
+}
+
+impl From<Appended> for Answer {
+    fn from(appended: Appended) -> Self {
+        let event = |event: domain::append::AppendedEvent| AnswerEvent {
+            stream: event.stream.as_str().to_owned(),
+            version: event.version.to_string(),
+            position: event.position.to_string(),
+            epoch: event.epoch.to_string(),
+            recordedat: event.recorded_at.to_string(),
+        };
+        Self { replayed: appended.replayed, events: appended.events.into_iter().map(event).collect() }
+    }
+}
+
+/// Takes an append: 201 if it is new, 200 if it had been appended before.
+pub(super) async fn append(
+    State(state): State<Arc<ApiState>>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let form = Form::of(&headers)?;
+    let expected = expected_version(&headers)?;
+    // Bytes are counted before they are read: what waits here costs no memory.
+    let room = state.room_for_body(&headers).await?;
+    let receive = Duration::from_secs(state.limits.receive_seconds);
+    let body = tokio::time::timeout(receive, collect(body)).await.map_err(|_| too_slow())??;
+    let request = form.read(&body, expected).map_err(AppendError::Invalid)?;
+    drop(body);
+    let result = state.log.append(request).await;
+    drop(room);
+    let outcome = match &result {
+        Ok(appended) if appended.replayed => "replayed",
+        Ok(_) => "new",
+        Err(error) => error.kind().as_str(),
+    };
+    let stored = result.as_ref().map_or(0, |appended| if appended.replayed { 0 } else { appended.events.len() });
+    state.metrics.appended(outcome, stored);
+    let appended = result?;
+    let status = if appended.replayed { StatusCode::OK } else { StatusCode::CREATED };
+    Ok((status, Json(Answer::from(appended))).into_response())
+}
+
+/// What the body is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Single,
+    Batch,
+    Document,
+}
+
+impl Form {
+    fn of(headers: &HeaderMap) -> Result<Self, Problem> {
+        let unsupported = || {
+            let detail = "content type application/cloudevents+json, application/cloudevents-batch+json or \
+                          application/vnd.coldstream.append+json, in UTF-8, is expected";
+            Problem::invalid(detail).with_status(StatusCode::UNSUPPORTED_MEDIA_TYPE)
+        };
+        if headers.contains_key(header::CONTENT_ENCODING) {
+            return Err(unsupported());
+        }
+        let text = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).ok_or_else(unsupported)?;
+        let mut parts = text.split(';').map(|part| part.trim().to_ascii_lowercase());
+        let media_type = parts.next().unwrap_or_default();
+        // JSON is UTF-8; a client that means something else would be misread.
+        if !parts.all(|part| matches!(part.as_str(), "charset=utf-8" | "charset=\"utf-8\"" | "")) {
+            return Err(unsupported());
+        }
+        match media_type.as_str() {
+            "application/cloudevents+json" => Ok(Self::Single),
+            "application/cloudevents-batch+json" => Ok(Self::Batch),
+            "application/vnd.coldstream.append+json" => Ok(Self::Document),
+            _ => Err(unsupported()),
+        }
+    }
+
+    fn read(self, body: &[u8], expected: Option<ExpectedVersion>) -> Result<AppendRequest, InvalidRequest> {
+        let events = match self {
+            Self::Single => {
+                vec![NewEvent::from_cloudevent(body).map_err(|source| InvalidRequest::Event { index: 0, source })?]
+            }
+            Self::Batch => NewEvent::batch_from_cloudevents(body)?,
+            Self::Document if expected.is_some() => {
+                return Err(header_problem("an append document says itself what it expects"));
+            }
+            Self::Document => return AppendRequest::from_document(body),
+        };
+        let expect = match expected {
+            None => Vec::new(),
+            Some(version) => vec![Expectation { stream: only_stream(&events)?, version }],
+        };
+        Ok(AppendRequest { events, expect, ..AppendRequest::default() })
+    }
+}
+
+fn only_stream(events: &[NewEvent]) -> Result<StreamName, InvalidRequest> {
+    let first = events.first().ok_or(InvalidRequest::Empty)?;
+    if events.iter().all(|event| event.stream == first.stream) {
+        return Ok(first.stream.clone());
+    }
+    Err(header_problem("it is for events of one stream; use an append document for several"))
+}
+
+fn header_problem(reason: &str) -> InvalidRequest {
+    InvalidRequest::Document { member: "Expected-Version".to_owned(), reason: reason.to_owned() }
+}
+
+fn expected_version(headers: &HeaderMap) -> Result<Option<ExpectedVersion>, Problem> {
+    let refused = || Problem::invalid("Expected-Version is any, none, exists or a stream version, and stands once");
+    let mut values = headers.get_all(EXPECTED_VERSION).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(refused());
+    }
+    let text = value.to_str().map_err(|_| refused())?;
+    ExpectedVersion::parse(text.trim()).map(Some).ok_or_else(refused)
+}
+
+async fn collect(body: Body) -> Result<Bytes, Problem> {
+    let collected = Limited::new(body, REQUEST_BYTES_MAX).collect().await;
+    collected.map(http_body_util::Collected::to_bytes).map_err(|error| match error.downcast::<LengthLimitError>() {
+        Ok(_) => too_large(),
+        Err(error) => Problem::invalid(format!("the body did not arrive whole: {error}")),
+    })
+}
+
+pub(super) fn too_large() -> Problem {
+    Problem::of(ErrorKind::Invalid, &InvalidRequest::TooLarge).with_status(StatusCode::PAYLOAD_TOO_LARGE)
+}
+
+fn too_slow() -> Problem {
+    Problem::new(ErrorKind::Unavailable, "the body did not arrive in time, nothing was stored")
+        .with_status(StatusCode::REQUEST_TIMEOUT)
+}

@@ -1,0 +1,205 @@
+//! The HTTP API: what comes in, who may, and how it is answered. It decides nothing about events.
+//!
+//! | route | role | |
+//! |---|---|---|
+//! | `POST /v1/append` | appender | [`append`] |
+//! | `GET /v1/log`, `GET /v1/stream` | appender, reader, auditor | [`read`] |
+//! | `GET /v1/status`, `GET /metrics` | any | [`status`] |
+//! | `GET /health/live`, `GET /health/ready` | no token | [`status`] |
+//!
+//! Every answer carries `X-Request-Id`: the client's own, or one made here; it stands in the log too.
+//! Once a shutdown has begun, what was accepted is answered and what was not is refused as Unavailable.
+
+mod append;
+pub mod auth;
+pub mod metrics;
+pub mod problem;
+mod read;
+pub mod resume;
+mod server;
+pub mod status;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{MatchedPath, Query, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, get, post};
+use domain::ErrorKind;
+use domain::append::REQUEST_BYTES_MAX;
+use domain::log::{EventLog, LogReader};
+use serde::de::DeserializeOwned;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::clock::Stopwatch;
+use crate::config::HttpConfig;
+use crate::workers::Workers;
+use auth::{Caller, TokenRole, Tokens};
+use metrics::ApiMetrics;
+use problem::Problem;
+
+pub use server::{ServeError, serve};
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// A client's own request id is at most this long; a longer one is replaced.
+const REQUEST_ID_BYTES_MAX: usize = 128;
+/// Bodies in memory are counted in units of this many bytes.
+const BODY_UNIT_BYTES: usize = 1024;
+
+/// What all handlers share.
+pub struct ApiState {
+    /// This region's name.
+    pub region: String,
+    /// The live log, which takes appends.
+    pub log: Arc<dyn EventLog>,
+    /// Live log and archive as one.
+    pub reader: Arc<dyn LogReader>,
+    /// Who may come in.
+    pub tokens: Arc<dyn Tokens>,
+    /// What the background workers last did.
+    pub workers: Workers,
+    /// What the API has counted.
+    pub metrics: ApiMetrics,
+    /// Limits.
+    pub limits: HttpConfig,
+    /// Cancelled once the process ends.
+    pub shutdown: CancellationToken,
+    bodies: Arc<Semaphore>,
+}
+
+impl ApiState {
+    /// The state of an API over `log`, whose older part `reader` finds too.
+    #[must_use]
+    pub fn new(
+        region: &str,
+        log: Arc<dyn EventLog>,
+        reader: Arc<dyn LogReader>,
+        tokens: Arc<dyn Tokens>,
+        limits: HttpConfig,
+        shutdown: CancellationToken,
+    ) -> Self {
+        let units = (limits.body_bytes_in_flight_max / BODY_UNIT_BYTES).min(Semaphore::MAX_PERMITS);
+        Self {
+            region: region.to_owned(),
+            log,
+            reader,
+            tokens,
+            workers: Workers::default(),
+            metrics: ApiMetrics::default(),
+            bodies: Arc::new(Semaphore::new(units)),
+            limits,
+            shutdown,
+        }
+    }
+
+    /// Waits until the body fits into what may be in memory at a time. A body of unknown length counts as
+    /// one of the largest.
+    async fn room_for_body(&self, headers: &HeaderMap) -> Result<OwnedSemaphorePermit, Problem> {
+        let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+        let bytes = length.unwrap_or(REQUEST_BYTES_MAX);
+        if bytes > REQUEST_BYTES_MAX {
+            return Err(append::too_large());
+        }
+        let units = u32::try_from(bytes.div_ceil(BODY_UNIT_BYTES)).expect("a request has at most 16 MiB");
+        let room = self.bodies.clone().acquire_many_owned(units);
+        match tokio::time::timeout(Duration::from_secs(self.limits.receive_seconds), room).await {
+            Ok(Ok(room)) => Ok(room),
+            Ok(Err(_)) | Err(_) => Err(Problem::new(ErrorKind::Unavailable, "too many requests are in memory")),
+        }
+    }
+}
+
+const EVERYONE: &[TokenRole] =
+    &[TokenRole::Appender, TokenRole::Reader, TokenRole::Operator, TokenRole::Auditor, TokenRole::Replicator];
+const APPENDERS: &[TokenRole] = &[TokenRole::Appender];
+/// An appender has to see the versions that it names.
+const READERS: &[TokenRole] = &[TokenRole::Appender, TokenRole::Reader, TokenRole::Auditor];
+
+/// All routes.
+pub fn router(state: Arc<ApiState>) -> axum::Router {
+    let protected = axum::Router::new()
+        .route("/v1/append", only(APPENDERS, post(append::append)))
+        .route("/v1/log", only(READERS, get(read::log)))
+        .route("/v1/stream", only(READERS, get(read::stream)))
+        .route("/v1/status", only(EVERYONE, get(status::status)))
+        .route("/metrics", only(EVERYONE, get(status::metrics)))
+        .fallback(async || Problem::new(ErrorKind::NotFound, "there is no such route"))
+        .method_not_allowed_fallback(async || {
+            Problem::invalid("the route has no such method").with_status(StatusCode::METHOD_NOT_ALLOWED)
+        })
+        .layer(middleware::from_fn_with_state(state.clone(), within_time))
+        // Outside of everything else that is protected: also a route that does not exist asks for a token.
+        .layer(middleware::from_fn_with_state(state.clone(), auth::authenticate));
+    axum::Router::new()
+        .route("/health/live", get(async || "live\n"))
+        .route("/health/ready", get(status::ready))
+        .merge(protected)
+        .layer(middleware::from_fn_with_state(state.clone(), observe))
+        .with_state(state)
+}
+
+fn only(roles: &'static [TokenRole], route: MethodRouter<Arc<ApiState>>) -> MethodRouter<Arc<ApiState>> {
+    route.layer(middleware::from_fn_with_state(roles, auth::allow))
+}
+
+/// Reads the query of a URL; what it does not know it refuses.
+fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Problem> {
+    let query = Query::<T>::try_from_uri(uri);
+    query.map(|query| query.0).map_err(|error| Problem::invalid(error.body_text()))
+}
+
+/// Answers in time. What has been begun is not taken back: an append may still be stored.
+async fn within_time(State(state): State<Arc<ApiState>>, request: Request, next: Next) -> Response {
+    let limit = Duration::from_secs(state.limits.answer_seconds);
+    let kind = if request.method().is_safe() { ErrorKind::Unavailable } else { ErrorKind::Indeterminate };
+    match tokio::time::timeout(limit, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => Problem::new(kind, format!("there was no answer within {} s", limit.as_secs())).into_response(),
+    }
+}
+
+/// Gives the request its id, refuses it once a shutdown has begun, counts it, and logs it without secrets:
+/// neither query nor headers.
+async fn observe(State(state): State<Arc<ApiState>>, request: Request, next: Next) -> Response {
+    let watch = Stopwatch::start();
+    let id = request_id(request.headers());
+    let method = request.method().clone();
+    let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();
+    let mut response = if state.shutdown.is_cancelled() && route != "/health/live" {
+        let mut refused = Problem::new(ErrorKind::Unavailable, "the server is shutting down").into_response();
+        refused.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        refused
+    } else {
+        next.run(request).await
+    };
+    response.headers_mut().insert(REQUEST_ID, id.clone());
+    let status = response.status();
+    state.metrics.answered(method.as_str(), &route, status.as_u16(), watch.elapsed());
+    let caller = response.extensions().get::<Caller>().map_or("", |caller| caller.name.as_str());
+    let error = response.extensions().get::<Problem>().map_or("", Problem::detail);
+    let (status, milliseconds, id) = (status.as_u16(), watch.elapsed().as_millis(), id.to_str().unwrap_or_default());
+    match status {
+        500.. => tracing::warn!(%method, route, status, milliseconds, caller, id, error, "answered"),
+        400.. => tracing::info!(%method, route, status, milliseconds, caller, id, error, "answered"),
+        _ => tracing::debug!(%method, route, status, milliseconds, caller, id, "answered"),
+    }
+    response
+}
+
+fn request_id(headers: &HeaderMap) -> HeaderValue {
+    let fits = |text: &&HeaderValue| {
+        let bytes = text.as_bytes();
+        !bytes.is_empty() && bytes.len() <= REQUEST_ID_BYTES_MAX && bytes.iter().all(u8::is_ascii_graphic)
+    };
+    headers.get(&REQUEST_ID).filter(fits).cloned().unwrap_or_else(|| {
+        let id = Uuid::from_bytes(rand::random()).simple().to_string();
+        HeaderValue::try_from(id).expect("hexadecimal digits are header characters")
+    })
+}

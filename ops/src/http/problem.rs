@@ -1,0 +1,161 @@
+//! Errors as the API answers them: RFC 9457 problem details with `kind` and the whole chain in `detail`.
+//!
+//! `kind` is the contract, it says what to do; the status is for what stands between us and the client:
+//!
+//! | kind | status | why |
+//! |---|---|---|
+//! | conflict | 409 | what the writer believed is not so |
+//! | fenced | 503, no Retry-After | this server cannot, another one can: a load balancer turns away from it |
+//! | unavailable | 503, Retry-After | it did not happen; 408 where the client was too slow |
+//! | indeterminate | 504 | it may have happened: same ids again |
+//! | invalid | 400 | also 413 and 415 |
+//! | held | 423 | a hold forbids it |
+//! | forked | 409 | with `fork`, the newest position that both branches share |
+//! | corrupt | 500 | never skipped, never served |
+//! | not_found | 404 | |
+//! | denied | 401 without a known token, 403 without the role | |
+
+use std::error::Error;
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use domain::ErrorKind;
+use domain::append::AppendError;
+use domain::log::ReadError;
+use serde_json::{Map, Value};
+
+use crate::chain::chain;
+
+/// A client that is told to come back is told to wait this long, unless something better is known.
+const RETRY_AFTER_SECONDS: u32 = 1;
+
+/// An error on its way to the client.
+#[derive(Debug, Clone)]
+pub struct Problem {
+    status: StatusCode,
+    kind: ErrorKind,
+    detail: String,
+    retry_after_seconds: Option<u32>,
+    /// Further members, by name.
+    members: Vec<(&'static str, String)>,
+}
+
+impl Problem {
+    /// A problem of `kind`, with the status that belongs to it.
+    #[must_use]
+    pub fn new(kind: ErrorKind, detail: impl Into<String>) -> Self {
+        let status = match kind {
+            ErrorKind::Conflict | ErrorKind::Forked => StatusCode::CONFLICT,
+            ErrorKind::Fenced | ErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            ErrorKind::Indeterminate => StatusCode::GATEWAY_TIMEOUT,
+            ErrorKind::Invalid => StatusCode::BAD_REQUEST,
+            ErrorKind::Held => StatusCode::LOCKED,
+            ErrorKind::Corrupt => StatusCode::INTERNAL_SERVER_ERROR,
+            ErrorKind::NotFound => StatusCode::NOT_FOUND,
+            ErrorKind::Denied => StatusCode::FORBIDDEN,
+        };
+        let retry_after_seconds = (kind == ErrorKind::Unavailable).then_some(RETRY_AFTER_SECONDS);
+        Self { status, kind, detail: detail.into(), retry_after_seconds, members: Vec::new() }
+    }
+
+    /// A problem that says all of `error`.
+    #[must_use]
+    pub fn of(kind: ErrorKind, error: &(dyn Error + 'static)) -> Self {
+        Self::new(kind, chain(error))
+    }
+
+    /// The request is wrong.
+    #[must_use]
+    pub fn invalid(detail: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Invalid, detail)
+    }
+
+    /// The same with another status.
+    #[must_use]
+    pub fn with_status(mut self, status: StatusCode) -> Self {
+        self.status = status;
+        self
+    }
+
+    /// The same with one more member.
+    #[must_use]
+    pub fn with(mut self, name: &'static str, value: impl ToString) -> Self {
+        self.members.push((name, value.to_string()));
+        self
+    }
+
+    /// What the client has to do.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// What is wrong.
+    #[must_use]
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+}
+
+impl From<AppendError> for Problem {
+    fn from(error: AppendError) -> Self {
+        let problem = Self::of(error.kind(), &error);
+        match error {
+            AppendError::WrongVersion { stream, actual, .. } => {
+                problem.with("stream", stream).with("actual", actual.map_or(0, domain::StreamVersion::get))
+            }
+            AppendError::IdTaken { position, .. } | AppendError::PartlyKnown { position, .. } => {
+                problem.with("position", position)
+            }
+            AppendError::Fenced { epoch, .. } => problem.with("epoch", epoch),
+            AppendError::Unavailable { retry_after_seconds: Some(seconds), .. } => {
+                Self { retry_after_seconds: Some(seconds), ..problem }
+            }
+            AppendError::Invalid(domain::append::InvalidRequest::TooLarge) => {
+                problem.with_status(StatusCode::PAYLOAD_TOO_LARGE)
+            }
+            _ => problem,
+        }
+    }
+}
+
+impl From<ReadError> for Problem {
+    fn from(error: ReadError) -> Self {
+        let problem = Self::of(error.kind(), &error);
+        match error {
+            ReadError::Forked { fork, .. } => problem.with("fork", fork),
+            ReadError::Pruned { pruned } => problem.with("pruned", pruned),
+            ReadError::Unavailable { .. } | ReadError::Corrupt { .. } => problem,
+        }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        if self.kind == ErrorKind::Corrupt {
+            tracing::error!(error = %self.detail, "stored bytes are not what was stored");
+        }
+        let mut body = Map::new();
+        body.insert("type".into(), Value::from("about:blank"));
+        body.insert("title".into(), Value::from(self.status.canonical_reason().unwrap_or_default()));
+        body.insert("status".into(), Value::from(self.status.as_u16()));
+        body.insert("kind".into(), Value::from(self.kind.as_str()));
+        body.insert("detail".into(), Value::from(self.detail.clone()));
+        for (name, value) in &self.members {
+            body.insert((*name).into(), Value::from(value.clone()));
+        }
+        let mut response = (self.status, Json(Value::Object(body))).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let Some(seconds) = self.retry_after_seconds {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        // The problem itself travels along, for the log and the metrics.
+        response.extensions_mut().insert(self);
+        response
+    }
+}

@@ -1,0 +1,379 @@
+//! `GET /v1/log` and `GET /v1/stream`: records as NDJSON, one line each, byte for byte what was appended.
+//!
+//! An answer is bounded by the head at its start, so that `Coldstream-Resume` can stand in the header: the
+//! token of the last record of the answer. With `follow=true` it never ends; an empty line says that there
+//! is nothing new, and each record carries its own position and epoch to resume from. If a read fails in
+//! the middle, the connection breaks off: no client can take a part for the whole.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderName, HeaderValue, Uri, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use domain::append::LogHead;
+use domain::log::{Direction, LogReader, ReadError};
+use domain::record::{self, Record};
+use domain::{ErrorKind, Head, Position, StreamName, StreamVersion};
+use futures::stream::{self, Stream};
+use serde::Deserialize;
+use tokio_util::sync::CancellationToken;
+
+use super::problem::Problem;
+use super::resume::{ResumeToken, epoch_at};
+use super::{ApiState, query};
+
+/// Records read from the log at a time. More cost memory for each reader.
+const PAGE_RECORDS: usize = 512;
+
+/// The head when the answer began.
+const HEAD: HeaderName = HeaderName::from_static("coldstream-head");
+/// Token of the answer's last record.
+const RESUME: HeaderName = HeaderName::from_static("coldstream-resume");
+/// `true` where records of the answer are, or may be, out of the live log.
+const ARCHIVE: HeaderName = HeaderName::from_static("coldstream-archive");
+
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Way {
+    #[default]
+    Forward,
+    Backward,
+}
+
+impl From<Way> for Direction {
+    fn from(way: Way) -> Self {
+        match way {
+            Way::Forward => Self::Forward,
+            Way::Backward => Self::Backward,
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LogQuery {
+    from: Option<u64>,
+    after: Option<u64>,
+    token: Option<String>,
+    #[serde(default)]
+    direction: Way,
+    limit: Option<u64>,
+    #[serde(default)]
+    follow: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct StreamQuery {
+    stream: String,
+    from: Option<u64>,
+    #[serde(default)]
+    direction: Way,
+    limit: Option<u64>,
+}
+
+/// The log from a position on, or from a resume token on.
+pub(super) async fn log(State(state): State<Arc<ApiState>>, uri: Uri) -> Result<Response, Problem> {
+    let query: LogQuery = query(&uri)?;
+    let head = state.reader.log_head().await?;
+    let token = token_of(&query)?;
+    if let Some(token) = token {
+        token.check(&*state.reader, &head).await?;
+    }
+    let range = LogRange::plan(&query, token, head.head)?;
+    let resume = range.resume(&*state.reader, token).await?;
+    let archived = range.oldest().is_some_and(|oldest| head.pruned.includes(oldest));
+    let scan = Scan { reader: state.reader.clone(), place: Place::Log(range) };
+    let body = if query.follow {
+        tail(scan, range.next_after(), state.shutdown.clone())
+    } else {
+        first_page_then_rest(scan).await?
+    };
+    answer(body, &head, archived, resume)
+}
+
+/// A stream from a version on.
+pub(super) async fn stream(State(state): State<Arc<ApiState>>, uri: Uri) -> Result<Response, Problem> {
+    let query: StreamQuery = query(&uri)?;
+    let name = StreamName::parse(&query.stream).map_err(|e| Problem::of(ErrorKind::Invalid, &e))?;
+    // Log head first: with the stream's head read after it, no event can be in one and not in the other.
+    let head = state.reader.log_head().await?;
+    let Some(stream_head) = state.reader.stream_head(&name).await? else {
+        return Err(Problem::new(ErrorKind::NotFound, format!("{name} has never had an event")));
+    };
+    let direction = Direction::from(query.direction);
+    let from = match (query.from, direction) {
+        (None, Direction::Forward) => StreamVersion::FIRST,
+        (None, Direction::Backward) => stream_head.version,
+        (Some(from), _) => StreamVersion::new(from).ok_or_else(|| Problem::invalid("versions are counted from 1"))?,
+    };
+    let range = StreamRange {
+        next: if direction == Direction::Backward { from.min(stream_head.version) } else { from },
+        newest: stream_head.version,
+        left: limit(query.limit)?,
+        direction,
+    };
+    let scan = Scan { reader: state.reader.clone(), place: Place::Stream(name, range) };
+    // Where an old version stands is not known before it is read: the header speaks of the whole stream then.
+    let archived = head.pruned.includes(stream_head.first);
+    answer(first_page_then_rest(scan).await?, &head, archived, None)
+}
+
+fn token_of(query: &LogQuery) -> Result<Option<ResumeToken>, Problem> {
+    let read = |text: &String| ResumeToken::parse(text).ok_or_else(|| Problem::invalid("token is position@epoch"));
+    query.token.as_ref().map(read).transpose()
+}
+
+fn limit(limit: Option<u64>) -> Result<u64, Problem> {
+    match limit {
+        Some(0) => Err(Problem::invalid("limit is at least 1")),
+        other => Ok(other.unwrap_or(u64::MAX)),
+    }
+}
+
+/// Positions that an answer holds: `next` first, `left` of them, none above `newest`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct LogRange {
+    next: Option<Position>,
+    newest: Head,
+    left: u64,
+    direction: Direction,
+}
+
+impl LogRange {
+    fn plan(query: &LogQuery, token: Option<ResumeToken>, head: Head) -> Result<Self, Problem> {
+        let direction = Direction::from(query.direction);
+        let starts = [query.from.is_some(), query.after.is_some(), token.is_some()];
+        if starts.into_iter().filter(|given| *given).count() > 1 {
+            return Err(Problem::invalid("from, after and token exclude each other"));
+        }
+        if direction == Direction::Backward && (query.follow || query.after.is_some() || token.is_some()) {
+            return Err(Problem::invalid("follow, after and token are for reading forward"));
+        }
+        if query.follow && query.limit.is_some() {
+            return Err(Problem::invalid("a tail has no limit"));
+        }
+        let from = match (query.from, query.after, token) {
+            (Some(from), ..) => {
+                Some(Position::new(from).ok_or_else(|| Problem::invalid("positions are counted from 1"))?)
+            }
+            (_, Some(after), _) => Some(Head::new(after).ok_or_else(|| Problem::invalid("no such position"))?.next()),
+            (_, _, Some(token)) => Some(token.position.next()),
+            (None, None, None) if direction == Direction::Backward => head.newest(),
+            (None, None, None) => Some(Position::FIRST),
+        };
+        let next = match direction {
+            Direction::Forward => from,
+            // The head may have been asked for from above: an answer starts at the newest record then.
+            Direction::Backward => from.min(head.newest()),
+        };
+        Ok(Self { next, newest: head, left: limit(query.limit)?, direction })
+    }
+
+    /// The position of the answer's last record.
+    fn last(&self) -> Option<Position> {
+        let next = self.next?;
+        match self.direction {
+            Direction::Forward if !self.newest.includes(next) => None,
+            Direction::Forward => Position::new(self.newest.get().min(next.get().saturating_add(self.left - 1))),
+            Direction::Backward => Position::new(next.get().saturating_sub(self.left - 1).max(1)),
+        }
+    }
+
+    fn oldest(&self) -> Option<Position> {
+        match self.direction {
+            Direction::Forward => self.last().and(self.next),
+            Direction::Backward => self.last(),
+        }
+    }
+
+    /// Where a tail goes on after the range.
+    fn next_after(&self) -> Position {
+        self.last().map_or(self.next.unwrap_or(Position::FIRST), Position::next)
+    }
+
+    /// The token of the last record; of the token that was sent, where the answer is empty.
+    async fn resume(
+        &self,
+        reader: &dyn LogReader,
+        token: Option<ResumeToken>,
+    ) -> Result<Option<ResumeToken>, ReadError> {
+        if self.direction == Direction::Backward {
+            return Ok(None);
+        }
+        let Some(position) = self.last() else { return Ok(token) };
+        let epoch = epoch_at(reader, position).await?;
+        Ok(epoch.map(|epoch| ResumeToken { position, epoch }))
+    }
+}
+
+/// Versions that an answer holds: `next` first, `left` of them, none above `newest`.
+#[derive(Debug, Clone, Copy)]
+struct StreamRange {
+    next: StreamVersion,
+    newest: StreamVersion,
+    left: u64,
+    direction: Direction,
+}
+
+enum Place {
+    Log(LogRange),
+    Stream(StreamName, StreamRange),
+    Done,
+}
+
+/// A read of a range, page by page.
+struct Scan {
+    reader: Arc<dyn LogReader>,
+    place: Place,
+}
+
+impl Scan {
+    /// The next page; empty at the end. Density is checked here again: a hole is an error, never an answer.
+    async fn page(&mut self) -> Result<Vec<Record>, ReadError> {
+        match &mut self.place {
+            Place::Done => Ok(Vec::new()),
+            Place::Log(range) => {
+                let Some(next) = range.next.filter(|_| range.last().is_some()) else { return Ok(Vec::new()) };
+                let limit = page_limit(range.left, range.newest.get(), next.get(), range.direction);
+                let mut records = self.reader.read_log(next, range.direction, limit).await?;
+                records.truncate(limit);
+                let numbers = records.iter().map(|record| record.position().get());
+                let end = dense(numbers, next.get(), range.direction, "position")?;
+                range.left -= records_u64(&records);
+                match Position::new(end).filter(|end| range.left > 0 && range.newest.includes(*end)) {
+                    Some(end) => range.next = Some(end),
+                    None => self.place = Place::Done,
+                }
+                Ok(records)
+            }
+            Place::Stream(name, range) => {
+                if range.next > range.newest {
+                    return Ok(Vec::new());
+                }
+                let limit = page_limit(range.left, range.newest.get(), range.next.get(), range.direction);
+                let mut records = self.reader.read_stream(name, range.next, range.direction, limit).await?;
+                records.truncate(limit);
+                let numbers = records.iter().map(|record| record.version().get());
+                let end = dense(numbers, range.next.get(), range.direction, "version")?;
+                range.left -= records_u64(&records);
+                match StreamVersion::new(end).filter(|end| range.left > 0 && *end <= range.newest) {
+                    Some(end) => range.next = end,
+                    None => self.place = Place::Done,
+                }
+                Ok(records)
+            }
+        }
+    }
+}
+
+fn records_u64(records: &[Record]) -> u64 {
+    u64::try_from(records.len()).expect("a page has few records")
+}
+
+/// How many records a page may have so that it stays in its range.
+fn page_limit(left: u64, newest: u64, next: u64, direction: Direction) -> usize {
+    let there = match direction {
+        Direction::Forward => newest - next + 1,
+        Direction::Backward => next,
+    };
+    usize::try_from(left.min(there)).unwrap_or(PAGE_RECORDS).min(PAGE_RECORDS)
+}
+
+/// Checks that `numbers` start at `next` and have no hole; returns what comes after them (0: nothing).
+fn dense(numbers: impl Iterator<Item = u64>, next: u64, direction: Direction, what: &str) -> Result<u64, ReadError> {
+    let mut expected = next;
+    let mut any = false;
+    for number in numbers {
+        if number != expected {
+            let reason = format!("{what} {expected} is missing, {number} stands in its place");
+            return Err(ReadError::Corrupt { reason });
+        }
+        any = true;
+        expected = match direction {
+            Direction::Forward => number + 1,
+            Direction::Backward => number - 1,
+        };
+    }
+    if any { Ok(expected) } else { Err(ReadError::Corrupt { reason: format!("{what} {next} is missing") }) }
+}
+
+fn lines(records: &[Record]) -> Bytes {
+    let mut bytes = Vec::with_capacity(records.len() * 512);
+    for record in records {
+        record::write(record, &mut bytes);
+        bytes.push(b'\n');
+    }
+    bytes.into()
+}
+
+/// The first page is read before the header is sent, so that most errors are a problem and not a broken line.
+async fn first_page_then_rest(mut scan: Scan) -> Result<Body, Problem> {
+    let first = lines(&scan.page().await?);
+    let rest = pages(scan);
+    Ok(Body::from_stream(stream::StreamExt::chain(stream::iter([Ok(first)]), rest)))
+}
+
+fn pages(scan: Scan) -> impl Stream<Item = Result<Bytes, ReadError>> {
+    stream::try_unfold(scan, |mut scan| async move {
+        let records = scan.page().await.inspect_err(log_broken_answer)?;
+        Ok((!records.is_empty()).then(|| (lines(&records), scan)))
+    })
+}
+
+fn log_broken_answer(error: &ReadError) {
+    tracing::error!(error = %crate::chain::chain(error), "an answer is broken off in its middle");
+}
+
+/// The range, and then whatever is appended, for as long as the client listens. What was read last decides
+/// what is read next, so nothing is missed and nothing comes twice, whatever the hint of the log says.
+fn tail(scan: Scan, next: Position, shutdown: CancellationToken) -> Body {
+    let reader = scan.reader.clone();
+    let live = stream::try_unfold((reader, next), move |(reader, next)| {
+        let shutdown = shutdown.clone();
+        async move {
+            let waited = tokio::select! {
+                () = shutdown.cancelled() => return Ok(None),
+                waited = next_records(&*reader, next) => waited.inspect_err(log_broken_answer)?,
+            };
+            match waited.last() {
+                None => Ok(Some((Bytes::from_static(b"\n"), (reader, next)))),
+                Some(last) => {
+                    let after = last.position().next();
+                    Ok(Some((lines(&waited), (reader, after))))
+                }
+            }
+        }
+    });
+    Body::from_stream(stream::StreamExt::chain(pages(scan), live))
+}
+
+/// What stands from `next` on; waits about a second for it if there is nothing.
+async fn next_records(reader: &dyn LogReader, next: Position) -> Result<Vec<Record>, ReadError> {
+    let mut records = reader.read_log(next, Direction::Forward, PAGE_RECORDS).await?;
+    if records.is_empty() {
+        reader.wait_beyond(next.head_before()).await?;
+        records = reader.read_log(next, Direction::Forward, PAGE_RECORDS).await?;
+    }
+    if !records.is_empty() {
+        dense(records.iter().map(|record| record.position().get()), next.get(), Direction::Forward, "position")?;
+    }
+    Ok(records)
+}
+
+fn answer(body: Body, head: &LogHead, archived: bool, resume: Option<ResumeToken>) -> Result<Response, Problem> {
+    let mut response = body.into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
+    headers.insert(HEAD, HeaderValue::from(head.head.get()));
+    if archived {
+        headers.insert(ARCHIVE, HeaderValue::from_static("true"));
+    }
+    if let Some(token) = resume {
+        let value = HeaderValue::try_from(token.to_string()).expect("digits and @ are header characters");
+        headers.insert(RESUME, value);
+    }
+    Ok(response)
+}

@@ -1,0 +1,157 @@
+//! What the process says of itself: health for load balancers, status for people, metrics for Prometheus.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use domain::ErrorKind;
+use domain::append::LogHead;
+use serde::{Deserialize, Serialize};
+
+use super::ApiState;
+use super::metrics::MetricsText;
+use super::problem::Problem;
+use crate::workers::WorkerStatus;
+
+/// The log has to answer a health check within this time.
+const READY_WITHIN: Duration = Duration::from_secs(2);
+
+/// `GET /v1/status`. 64-bit numbers are strings, as in the record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The region's name.
+    pub region: String,
+    /// Name of the log, the same in all regions.
+    pub log_id: String,
+    /// Position of the newest event.
+    pub head: String,
+    /// When it was recorded.
+    pub recordedat: String,
+    /// Epoch in force here.
+    pub epoch: String,
+    /// `active`, `follower`, `draining` or `read_only`.
+    pub role: String,
+    /// Every position up to here is out of the live log.
+    pub pruned: String,
+    /// Whether the log's time is simulated.
+    pub simulated: bool,
+    /// The background workers, by name.
+    pub workers: BTreeMap<String, WorkerReport>,
+}
+
+/// One worker in [`Status`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerReport {
+    /// `working`, `failing` or `ended`.
+    pub state: String,
+    /// Rounds without an error.
+    pub rounds: u64,
+    /// Rounds with an error.
+    pub failures: u64,
+    /// When a round last ended without an error.
+    pub succeeded_at: Option<String>,
+    /// When a round last ended with an error.
+    pub failed_at: Option<String>,
+    /// That error, with its whole chain.
+    pub error: Option<String>,
+    /// What the worker says of itself.
+    pub note: String,
+}
+
+impl From<WorkerStatus> for WorkerReport {
+    fn from(status: WorkerStatus) -> Self {
+        let state = match (status.ended, status.is_failing()) {
+            (true, _) => "ended",
+            (false, true) => "failing",
+            (false, false) => "working",
+        };
+        let (failed_at, error) = status.failed.map(|(at, error)| (at.to_string(), error)).unzip();
+        Self {
+            state: state.to_owned(),
+            rounds: status.rounds,
+            failures: status.failures,
+            succeeded_at: status.succeeded_at.map(|at| at.to_string()),
+            failed_at,
+            error,
+            note: status.note,
+        }
+    }
+}
+
+impl Status {
+    fn of(state: &ApiState, head: LogHead) -> Self {
+        let workers = state.workers.statuses().into_iter();
+        Self {
+            region: state.region.clone(),
+            log_id: head.log_id,
+            head: head.head.to_string(),
+            recordedat: head.recorded_at.to_string(),
+            epoch: head.epoch.to_string(),
+            role: head.role.as_str().to_owned(),
+            pruned: head.pruned.to_string(),
+            simulated: head.simulated,
+            workers: workers.map(|(name, status)| (name.to_owned(), status.into())).collect(),
+        }
+    }
+}
+
+pub(super) async fn status(State(state): State<Arc<ApiState>>) -> Result<Json<Status>, Problem> {
+    let head = state.log.log_head().await?;
+    Ok(Json(Status::of(&state, head)))
+}
+
+/// 200 while the log answers. The body says the role, so that a load balancer may send appends to the active
+/// region alone. No token is asked for, so nothing else is said.
+pub(super) async fn ready(State(state): State<Arc<ApiState>>) -> Result<String, Problem> {
+    match tokio::time::timeout(READY_WITHIN, state.log.log_head()).await {
+        Ok(Ok(head)) => Ok(format!("ready {}\n", head.role.as_str())),
+        Ok(Err(error)) => {
+            tracing::warn!(error = %crate::chain::chain(&error), "not ready");
+            Err(Problem::new(ErrorKind::Unavailable, "the log does not answer"))
+        }
+        Err(_) => Err(Problem::new(ErrorKind::Unavailable, "the log does not answer in time")),
+    }
+}
+
+pub(super) async fn metrics(State(state): State<Arc<ApiState>>) -> Response {
+    let mut text = MetricsText::default();
+    state.metrics.write(&mut text);
+    for (name, status) in state.workers.statuses() {
+        write_worker(&mut text, name, &status);
+    }
+    // A database that does not answer must not take the other numbers away.
+    match state.log.log_head().await {
+        Ok(head) => write_head(&mut text, &head),
+        Err(error) => {
+            tracing::warn!(error = %crate::chain::chain(&error), "the log's metrics are left out");
+            text.gauge("log_up", "whether the log answers", &[], 0);
+        }
+    }
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text.finish()).into_response()
+}
+
+fn write_head(text: &mut MetricsText, head: &LogHead) {
+    text.gauge("log_up", "whether the log answers", &[], 1);
+    text.gauge("log_head", "LOG-2: position of the newest event", &[], head.head);
+    text.gauge("log_pruned_head", "ARC-1: newest position that is out of the live log", &[], head.pruned);
+    text.gauge("log_epoch", "LOG-5: epoch in force here", &[], head.epoch);
+    text.gauge("log_role", "LOG-5: what this region may do", &[("role", head.role.as_str())], 1);
+    let seconds = head.recorded_at.unix_micros() / 1_000_000;
+    text.gauge("log_recordedat_seconds", "LOG-2: when the newest event was recorded", &[], seconds);
+}
+
+fn write_worker(text: &mut MetricsText, name: &str, status: &WorkerStatus) {
+    let labels = [("worker", name)];
+    let up = u8::from(!status.is_failing());
+    text.gauge("worker_up", "whether the worker's last round was without an error", &labels, up);
+    text.counter("worker_rounds_total", "rounds without an error", &labels, status.rounds);
+    text.counter("worker_failures_total", "rounds with an error", &labels, status.failures);
+    if let Some(at) = status.succeeded_at {
+        let seconds = at.unix_micros() / 1_000_000;
+        text.gauge("worker_succeeded_seconds", "when a round last ended without an error", &labels, seconds);
+    }
+}

@@ -1,0 +1,412 @@
+//! The API over the log in memory, through real connections.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use axum::http::StatusCode;
+use domain::append::{AppendError, AppendRequest, Appended, LogHead, Role, StreamHead};
+use domain::log::{Direction, EventLog, FollowerLog, LogReader, ReadError};
+use domain::record::Record;
+use domain::twin::MemoryLog;
+use domain::{Epoch, FixedClock, Head, Position, StreamName, StreamVersion, Timestamp};
+use futures::StreamExt;
+use reqwest::{Client, RequestBuilder, Response};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, Semaphore};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::auth::{Caller, TokenHash, TokenRole, Tokens, new_token};
+use super::problem::Problem;
+use super::{ApiState, ServeError, router, serve};
+use crate::config::HttpConfig;
+
+const SINGLE: &str = "application/cloudevents+json";
+const BATCH: &str = "application/cloudevents-batch+json";
+const DOCUMENT: &str = "application/vnd.coldstream.append+json";
+
+struct KnownTokens(HashMap<TokenHash, Caller>);
+
+#[async_trait]
+impl Tokens for KnownTokens {
+    async fn caller(&self, hash: TokenHash) -> Result<Option<Caller>, Problem> {
+        Ok(self.0.get(&hash).cloned())
+    }
+}
+
+/// The log in memory behind a gate: each append waits for a permit, and says that it has come.
+struct GatedLog {
+    log: MemoryLog,
+    gate: Semaphore,
+    arrived: Semaphore,
+    news: Notify,
+}
+
+#[async_trait]
+impl LogReader for GatedLog {
+    async fn log_head(&self) -> Result<LogHead, ReadError> {
+        self.log.log_head().await
+    }
+    async fn read_log(&self, from: Position, way: Direction, limit: usize) -> Result<Vec<Record>, ReadError> {
+        self.log.read_log(from, way, limit).await
+    }
+    async fn read_stream(
+        &self,
+        stream: &StreamName,
+        from: StreamVersion,
+        way: Direction,
+        limit: usize,
+    ) -> Result<Vec<Record>, ReadError> {
+        self.log.read_stream(stream, from, way, limit).await
+    }
+    async fn stream_head(&self, stream: &StreamName) -> Result<Option<StreamHead>, ReadError> {
+        self.log.stream_head(stream).await
+    }
+    async fn streams(
+        &self,
+        category: &str,
+        after: Option<&StreamName>,
+        limit: usize,
+    ) -> Result<Vec<(StreamName, StreamHead)>, ReadError> {
+        self.log.streams(category, after, limit).await
+    }
+    async fn find_event(&self, source: &str, id: &str) -> Result<Option<Position>, ReadError> {
+        self.log.find_event(source, id).await
+    }
+    async fn head_as_of(&self, at: Timestamp) -> Result<Head, ReadError> {
+        self.log.head_as_of(at).await
+    }
+    async fn wait_beyond(&self, seen: Head) -> Result<Head, ReadError> {
+        let news = self.news.notified();
+        if self.log.wait_beyond(seen).await? <= seen {
+            // Either there is news or the time is up: the caller reads again in both cases.
+            let _ = tokio::time::timeout(Duration::from_secs(1), news).await;
+        }
+        self.log.wait_beyond(seen).await
+    }
+}
+
+#[async_trait]
+impl EventLog for GatedLog {
+    async fn append(&self, request: AppendRequest) -> Result<Appended, AppendError> {
+        self.arrived.add_permits(1);
+        self.gate.acquire().await.expect("open").forget();
+        let appended = self.log.append(request).await;
+        self.news.notify_waiters();
+        appended
+    }
+    async fn consumer_checkpoint(&self, consumer: &str) -> Result<u64, ReadError> {
+        self.log.consumer_checkpoint(consumer).await
+    }
+}
+
+struct Api {
+    url: String,
+    client: Client,
+    tokens: HashMap<TokenRole, String>,
+    log: Arc<GatedLog>,
+    shutdown: CancellationToken,
+    server: JoinHandle<Result<(), ServeError>>,
+}
+
+const ROLES: [TokenRole; 5] =
+    [TokenRole::Appender, TokenRole::Reader, TokenRole::Operator, TokenRole::Auditor, TokenRole::Replicator];
+
+impl Api {
+    async fn start() -> Self {
+        Self::start_with(HttpConfig::default(), Semaphore::MAX_PERMITS).await
+    }
+
+    async fn start_with(limits: HttpConfig, appends: usize) -> Self {
+        // Another test of this process may have been first.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let now = Timestamp::parse_rfc3339("2026-05-01T08:00:00Z").expect("an instant");
+        let log = MemoryLog::new(Arc::new(FixedClock(now)), now, Role::Active);
+        let log =
+            Arc::new(GatedLog { log, gate: Semaphore::new(appends), arrived: Semaphore::new(0), news: Notify::new() });
+        let tokens: HashMap<_, _> = ROLES.into_iter().map(|role| (role, new_token())).collect();
+        let caller = |role: TokenRole| Caller { name: role.to_string(), role };
+        let known = tokens.iter().map(|(role, token)| (TokenHash::of(token), caller(*role))).collect();
+        let shutdown = CancellationToken::new();
+        let known = Arc::new(KnownTokens(known));
+        let state = ApiState::new("home", log.clone(), log.clone(), known, limits.clone(), shutdown.clone());
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        let (router, ending) = (router(Arc::new(state)), shutdown.clone());
+        let server = tokio::spawn(async move { serve(listener, router, &limits, ending).await });
+        Self { url, client: Client::new(), tokens, log, shutdown, server }
+    }
+
+    fn post(&self, content_type: &str, body: impl Into<reqwest::Body>) -> RequestBuilder {
+        let request = self.client.post(format!("{}/v1/append", self.url)).header("content-type", content_type);
+        request.bearer_auth(&self.tokens[&TokenRole::Appender]).body(body)
+    }
+
+    async fn append(&self, content_type: &str, body: &Value) -> (StatusCode, Value) {
+        answered(self.post(content_type, body.to_string())).await
+    }
+
+    async fn get(&self, path: &str) -> Response {
+        let request = self.client.get(format!("{}{path}", self.url));
+        request.bearer_auth(&self.tokens[&TokenRole::Reader]).send().await.expect("an answer")
+    }
+
+    async fn lines(&self, path: &str) -> Vec<String> {
+        let text = self.get(path).await.text().await.expect("a whole answer");
+        text.lines().map(str::to_owned).collect()
+    }
+
+    async fn appended(&self, ids: std::ops::RangeInclusive<u32>) {
+        for id in ids {
+            let (status, answer) = self.append(SINGLE, &event(&id.to_string(), "content-a")).await;
+            assert_eq!(status, StatusCode::CREATED, "{answer}");
+        }
+    }
+}
+
+async fn answered(request: RequestBuilder) -> (StatusCode, Value) {
+    let response = request.send().await.expect("an answer");
+    let status = response.status();
+    let text = response.text().await.expect("a body");
+    (status, serde_json::from_str(&text).unwrap_or_else(|_| panic!("no JSON: {text}")))
+}
+
+fn event(id: &str, stream: &str) -> Value {
+    json!({"specversion": "1.0", "id": id, "source": "/test", "type": "content.revised", "subject": stream,
+           "data": {"n": 1}})
+}
+
+#[tokio::test]
+async fn a_new_append_is_201_and_its_retry_is_200_with_the_first_positions() {
+    let api = Api::start().await;
+    let batch = json!([event("1", "content-a"), event("2", "content-b")]);
+    let (status, first) = api.append(BATCH, &batch).await;
+    assert_eq!((status, &first["replayed"]), (StatusCode::CREATED, &json!(false)));
+    let place = json!({"stream": "content-b", "version": "1", "position": "2", "epoch": "1",
+                       "recordedat": "2026-05-01T08:00:00.000000Z"});
+    assert_eq!(first["events"][1], place);
+    let (status, again) = api.append(BATCH, &batch).await;
+    assert_eq!((status, &again["replayed"]), (StatusCode::OK, &json!(true)));
+    assert_eq!(again["events"], first["events"]);
+}
+
+#[tokio::test]
+async fn a_wrong_expectation_is_409_with_the_version_that_is_so() {
+    let api = Api::start().await;
+    api.appended(1..=2).await;
+    let document = json!({"expect": [{"stream": "content-a", "version": "1"}], "events": [event("3", "content-b")]});
+    let (status, problem) = api.append(DOCUMENT, &document).await;
+    assert_eq!((status, &problem["kind"], &problem["actual"]), (StatusCode::CONFLICT, &json!("conflict"), &json!("2")));
+    let request = api.post(SINGLE, event("3", "content-a").to_string()).header("Expected-Version", "none");
+    assert_eq!(answered(request).await.0, StatusCode::CONFLICT);
+    let request = api.post(SINGLE, event("3", "content-a").to_string()).header("Expected-Version", "2");
+    assert_eq!(answered(request).await.0, StatusCode::CREATED);
+    assert_eq!(api.log.log_head().await.expect("a head").head.get(), 3, "what was refused is not stored");
+}
+
+#[tokio::test]
+async fn an_expected_version_in_the_header_is_for_one_stream() {
+    let api = Api::start().await;
+    let batch = json!([event("1", "content-a"), event("2", "content-b")]).to_string();
+    for value in ["1", "none"] {
+        let (status, problem) = answered(api.post(BATCH, batch.clone()).header("Expected-Version", value)).await;
+        assert_eq!((status, &problem["kind"]), (StatusCode::BAD_REQUEST, &json!("invalid")));
+    }
+    let request = api.post(SINGLE, event("1", "content-a").to_string());
+    assert_eq!(answered(request.header("Expected-Version", "0")).await.0, StatusCode::BAD_REQUEST);
+    let document = json!({"events": [event("1", "content-a")]}).to_string();
+    let request = api.post(DOCUMENT, document).header("Expected-Version", "any");
+    assert_eq!(answered(request).await.0, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn what_is_too_large_is_413_and_what_is_no_event_is_415_or_400() {
+    let api = Api::start().await;
+    let (status, problem) = answered(api.post(BATCH, vec![b' '; (16 << 20) + 1])).await;
+    assert_eq!((status, &problem["kind"]), (StatusCode::PAYLOAD_TOO_LARGE, &json!("invalid")));
+    for content_type in ["application/json", "application/cloudevents+json; charset=latin1", "text/plain"] {
+        let (status, _) = api.append(content_type, &event("1", "content-a")).await;
+        assert_eq!(status, StatusCode::UNSUPPORTED_MEDIA_TYPE, "{content_type}");
+    }
+    let mut assigned = event("1", "content-a");
+    assigned["position"] = json!("7");
+    let (status, problem) = api.append(SINGLE, &assigned).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    assert!(problem["detail"].as_str().is_some_and(|detail| detail.contains("position")), "{problem}");
+    assert_eq!(api.append(BATCH, &json!([])).await.0, StatusCode::BAD_REQUEST);
+    assert_eq!(api.append("Application/CloudEvents+JSON; charset=UTF-8", &event("1", "content-a")).await.0, 201);
+}
+
+#[tokio::test]
+async fn the_log_reads_as_the_lines_of_its_records() {
+    let api = Api::start().await;
+    api.appended(1..=3).await;
+    let records = api.log.read_log(Position::FIRST, Direction::Forward, 9).await.expect("records");
+    let expected: Vec<String> = records.iter().map(|r| String::from_utf8(r.to_line()).expect("UTF-8")).collect();
+    assert_eq!(api.lines("/v1/log").await, expected);
+    assert_eq!(api.lines("/v1/log?from=2&limit=1").await, expected[1..2]);
+    assert_eq!(api.lines("/v1/log?after=2").await, expected[2..]);
+    assert_eq!(api.lines("/v1/log?from=9").await, expected[..0]);
+    let reversed: Vec<String> = expected.iter().rev().cloned().collect();
+    assert_eq!(api.lines("/v1/log?direction=backward").await, reversed);
+    assert_eq!(api.lines("/v1/log?direction=backward&from=99&limit=2").await, reversed[..2]);
+    assert_eq!(api.lines("/v1/stream?stream=content-a&from=2").await, expected[1..]);
+    assert_eq!(api.lines("/v1/stream?stream=content-a&direction=backward&limit=2").await, reversed[..2]);
+    assert_eq!(api.get("/v1/stream?stream=content-z").await.status(), StatusCode::NOT_FOUND);
+    for wrong in ["from=0", "from=1&after=1", "limit=0", "form=1", "direction=up", "follow=true&limit=1", "token=7"] {
+        assert_eq!(api.get(&format!("/v1/log?{wrong}")).await.status(), StatusCode::BAD_REQUEST, "{wrong}");
+    }
+}
+
+#[tokio::test]
+async fn a_long_log_reads_without_a_hole_across_pages() {
+    let api = Api::start().await;
+    let batch: Vec<Value> = (1..=1500).map(|id| event(&id.to_string(), "content-a")).collect();
+    assert_eq!(api.append(BATCH, &Value::from(batch)).await.0, StatusCode::CREATED);
+    for path in ["/v1/log?x", "/v1/stream?stream=content-a"] {
+        let path = path.trim_end_matches("?x");
+        let lines = api.lines(path).await;
+        let positions: Vec<u64> = lines.iter().map(|line| position_of(line)).collect();
+        assert_eq!(positions, (1..=1500).collect::<Vec<_>>(), "{path}");
+    }
+    assert_eq!(api.lines("/v1/log?from=100&limit=700").await.len(), 700);
+    assert_eq!(api.lines("/v1/log?direction=backward&limit=1100").await.len(), 1100);
+}
+
+fn position_of(line: &str) -> u64 {
+    let record: Value = serde_json::from_str(line).expect("a record");
+    record["position"].as_str().and_then(|text| text.parse().ok()).expect("a position")
+}
+
+#[tokio::test]
+async fn a_resume_token_goes_on_where_it_was_given_and_is_refused_on_another_branch() {
+    let api = Api::start().await;
+    api.appended(1..=2).await;
+    let first = api.get("/v1/log?limit=1").await;
+    assert_eq!(first.headers()["coldstream-resume"], "1@1");
+    let rest = api.get("/v1/log?token=1@1").await;
+    assert_eq!(rest.headers()["coldstream-resume"], "2@1");
+    assert_eq!(rest.headers()["coldstream-head"], "2");
+    assert_eq!(api.get("/v1/log?token=2@1").await.headers()["coldstream-resume"], "2@1", "nothing new");
+
+    let (one, two) = (Epoch::FIRST, Epoch::FIRST.next());
+    api.log.log.change_role((one, Role::Active), (two, Role::Active)).await.expect("promoted");
+    api.appended(3..=4).await;
+    assert_eq!(api.lines("/v1/log?token=2@1").await.len(), 2, "the shared part goes on");
+    for lost in ["3@1", "4@1", "9@1"] {
+        let response = api.get(&format!("/v1/log?token={lost}")).await;
+        assert_eq!(response.status(), StatusCode::CONFLICT);
+        let problem: Value = response.json().await.expect("a problem");
+        assert_eq!((&problem["kind"], &problem["fork"]), (&json!("forked"), &json!("2")), "{lost}");
+    }
+    let ahead = api.get("/v1/log?token=9@2").await;
+    assert_eq!(ahead.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(ahead.headers().contains_key("retry-after"));
+    assert_eq!(api.get("/v1/log?token=1@2").await.status(), StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn a_tail_never_misses_and_never_doubles() {
+    let api = Arc::new(Api::start().await);
+    api.appended(1..=3).await;
+    let response = api.get("/v1/log?follow=true&after=1").await;
+    let appending = {
+        let api = api.clone();
+        tokio::spawn(async move { api.appended(4..=60).await })
+    };
+    let mut body = response.bytes_stream();
+    let mut text = String::new();
+    let mut seen = Vec::new();
+    while seen.last() != Some(&60) {
+        let chunk = body.next().await.expect("it goes on").expect("whole");
+        text.push_str(std::str::from_utf8(&chunk).expect("UTF-8"));
+        while let Some((line, rest)) = text.split_once('\n') {
+            seen.extend((!line.is_empty()).then(|| position_of(line)));
+            text = rest.to_owned();
+        }
+    }
+    appending.await.expect("appended");
+    assert_eq!(seen, (2..=60).collect::<Vec<_>>());
+    api.shutdown.cancel();
+    while let Some(chunk) = body.next().await {
+        assert_eq!(chunk.expect("a shutdown ends a tail in good order"), "\n");
+    }
+}
+
+#[tokio::test]
+async fn every_request_but_health_asks_for_a_token_with_a_role() {
+    let api = Api::start().await;
+    let routes = [
+        ("POST", "/v1/append", &[TokenRole::Appender][..]),
+        ("GET", "/v1/log", &[TokenRole::Appender, TokenRole::Reader, TokenRole::Auditor]),
+        ("GET", "/v1/stream?stream=content-a", &[TokenRole::Appender, TokenRole::Reader, TokenRole::Auditor]),
+        ("GET", "/v1/status", &ROLES),
+        ("GET", "/metrics", &ROLES),
+        ("GET", "/no/such/route", &ROLES),
+    ];
+    for (method, path, allowed) in routes {
+        let method: reqwest::Method = method.parse().expect("a method");
+        let request = || api.client.request(method.clone(), format!("{}{path}", api.url));
+        let (status, problem) = answered(request()).await;
+        assert_eq!((status, &problem["kind"]), (StatusCode::UNAUTHORIZED, &json!("denied")), "{path}");
+        assert_eq!(answered(request().bearer_auth(new_token())).await.0, StatusCode::UNAUTHORIZED, "{path}");
+        for role in ROLES {
+            let status = request().bearer_auth(&api.tokens[&role]).send().await.expect("an answer").status();
+            assert_ne!(status, StatusCode::UNAUTHORIZED, "{path} {role}");
+            assert_eq!(status == StatusCode::FORBIDDEN, !allowed.contains(&role), "{path} {role} {status}");
+        }
+    }
+    for path in ["/health/live", "/health/ready"] {
+        let response = api.client.get(format!("{}{path}", api.url)).send().await.expect("an answer");
+        assert_eq!(response.status(), StatusCode::OK);
+    }
+}
+
+#[tokio::test]
+async fn a_shutdown_answers_what_was_accepted_and_refuses_what_was_not() {
+    let api = Api::start_with(HttpConfig::default(), 0).await;
+    let accepted = tokio::spawn(api.post(SINGLE, event("1", "content-a").to_string()).send());
+    api.log.arrived.acquire().await.expect("open").forget();
+    api.shutdown.cancel();
+    // A connection of its own each time: kept ones are closed by the shutdown anyway.
+    let live = || reqwest::get(format!("{}/health/live", api.url));
+    while !live().await.is_err_and(|error| error.is_connect()) {}
+    assert!(!accepted.is_finished() && !api.server.is_finished(), "it is waited for");
+    api.log.gate.add_permits(1);
+    assert_eq!(accepted.await.expect("no panic").expect("an answer").status(), StatusCode::CREATED);
+    api.server.await.expect("no panic").expect("in good order");
+}
+
+#[tokio::test]
+async fn an_append_without_an_answer_in_time_may_have_happened() {
+    let limits = HttpConfig { answer_seconds: 1, ..HttpConfig::default() };
+    let api = Api::start_with(limits, 0).await;
+    let (status, problem) = api.append(SINGLE, &event("1", "content-a")).await;
+    assert_eq!((status, &problem["kind"]), (StatusCode::GATEWAY_TIMEOUT, &json!("indeterminate")));
+}
+
+#[tokio::test]
+async fn status_and_metrics_say_where_the_log_ends() {
+    let api = Api::start().await;
+    api.appended(1..=2).await;
+    let status: super::status::Status = api.get("/v1/status").await.json().await.expect("a status");
+    assert_eq!((status.head.as_str(), status.role.as_str(), status.epoch.as_str()), ("2", "active", "1"));
+    let metrics = api.get("/metrics").await.text().await.expect("text");
+    for line in ["coldstream_log_head 2", "coldstream_append_requests_total{outcome=\"new\"} 2", "coldstream_log_up 1"]
+    {
+        assert!(metrics.lines().any(|there| there == line), "{line} in {metrics}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_carries_the_clients_request_id_or_one_of_ours() {
+    let api = Api::start().await;
+    let live = || api.client.get(format!("{}/health/live", api.url));
+    let own = live().header("x-request-id", "abc-1").send().await.expect("an answer");
+    assert_eq!(own.headers()["x-request-id"], "abc-1");
+    let ours = live().header("x-request-id", "a b").send().await.expect("an answer");
+    assert_eq!(ours.headers()["x-request-id"].len(), 32);
+}

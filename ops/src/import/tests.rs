@@ -1,0 +1,193 @@
+//! Imports into the log in memory.
+
+use std::io::Write;
+use std::sync::Mutex;
+
+use domain::append::{AppendRequest, Role};
+use domain::event::NewEvent;
+use domain::log::{Direction, LogReader};
+use domain::record::{Record, RecordedEvent};
+use domain::twin::MemoryLog;
+use domain::{FixedClock, Position};
+
+use super::*;
+
+struct Quiet(Mutex<Vec<u64>>);
+
+impl Progress for Quiet {
+    fn surveyed(&self, _lines: u64, _done: u64) {}
+    fn done(&self, done: u64) {
+        self.0.lock().expect("not poisoned").push(done);
+    }
+}
+
+/// A clock that a test moves, and that says how often it was.
+struct MovedClock(Mutex<Vec<Timestamp>>);
+
+#[async_trait]
+impl SimulatedClock for MovedClock {
+    async fn move_to(&self, now: Timestamp) -> Result<(), ClockError> {
+        self.0.lock().expect("not poisoned").push(now);
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Clock for MovedClock {
+    async fn now(&self) -> Result<Timestamp, ClockError> {
+        let moved = self.0.lock().expect("not poisoned").last().copied();
+        Ok(moved.unwrap_or_else(|| at("2000-01-01T00:00:00Z")))
+    }
+}
+
+fn at(text: &str) -> Timestamp {
+    Timestamp::parse_rfc3339(text).expect("an instant")
+}
+
+fn now() -> Timestamp {
+    at("2026-05-01T08:00:00Z")
+}
+
+fn line(id: u32, change: &str, time: &str) -> String {
+    format!(
+        r#"{{"specversion":"1.0","id":"h:{id}","source":"/h","type":"content.created","subject":"f/{id}","time":"{time}","data":{{"change":"{change}"}}}}"#
+    )
+}
+
+fn file(lines: &[String]) -> tempfile::NamedTempFile {
+    let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
+    file.write_all(lines.join("\n").as_bytes()).expect("written");
+    file
+}
+
+fn log() -> Arc<MemoryLog> {
+    Arc::new(MemoryLog::new(Arc::new(FixedClock(now())), at("2000-01-01T00:00:00Z"), Role::Active))
+}
+
+fn import(log: &Arc<MemoryLog>, file: &tempfile::NamedTempFile, recorded_at: RecordedAt) -> Import {
+    let clock = Arc::new(FixedClock(now()));
+    Import { log: log.clone(), simulated: None, clock, file: file.path().to_owned(), recorded_at }
+}
+
+async fn run(import: &Import) -> Result<ImportReport, ImportError> {
+    import.run(&Quiet(Mutex::default())).await
+}
+
+async fn events(log: &MemoryLog) -> Vec<RecordedEvent> {
+    let records = log.read_log(Position::FIRST, Direction::Forward, 10_000).await.expect("records");
+    let event = |record| match record {
+        Record::Event(event) => *event,
+        Record::Removed(_) => panic!("nothing was removed"),
+    };
+    records.into_iter().map(event).collect()
+}
+
+fn history() -> Vec<String> {
+    vec![
+        line(1, "a", "2020-01-01T00:00:00+01:00"),
+        line(2, "a", "2020-01-01T00:00:00+01:00"),
+        line(3, "b", "2019-06-01T00:00:00Z"),
+        line(4, "c", "2020-02-01T00:00:00Z"),
+    ]
+}
+
+#[tokio::test]
+async fn a_history_comes_in_once_in_its_order_behind_an_event_that_says_so() {
+    let (log, file) = (log(), file(&history()));
+    let report = run(&import(&log, &file, RecordedAt::Source)).await.expect("imported");
+    assert_eq!((report.events, report.appends, report.lines), (4, 3, 4));
+    let events = events(&log).await;
+    let opening = &events[0];
+    assert_eq!(opening.event.event_type, "coldstream.import.started");
+    assert_eq!(opening.event.stream.as_str(), format!("import-{}", &report.sha256[..16]));
+    let domain::event::Data::Json(data) = &opening.event.data else { panic!("it has data") };
+    assert!(data.contains(&report.sha256) && data.contains("2026-05-01T08:00:00.000000Z"), "{data}");
+    let places: Vec<_> = events[1..].iter().map(|e| (e.event.stream.as_str(), e.event.time.as_deref())).collect();
+    assert_eq!(places[0], ("content-f/1", Some("2020-01-01T00:00:00+01:00")));
+    assert_eq!(places[2], ("content-f/3", Some("2019-06-01T00:00:00Z")));
+    // From the source, and raised where the source went back.
+    let recorded: Vec<_> = events.iter().map(|event| event.recorded_at).collect();
+    let (first, last) = (at("2019-12-31T23:00:00Z"), at("2020-02-01T00:00:00Z"));
+    assert_eq!(recorded, [first, first, first, first, last]);
+}
+
+#[tokio::test]
+async fn a_second_run_imports_nothing() {
+    let (log, file) = (log(), file(&history()));
+    run(&import(&log, &file, RecordedAt::Source)).await.expect("imported");
+    let again = run(&import(&log, &file, RecordedAt::Source)).await.expect("nothing to do");
+    assert_eq!((again.lines_before, again.events, again.appends), (4, 0, 0));
+    assert_eq!(events(&log).await.len(), 5);
+}
+
+#[tokio::test]
+async fn a_killed_import_goes_on_where_its_checkpoint_stands() {
+    let (log, file) = (log(), file(&history()));
+    let first = import(&log, &file, RecordedAt::Source);
+    let survey = first.survey().await.expect("valid");
+    first.open(&survey).await.expect("opened");
+    let consumer = opening::consumer(&survey.file.sha256);
+    let stored: Vec<NewEvent> = history()[..2]
+        .iter()
+        .map(|line| {
+            NewEvent::from_cloudevent_with(line.as_bytes(), |id| domain::StreamName::of("content", id)).expect("valid")
+        })
+        .collect();
+    let checkpoint = Some(domain::append::ConsumerCheckpoint { consumer, from: 0, to: 2 });
+    let request = AppendRequest { events: stored, checkpoint, ..AppendRequest::default() };
+    log.append(request).await.expect("stored before the kill");
+
+    let report = run(&first).await.expect("goes on");
+    assert_eq!((report.lines_before, report.events), (2, 2));
+    assert_eq!(events(&log).await.len(), 5, "one opening, four lines");
+}
+
+#[tokio::test]
+async fn a_bad_line_is_named_and_nothing_is_stored() {
+    let mut lines = history();
+    lines[2] = lines[2].replace("\"source\":\"/h\",", "");
+    let log = log();
+    let error = run(&import(&log, &file(&lines), RecordedAt::Clock)).await.expect_err("refused");
+    assert_eq!(error.to_string(), "line 3: \"source\" is missing");
+    assert_eq!(events(&log).await, []);
+}
+
+#[tokio::test]
+async fn a_group_that_the_log_refuses_is_named_and_nothing_of_it_or_after_it_is_stored() {
+    let mut lines = history();
+    // The id of line 1 with other content, in the group of line 4.
+    lines.push(line(4, "c", "2020-02-01T00:00:00Z").replace("h:4", "h:1"));
+    let log = log();
+    let error = run(&import(&log, &file(&lines), RecordedAt::Clock)).await.expect_err("refused");
+    assert!(matches!(error, ImportError::Refused { first_line: 4, last_line: 5, .. }), "{error}");
+    assert_eq!(events(&log).await.len(), 4, "the opening and lines 1 to 3");
+}
+
+#[tokio::test]
+async fn a_longer_file_of_the_same_history_adds_what_is_new() {
+    let log = log();
+    run(&import(&log, &file(&history()[..3]), RecordedAt::Clock)).await.expect("imported");
+    let report = run(&import(&log, &file(&history()), RecordedAt::Clock)).await.expect("imported");
+    assert_eq!((report.events, report.events_replayed), (1, 3));
+}
+
+#[tokio::test]
+async fn the_sources_times_are_recorded_only_in_a_log_without_content() {
+    let log = log();
+    run(&import(&log, &file(&history()[..3]), RecordedAt::Clock)).await.expect("imported");
+    let error = run(&import(&log, &file(&history()), RecordedAt::Source)).await.expect_err("refused");
+    assert!(matches!(&error, ImportError::NotEmpty { stream } if stream == "content-f/1"), "{error}");
+}
+
+#[tokio::test]
+async fn a_simulated_clock_follows_the_history_and_stops_at_its_last_event() {
+    let clock = Arc::new(MovedClock(Mutex::default()));
+    let log = Arc::new(MemoryLog::new(clock.clone(), at("2000-01-01T00:00:00Z"), Role::Active));
+    let file = file(&history());
+    let import = Import { simulated: Some(clock.clone()), ..import(&log, &file, RecordedAt::Clock) };
+    run(&import).await.expect("imported");
+    let (first, last) = (at("2019-12-31T23:00:00Z"), at("2020-02-01T00:00:00Z"));
+    let recorded: Vec<_> = events(&log).await.iter().map(|event| event.recorded_at).collect();
+    assert_eq!(recorded, [first, first, first, first, last]);
+    assert_eq!(clock.0.lock().expect("not poisoned").last(), Some(&last));
+}
