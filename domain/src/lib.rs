@@ -21,6 +21,7 @@ pub mod keys;
 pub mod log;
 pub mod merkle;
 pub mod record;
+pub mod replication;
 pub mod store;
 #[cfg(feature = "twin")]
 pub mod twin;

@@ -1,3 +1,4 @@
 //! One suite a port, passed by the twin in memory and by every real adapter.
 
 pub mod log;
+pub mod peer;

@@ -10,6 +10,7 @@ use crate::append::{AppendError, AppendRequest, Appended, LogHead, Role, StreamH
 use crate::arbiter::{self, EventKey, Facts, PastRequest, Verdict, Wanted};
 use crate::log::{ApplyError, Direction, EventLog, FollowerLog, LogReader, ReadError};
 use crate::record::{Record, RecordedEvent};
+use crate::replication::Heard;
 use crate::{Clock, Epoch, Head, Position, StreamName, StreamVersion, Timestamp};
 
 /// A log in memory that keeps all the ports' contracts, with no durability at all.
@@ -27,6 +28,7 @@ pub(super) struct State {
     streams: BTreeMap<StreamName, StreamHead>,
     checkpoints: HashMap<String, u64>,
     pub(super) archive: Archive,
+    pub(super) heard: Option<Heard>,
 }
 
 impl MemoryLog {
@@ -49,6 +51,7 @@ impl MemoryLog {
             streams: BTreeMap::new(),
             checkpoints: HashMap::new(),
             archive: Archive::default(),
+            heard: None,
         };
         Self { clock, state: Mutex::new(state) }
     }

@@ -3,6 +3,7 @@
 
 mod catalog;
 mod log;
+mod peer;
 mod store;
 
 pub use log::MemoryLog;
