@@ -1,0 +1,9 @@
+SELECT id, state, created_time, (extract(epoch FROM created_at) * 1000000)::bigint AS created_at, revisions, version,
+    position, (extract(epoch FROM changed_at) * 1000000)::bigint AS changed_at
+FROM (
+    SELECT id, state, created_time, created_at, revisions, version, position, changed_at
+    FROM view_content_1.items WHERE id = ANY ($1)
+    UNION ALL
+    SELECT id, state, created_time, created_at, revisions, version, position, changed_at
+    FROM view_content_1.stubs WHERE id = ANY ($1)
+) known

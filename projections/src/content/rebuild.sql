@@ -1,0 +1,2 @@
+-- Locks the view's tables against readers too, for about a second a 100 MB.
+SELECT view_content_1.rebuild()

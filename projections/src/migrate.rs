@@ -1,0 +1,38 @@
+//! The schemas of runner and views, step by step, forward only.
+
+use sqlx::{Connection, PgConnection};
+
+use crate::ProjectionError;
+
+const MIGRATIONS: [(i32, &str); 2] =
+    [(1, include_str!("../migrations/0001_progress.sql")), (2, include_str!("../migrations/0002_content_1.sql"))];
+
+/// Brings the schemas of all views up to date, each step in its own transaction. May be called by several
+/// processes at once, and again.
+///
+/// The log's own schema has to be there (views register in `coldstream.consumers`), and its roles: `connection`
+/// acts as the owner, the service gets its grants.
+///
+/// # Errors
+/// [`ProjectionError::Database`] with what PostgreSQL said; the steps before it are done then.
+pub async fn migrate(connection: &mut PgConnection) -> Result<(), ProjectionError> {
+    for (number, sql) in MIGRATIONS {
+        let mut tx = connection.begin().await.map_err(ProjectionError::database("begin a migration"))?;
+        // An advisory lock, held to the end of the transaction, because before the first step there is no table
+        // that could be locked.
+        sqlx::raw_sql(include_str!("migrate/prepare.sql"))
+            .execute(&mut *tx)
+            .await
+            .map_err(ProjectionError::database("prepare the migrations of the views"))?;
+        let claimed = sqlx::query(include_str!("migrate/claim.sql"))
+            .bind(number)
+            .execute(&mut *tx)
+            .await
+            .map_err(ProjectionError::database("claim a migration of the views"))?;
+        if claimed.rows_affected() == 1 {
+            sqlx::raw_sql(sql).execute(&mut *tx).await.map_err(ProjectionError::database("migrate the views"))?;
+        }
+        tx.commit().await.map_err(ProjectionError::database("commit a migration of the views"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,1 @@
+INSERT INTO projections.migrations (number) VALUES ($1) ON CONFLICT (number) DO NOTHING

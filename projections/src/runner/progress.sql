@@ -1,0 +1,3 @@
+SELECT consumer.checkpoint, (extract(epoch FROM progress.cutoff) * 1000000)::bigint AS cutoff, progress.leaf
+FROM coldstream.consumers consumer JOIN projections.progress progress ON progress.view = consumer.name
+WHERE consumer.name = $1
