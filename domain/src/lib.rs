@@ -16,6 +16,7 @@ pub mod conformance;
 pub mod content;
 pub mod cqrs;
 pub mod event;
+pub mod evidence;
 pub mod json;
 pub mod keys;
 pub mod log;
@@ -23,6 +24,7 @@ pub mod merkle;
 pub mod record;
 pub mod replication;
 pub mod store;
+pub mod tiered;
 #[cfg(feature = "twin")]
 pub mod twin;
 mod types;

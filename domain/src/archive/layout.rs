@@ -89,14 +89,15 @@ pub fn parse_epoch_claim(key: &str) -> Option<Epoch> {
     Epoch::new(padded(key.strip_prefix(EPOCHS)?.strip_suffix(".json")?)?)
 }
 
-/// First and last position of the segment or index called `key`.
+/// First and last position and epoch of the segment or index called `key`.
 #[must_use]
-pub fn parse_range(key: &str) -> Option<(Position, Position)> {
+pub fn parse_range(key: &str) -> Option<(Position, Position, Epoch)> {
     let segment = key.strip_prefix(SEGMENTS).and_then(|rest| rest.strip_suffix(".ndjson.zst"));
     let stem = segment.or_else(|| key.strip_prefix(INDEXES)?.strip_suffix(".idx"))?;
-    let mut parts = stem.splitn(3, '-');
+    let mut parts = stem.splitn(4, '-');
     let (first, last) = (padded(parts.next()?)?, padded(parts.next()?)?);
-    Some((Position::new(first)?, Position::new(last)?))
+    let epoch = parts.next()?.parse().ok()?;
+    Some((Position::new(first)?, Position::new(last)?, Epoch::new(epoch)?))
 }
 
 fn padded(digits: &str) -> Option<u64> {
@@ -149,7 +150,7 @@ mod tests {
     #[test]
     fn keys_read_back_and_others_are_none() {
         let epoch = Epoch::new(2).unwrap();
-        let range = Some((example().first, example().last));
+        let range = Some((example().first, example().last, epoch));
         assert_eq!(parse_range(&segment(&example())), range);
         assert_eq!(parse_range(&index(&example())), range);
         assert_eq!(parse_manifest(&manifest(epoch, 7)), Some((epoch, 7)));

@@ -4,6 +4,7 @@
 //! and the [`chain`] of manifests what is in force; a signed [`checkpoint`] proves the whole log at one size; a
 //! [`confirmation`] says that the other region holds a segment; an [`epoch_claim`] that a region was promoted.
 
+pub mod accept;
 pub mod catalog;
 pub mod chain;
 pub mod checkpoint;
@@ -12,6 +13,7 @@ pub mod epoch_claim;
 pub mod index;
 pub mod layout;
 pub mod manifest;
+pub mod read_back;
 pub mod reader;
 pub mod segment;
 pub mod statement;
