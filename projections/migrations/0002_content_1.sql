@@ -49,6 +49,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock
 BEGIN
     CLUSTER view_content_1.items USING items_pkey;
     CLUSTER view_content_1.stubs USING stubs_pkey;
+    CLUSTER view_content_1.recalled USING recalled_pkey;
 END
 $$;
 REVOKE EXECUTE ON FUNCTION view_content_1.rebuild() FROM PUBLIC;
