@@ -1,0 +1,553 @@
+//! Switchover and forced failover: which steps, in which order, and what each may do (REP-2, REP-3).
+//!
+//! A switchover is driven from outside (the CLI) by [`plan`] and [`execute`]: look at both regions, do the next
+//! step, look again. Nothing of it is kept anywhere: whoever comes next, after any crash, sees where it stands
+//! and goes on. The acts themselves ([`drain`], [`resume`], [`promote`], [`confirm`]) run inside the region that
+//! they change, under its own checks, and may be repeated.
+//!
+//! A region is never promoted behind its own word, and never without having said first what may be lost.
+
+use async_trait::async_trait;
+use domain::append::{LogHead, Role};
+use domain::archive::catalog::CatalogError;
+use domain::archive::epoch_claim::EpochClaim;
+use domain::log::{ApplyError, ReadError};
+use domain::merkle::Hash;
+use domain::replication::Heard;
+use domain::{ClockError, Epoch, ErrorKind, Head, Timestamp};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::claim::{self, ClaimError};
+use crate::fence::{self, Answers, FenceError};
+use crate::peer::{HeardAnswer, PeerClient, PeerError, Standing};
+use crate::region::Region;
+use crate::spelling;
+use crate::tree::{self, TreeError};
+
+/// Why an act did not happen. Unless it says otherwise, nothing was changed.
+#[derive(Debug, Error)]
+pub enum FailoverError {
+    /// What is asked for may not be done as things stand.
+    #[error("{0}")]
+    Refused(String),
+    /// The loss is more than was accepted.
+    #[error("{0}; say how much may be lost to go on")]
+    Loss(LossStatement),
+    /// The logs differ, or this one is shorter than it once said.
+    #[error("{0}")]
+    Corrupt(String),
+    /// The epoch was not claimed.
+    #[error("the epoch was not claimed")]
+    Claim(#[from] ClaimError),
+    /// The role was not changed.
+    #[error("the region's role was not changed")]
+    Role(#[from] ApplyError),
+    /// The log was not read.
+    #[error("the log was not read")]
+    Read(#[from] ReadError),
+    /// The tree is not known.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+    /// The stored state was not read.
+    #[error("the region's state was not read")]
+    State(#[from] CatalogError),
+    /// The clock was not read.
+    #[error(transparent)]
+    Clock(#[from] ClockError),
+    /// The watch failed.
+    #[error(transparent)]
+    Fence(#[from] FenceError),
+    /// A region gave no answer.
+    #[error(transparent)]
+    Peer(#[from] PeerError),
+}
+
+impl FailoverError {
+    /// What the caller has to do.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Refused(_) | Self::Loss(_) => ErrorKind::Conflict,
+            Self::Corrupt(_) => ErrorKind::Corrupt,
+            Self::Claim(error) => error.kind(),
+            Self::Role(_) | Self::Clock(_) => ErrorKind::Unavailable,
+            Self::Read(error) => error.kind(),
+            Self::Tree(error) => error.kind(),
+            Self::State(error) => error.kind(),
+            Self::Fence(error) => error.kind(),
+            Self::Peer(error) => error.kind(),
+        }
+    }
+}
+
+/// The next step of a switchover.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// The active region takes no more appends.
+    Drain,
+    /// The follower has `behind` events to fetch; look again shortly.
+    CatchUp {
+        /// How many.
+        behind: u64,
+    },
+    /// The follower takes over at this head and root.
+    Promote {
+        /// Head of both.
+        head: Head,
+        /// Root of both.
+        root: Hash,
+    },
+    /// The old region follows the new epoch.
+    StepDown,
+}
+
+/// Plans the next step of a switchover from `old` to `new`; `None`: it is done. Touches nothing. Both standings
+/// have to be newer than the last step; with their roots once the old one is draining.
+///
+/// # Errors
+/// `Refused` or `Corrupt` if there is no way from here.
+pub fn plan(old: &Standing, new: &Standing) -> Result<Option<Step>, FailoverError> {
+    if old.log != new.log {
+        return Err(refused(format!("{:?} and {:?} are two logs", old.log, new.log)));
+    }
+    if old.region == new.region {
+        return Err(refused(format!("both are region {:?}", old.region)));
+    }
+    if new.role == Role::Active && new.epoch > old.epoch {
+        return Ok(Some(Step::StepDown));
+    }
+    if new.role == Role::Active && new.epoch == old.epoch && old.role == Role::Follower {
+        return Ok(None);
+    }
+    if old.epoch != new.epoch {
+        return Err(refused(format!("they are in epochs {} and {}", old.epoch, new.epoch)));
+    }
+    match (old.role, new.role) {
+        (Role::Active, Role::Follower) => Ok(Some(Step::Drain)),
+        (Role::Draining, Role::Follower) if new.head < old.head => {
+            Ok(Some(Step::CatchUp { behind: old.head.get() - new.head.get() }))
+        }
+        // Read-only too: a promotion that was interrupted.
+        (Role::Draining, Role::Follower | Role::ReadOnly) => plan_promotion(old, new).map(Some),
+        (old_role, new_role) => Err(refused(format!(
+            "{} is {} and {} is {}: an active region and its follower are needed",
+            old.region,
+            old_role.as_str(),
+            new.region,
+            new_role.as_str()
+        ))),
+    }
+}
+
+fn plan_promotion(old: &Standing, new: &Standing) -> Result<Step, FailoverError> {
+    let (Some(old_root), Some(new_root)) = (old.root, new.root) else {
+        return Err(refused("the roots were not asked for".into()));
+    };
+    if (old.head, old_root) != (new.head, new_root) {
+        let (old_head, new_head) = (old.head, new.head);
+        return Err(FailoverError::Corrupt(format!(
+            "the logs differ: {old_root} at {old_head}, and {new_root} at {new_head}"
+        )));
+    }
+    Ok(Step::Promote { head: new.head, root: new_root })
+}
+
+fn refused(reason: String) -> FailoverError {
+    FailoverError::Refused(reason)
+}
+
+/// What is asked of a region from outside, by an operator's token.
+#[async_trait]
+pub trait RegionAdmin: Send + Sync {
+    /// Where it stands, with its root.
+    async fn standing(&self) -> Result<Standing, FailoverError>;
+    /// [`drain`]
+    async fn drain(&self) -> Result<Standing, FailoverError>;
+    /// [`promote`]
+    async fn promote(&self, request: &Promote) -> Result<Promoted, FailoverError>;
+    /// [`step_down`]
+    async fn step_down(&self) -> Result<Standing, FailoverError>;
+    /// [`resume`]
+    async fn resume(&self) -> Result<Standing, FailoverError>;
+    /// [`confirm`]
+    async fn confirm(&self) -> Result<Standing, FailoverError>;
+}
+
+/// Does one step of a switchover; safe to repeat.
+///
+/// # Errors
+/// The region's own; look again and plan anew.
+pub async fn execute(step: &Step, old: &impl RegionAdmin, new: &impl RegionAdmin) -> Result<(), FailoverError> {
+    match step {
+        Step::Drain => old.drain().await.map(|_| ()),
+        // The follower does that by itself.
+        Step::CatchUp { .. } => Ok(()),
+        Step::Promote { head, root } => new.promote(&Promote::Planned { head: *head, root: *root }).await.map(|_| ()),
+        Step::StepDown => old.step_down().await.map(|_| ()),
+    }
+}
+
+/// How a promotion is asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "mode", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Promote {
+    /// With the old region's consent, at this head and root: nothing is lost.
+    Planned {
+        /// Head of both.
+        #[serde(with = "spelling::text")]
+        head: Head,
+        /// Root of both.
+        #[serde(with = "spelling::text")]
+        root: Hash,
+    },
+    /// Without it.
+    Forced {
+        /// How much may be lost.
+        accept: AcceptLoss,
+    },
+}
+
+/// How much an operator accepts to lose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AcceptLoss {
+    /// At most this many events, and only if that is certain. 0: nothing.
+    Events(u64),
+    /// What was acknowledged since the old region was last heard of, however much that is.
+    Unknown,
+}
+
+/// What bounds the loss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Bound {
+    /// No more than this many events: the old region had stopped appends when its head was heard.
+    Events(u64),
+    /// The old region may have acknowledged more since this instant; `null`: it was never heard of.
+    UnknownSince(#[serde(with = "spelling::text_or_null")] Option<Timestamp>),
+}
+
+/// What a forced promotion may lose, said before it happens (REP-3).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LossStatement {
+    /// The head of the region to be promoted.
+    #[serde(with = "spelling::text")]
+    pub own_head: Head,
+    /// The newest that it heard of the old region.
+    pub heard: Option<HeardAnswer>,
+    /// Events that are known to be missing: from `own_head` to the head heard of.
+    #[serde(with = "spelling::text")]
+    pub known_missing: u64,
+    /// What bounds the loss.
+    pub bound: Bound,
+}
+
+impl std::fmt::Display for LossStatement {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "this region's head is {}; ", self.own_head)?;
+        match &self.heard {
+            Some(heard) => write!(f, "the newest head heard of the other region is {} at {}; ", heard.head, heard.at)?,
+            None => f.write_str("it never heard of the other region; ")?,
+        }
+        write!(f, "{} events are known to be missing, ", self.known_missing)?;
+        match self.bound {
+            Bound::Events(most) => write!(f, "{most} at most"),
+            Bound::UnknownSince(Some(since)) => write!(f, "how many more since {since} is unknown"),
+            Bound::UnknownSince(None) => f.write_str("how many more is unknown"),
+        }
+    }
+}
+
+/// States what a promotion may lose. `epoch` is the one in force: what was heard of an older one bounds nothing.
+#[must_use]
+pub fn state_loss(own_head: Head, epoch: Epoch, heard: Option<Heard>) -> LossStatement {
+    let newest = heard.map_or(Head::EMPTY, |heard| heard.head);
+    let known_missing = newest.get().saturating_sub(own_head.get());
+    let bound = match heard {
+        Some(heard) if heard.role == Role::Draining && heard.epoch == epoch => Bound::Events(known_missing),
+        heard => Bound::UnknownSince(heard.map(|heard| heard.at)),
+    };
+    LossStatement { own_head, heard: heard.map(HeardAnswer::from), known_missing, bound }
+}
+
+fn is_accepted(loss: &LossStatement, accept: AcceptLoss) -> bool {
+    match (loss.bound, accept) {
+        (_, AcceptLoss::Unknown) => true,
+        (Bound::Events(most), AcceptLoss::Events(accepted)) => most <= accepted,
+        (Bound::UnknownSince(_), AcceptLoss::Events(_)) => false,
+    }
+}
+
+/// What a promotion did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Promoted {
+    /// The epoch that the region now holds.
+    #[serde(with = "spelling::text")]
+    pub epoch: Epoch,
+    /// Where it begins: the region's head at that moment.
+    #[serde(with = "spelling::text")]
+    pub fork: Head,
+    /// What may be lost; `None` for a planned one, which loses nothing, and for one that was done before.
+    pub loss: Option<LossStatement>,
+}
+
+/// Where a region stands: the answer to `GET /v1/replication/epoch`.
+///
+/// # Errors
+/// `Read`, `State`, `Clock`; with the root also `Tree`.
+pub async fn standing(region: &Region, with_root: bool) -> Result<Standing, FailoverError> {
+    let LogHead { log_id: log, epoch, role, head, .. } = region.log.log_head().await?;
+    let root = if with_root { Some(root_at(region, head).await?) } else { None };
+    let heard = region.memory.heard().await?.map(HeardAnswer::from);
+    let clock = region.clock.now().await?;
+    Ok(Standing { log, region: region.name().to_owned(), epoch, role, head, root, clock, heard })
+}
+
+async fn root_at(region: &Region, head: Head) -> Result<Hash, FailoverError> {
+    let frontier = tree::frontier_at(region.history.as_ref(), region.evidence.as_ref(), head).await?;
+    // Kept, so that asking again costs only what was appended since.
+    region.evidence.save_frontier(&frontier).await?;
+    Ok(frontier.root())
+}
+
+/// `POST /v1/admin/drain`: stops appends for a switchover. When it returns no append is acknowledged any more.
+///
+/// # Errors
+/// `Refused` unless the region is active (or drains already).
+pub async fn drain(region: &Region) -> Result<Standing, FailoverError> {
+    change(region, &[Role::Active, Role::Draining], Role::Draining).await
+}
+
+/// `POST /v1/admin/resume`: takes a drain back, as long as nobody has claimed a newer epoch.
+///
+/// # Errors
+/// `Refused` unless the region drains (or is active again already) and is still in the newest epoch.
+pub async fn resume(region: &Region) -> Result<Standing, FailoverError> {
+    newest_epoch_or_refuse(region, true).await?;
+    change(region, &[Role::Draining, Role::Active], Role::Active).await
+}
+
+/// `POST /v1/admin/confirm-epoch`: an operator says that there is no newer epoch than this region's, which could
+/// not be learned. Refused if anybody who answers knows better.
+///
+/// # Errors
+/// `Refused` unless the region is read-only (or active again already) and nobody knows of a newer epoch.
+pub async fn confirm(region: &Region) -> Result<Standing, FailoverError> {
+    newest_epoch_or_refuse(region, false).await?;
+    change(region, &[Role::ReadOnly, Role::Active], Role::Active).await
+}
+
+/// `POST /v1/admin/step-down`: looks for a newer epoch at once and follows it.
+///
+/// # Errors
+/// As the watch ([`fence::look_now`]); `Refused` if the region is still active after it.
+pub async fn step_down(region: &Region) -> Result<Standing, FailoverError> {
+    fence::look_now(region).await?;
+    let standing = standing(region, true).await?;
+    if standing.role == Role::Follower {
+        Ok(standing)
+    } else {
+        Err(refused(format!("no newer epoch to follow was found; the region is {}", standing.role.as_str())))
+    }
+}
+
+async fn change(region: &Region, from: &[Role], to: Role) -> Result<Standing, FailoverError> {
+    {
+        let _changing = region.role_change.lock().await;
+        let head = region.log.log_head().await?;
+        if !from.contains(&head.role) {
+            return Err(refused(format!("the region is {}, not {}", head.role.as_str(), from[0].as_str())));
+        }
+        if head.role != to {
+            region.log.change_role((head.epoch, head.role), (head.epoch, to)).await?;
+        }
+    }
+    standing(region, true).await
+}
+
+async fn newest_epoch_or_refuse(region: &Region, must_be_heard: bool) -> Result<(), FailoverError> {
+    let own = region.log.log_head().await?;
+    let answers = fence::ask_all(region, &own.log_id).await;
+    if let Some(newer) = answers.highest_epoch().filter(|highest| *highest > own.epoch) {
+        return Err(refused(format!("epoch {newer} is in force, this region is in epoch {}", own.epoch)));
+    }
+    let leads = |peer: &&Standing| peer.epoch == own.epoch && peer.role == Role::Active;
+    if let Some(peer) = answers.peer.as_ref().filter(leads) {
+        return Err(refused(format!("{:?} is active in epoch {}", peer.region, own.epoch)));
+    }
+    if let Some(claim) = answers.claim_of(own.epoch).filter(|claim| claim.region != region.name()) {
+        return Err(refused(format!("epoch {} is {:?}'s", own.epoch, claim.region)));
+    }
+    if must_be_heard && region.peer.is_some() && !answers.heard_other_side() {
+        return Err(refused("neither the other region nor its bucket answers".into()));
+    }
+    Ok(())
+}
+
+/// `POST /v1/admin/promote`: makes this region the active one of a new epoch.
+///
+/// The order: stop applying, so that the head stands still; say and check what may be lost; claim the epoch;
+/// take appends. A refusal gives the old role back. After a crash between the last two the watch keeps the
+/// region read-only and the same request finishes what was begun.
+///
+/// # Errors
+/// `Loss` with the statement if more may be lost than was accepted, `Refused`, `Corrupt`, `Claim`.
+pub async fn promote(region: &Region, request: &Promote) -> Result<Promoted, FailoverError> {
+    let _changing = region.role_change.lock().await;
+    let before = region.log.log_head().await?;
+    let answers = fence::ask_all(region, &before.log_id).await;
+    if before.role == Role::Active {
+        return match answers.claim_of(before.epoch) {
+            Some(claim) if claim.region == region.name() && before.epoch > Epoch::FIRST => {
+                Ok(Promoted { epoch: claim.epoch, fork: claim.fork, loss: None })
+            }
+            _ => Err(refused("the region is active already".into())),
+        };
+    }
+    if before.role == Role::Draining {
+        return Err(refused("the region drains: resume it, or promote the other one".into()));
+    }
+    if before.role != Role::ReadOnly {
+        region.log.change_role((before.epoch, before.role), (before.epoch, Role::ReadOnly)).await?;
+    }
+    let own = region.log.log_head().await?;
+    match claim_for(region, request, &own, &answers).await {
+        Ok((claim, loss)) => {
+            region.log.change_role((own.epoch, Role::ReadOnly), (claim.epoch, Role::Active)).await?;
+            Ok(Promoted { epoch: claim.epoch, fork: claim.fork, loss })
+        }
+        Err(error) => {
+            if before.role != Role::ReadOnly {
+                region.log.change_role((own.epoch, Role::ReadOnly), (own.epoch, before.role)).await?;
+            }
+            Err(error)
+        }
+    }
+}
+
+async fn claim_for(
+    region: &Region,
+    request: &Promote,
+    own: &LogHead,
+    answers: &Answers,
+) -> Result<(EpochClaim, Option<LossStatement>), FailoverError> {
+    let head = own.head;
+    check_own_word(region, head).await?;
+    let loss = match request {
+        Promote::Planned { head, root } => {
+            check_consent(region, own, *head, *root).await?;
+            None
+        }
+        Promote::Forced { accept } => Some(check_loss(region, own, answers, *accept).await?),
+    };
+    let highest = answers.highest_epoch().map_or(own.epoch, |highest| highest.max(own.epoch));
+    // An epoch that this region claimed before, for this very head, is its own to finish.
+    let mine = answers.claim_of(highest).filter(|c| c.region == region.name() && c.fork == head && c.epoch > own.epoch);
+    let (epoch, previous) = mine.map_or((highest.next(), Some(highest)), |claim| (claim.epoch, claim.previous));
+    let now = region.clock.now().await?;
+    Ok((claim::claim(region, &own.log_id, epoch, previous, head, now).await?, loss))
+}
+
+/// Never behind the own word: a head below a checkpoint that this region signed is a log that lost its end.
+async fn check_own_word(region: &Region, head: Head) -> Result<(), FailoverError> {
+    let signed = region.evidence.newest_checkpoint(false).await?.map_or(Head::EMPTY, |newest| newest.size);
+    if head < signed {
+        return Err(FailoverError::Corrupt(format!(
+            "this log ends at {head}, but the region has signed a checkpoint of {signed} events"
+        )));
+    }
+    Ok(())
+}
+
+async fn check_consent(region: &Region, own: &LogHead, head: Head, root: Hash) -> Result<(), FailoverError> {
+    let peer = region.peer.as_ref().ok_or_else(|| refused("there is no other region".into()))?;
+    let old = peer.standing(true).await?;
+    if (old.role, old.epoch) != (Role::Draining, own.epoch) {
+        let (role, epoch) = (old.role.as_str(), old.epoch);
+        return Err(refused(format!("the other region is {role} in epoch {epoch}, it has to drain in {}", own.epoch)));
+    }
+    if own.head != head || old.head != head {
+        return Err(refused(format!("the heads are {} and {}, not both {head}", own.head, old.head)));
+    }
+    let own_root = root_at(region, head).await?;
+    if own_root != root || old.root != Some(root) {
+        return Err(FailoverError::Corrupt(format!("the logs differ in their first {head} events")));
+    }
+    Ok(())
+}
+
+async fn check_loss(
+    region: &Region,
+    own: &LogHead,
+    answers: &Answers,
+    accept: AcceptLoss,
+) -> Result<LossStatement, FailoverError> {
+    if let Some(peer) = &answers.peer
+        && matches!(peer.role, Role::Active | Role::Draining)
+    {
+        return Err(refused(format!("{:?} answers and is {}: switch over instead", peer.region, peer.role.as_str())));
+    }
+    let loss = state_loss(own.head, own.epoch, region.memory.heard().await?);
+    if is_accepted(&loss, accept) { Ok(loss) } else { Err(FailoverError::Loss(loss)) }
+}
+
+#[async_trait]
+impl RegionAdmin for PeerClient {
+    async fn standing(&self) -> Result<Standing, FailoverError> {
+        Ok(self.ask("/v1/replication/epoch?root=true").await?)
+    }
+
+    async fn drain(&self) -> Result<Standing, FailoverError> {
+        Ok(self.act("/v1/admin/drain", None::<&()>).await?)
+    }
+
+    async fn promote(&self, request: &Promote) -> Result<Promoted, FailoverError> {
+        Ok(self.act("/v1/admin/promote", Some(request)).await?)
+    }
+
+    async fn step_down(&self) -> Result<Standing, FailoverError> {
+        Ok(self.act("/v1/admin/step-down", None::<&()>).await?)
+    }
+
+    async fn resume(&self) -> Result<Standing, FailoverError> {
+        Ok(self.act("/v1/admin/resume", None::<&()>).await?)
+    }
+
+    async fn confirm(&self) -> Result<Standing, FailoverError> {
+        Ok(self.act("/v1/admin/confirm-epoch", None::<&()>).await?)
+    }
+}
+
+/// The region in this process, for who drives a switchover from inside of it.
+#[async_trait]
+impl RegionAdmin for Region {
+    async fn standing(&self) -> Result<Standing, FailoverError> {
+        standing(self, true).await
+    }
+
+    async fn drain(&self) -> Result<Standing, FailoverError> {
+        drain(self).await
+    }
+
+    async fn promote(&self, request: &Promote) -> Result<Promoted, FailoverError> {
+        promote(self, request).await
+    }
+
+    async fn step_down(&self) -> Result<Standing, FailoverError> {
+        step_down(self).await
+    }
+
+    async fn resume(&self) -> Result<Standing, FailoverError> {
+        resume(self).await
+    }
+
+    async fn confirm(&self) -> Result<Standing, FailoverError> {
+        confirm(self).await
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,225 @@
+//! Switchover, forced promotion and their refusals, on two regions in memory.
+
+use std::sync::Arc;
+
+use domain::log::{EventLog, FollowerLog, LogReader};
+use domain::replication::PeerMemory;
+
+use super::*;
+use crate::follow::Follower;
+use crate::testing::{Pair, append, at};
+
+fn head(events: u64) -> Head {
+    Head::new(events).expect("small")
+}
+
+fn epoch(number: u64) -> Epoch {
+    Epoch::new(number).expect("small")
+}
+
+async fn follow(region: &Arc<Region>) {
+    let mut follower = Follower::new(Arc::clone(region));
+    while follower.round().await.expect("good").has_more() {}
+}
+
+async fn role(region: &Region) -> (Epoch, Role) {
+    let head = region.log.log_head().await.expect("head");
+    (head.epoch, head.role)
+}
+
+fn stands(region: &str, at_epoch: u64, role: Role, events: u64, root: &[u8]) -> Standing {
+    Standing {
+        log: "log".into(),
+        region: region.into(),
+        epoch: epoch(at_epoch),
+        role,
+        head: head(events),
+        root: Some(Hash::of(root)),
+        clock: at(0),
+        heard: None,
+    }
+}
+
+#[test]
+fn a_switchover_goes_step_by_step_from_whatever_it_finds() {
+    let planned = |old, new| plan(&old, &new).expect("there is a way");
+    let home = |role, events| stands("home", 1, role, events, b"r");
+    let dr = |events| stands("dr", 1, Role::Follower, events, b"r");
+    assert_eq!(planned(home(Role::Active, 9), dr(7)), Some(Step::Drain));
+    assert_eq!(planned(home(Role::Draining, 9), dr(7)), Some(Step::CatchUp { behind: 2 }));
+    let promote = Step::Promote { head: head(9), root: Hash::of(b"r") };
+    assert_eq!(planned(home(Role::Draining, 9), dr(9)), Some(promote.clone()));
+    assert_eq!(planned(home(Role::Draining, 9), stands("dr", 1, Role::ReadOnly, 9, b"r")), Some(promote));
+    let active = stands("dr", 2, Role::Active, 9, b"r");
+    assert_eq!(planned(home(Role::Draining, 9), active.clone()), Some(Step::StepDown));
+    assert_eq!(planned(stands("home", 2, Role::Follower, 9, b"r"), active), None);
+}
+
+#[test]
+fn there_is_no_switchover_between_logs_that_differ() {
+    let home = stands("home", 1, Role::Draining, 9, b"one");
+    assert_eq!(
+        plan(&home, &stands("dr", 1, Role::Follower, 9, b"two")).expect_err("refused").kind(),
+        ErrorKind::Corrupt
+    );
+    assert_eq!(
+        plan(&home, &stands("dr", 1, Role::Follower, 10, b"one")).expect_err("refused").kind(),
+        ErrorKind::Corrupt
+    );
+    let two = stands("dr", 1, Role::Active, 9, b"one");
+    assert_eq!(plan(&home, &two).expect_err("refused").kind(), ErrorKind::Conflict);
+}
+
+#[tokio::test]
+async fn a_switchover_loses_nothing_and_turns_the_stream_round() {
+    let pair = Pair::new().await;
+    append(&pair.home_log, 0..20).await;
+    for _ in 0..10 {
+        let (old, new) = (RegionAdmin::standing(&*pair.home).await, RegionAdmin::standing(&*pair.dr).await);
+        let Some(step) = plan(&old.expect("stands"), &new.expect("stands")).expect("a way") else { break };
+        execute(&step, &*pair.home, &*pair.dr).await.expect("done");
+        execute(&step, &*pair.home, &*pair.dr).await.expect("and safe to repeat");
+        follow(&pair.dr).await;
+    }
+    assert_eq!(role(&pair.home).await, (epoch(2), Role::Follower));
+    assert_eq!(role(&pair.dr).await, (epoch(2), Role::Active));
+    append(&pair.dr_log, 20..30).await;
+    follow(&pair.home).await;
+    assert_eq!(pair.home_log.log_head().await.expect("head").head, head(30));
+}
+
+#[tokio::test]
+async fn a_draining_region_cannot_append_and_resumes_as_long_as_nobody_took_over() {
+    let pair = Pair::new().await;
+    drain(&pair.home).await.expect("drained");
+    let refused = pair.home_log.append(crate::testing::request(0)).await.expect_err("refused");
+    assert_eq!(refused.kind(), ErrorKind::Fenced);
+    resume(&pair.home).await.expect("resumed");
+    append(&pair.home_log, 0..1).await;
+
+    let stands = drain(&pair.home).await.expect("drained");
+    follow(&pair.dr).await;
+    let request = Promote::Planned { head: stands.head, root: stands.root.expect("asked for") };
+    promote(&pair.dr, &request).await.expect("promoted");
+    assert_eq!(resume(&pair.home).await.expect_err("refused").kind(), ErrorKind::Conflict);
+}
+
+#[tokio::test]
+async fn a_planned_promotion_needs_the_old_regions_consent_and_the_same_root() {
+    let pair = Pair::new().await;
+    append(&pair.home_log, 0..5).await;
+    follow(&pair.dr).await;
+    let root = RegionAdmin::standing(&*pair.dr).await.expect("stands").root.expect("asked for");
+    let request = Promote::Planned { head: head(5), root };
+    assert_eq!(promote(&pair.dr, &request).await.expect_err("home is active").kind(), ErrorKind::Conflict);
+    drain(&pair.home).await.expect("drained");
+    let other = Promote::Planned { head: head(5), root: Hash::of(b"other") };
+    assert_eq!(promote(&pair.dr, &other).await.expect_err("another root").kind(), ErrorKind::Corrupt);
+    assert_eq!(role(&pair.dr).await, (epoch(1), Role::Follower), "a refusal gives the role back");
+    promote(&pair.dr, &request).await.expect("promoted");
+}
+
+#[tokio::test]
+async fn a_forced_promotion_states_its_loss_first_and_needs_it_accepted() {
+    let pair = Pair::new().await;
+    append(&pair.home_log, 0..5).await;
+    follow(&pair.dr).await;
+    let heard = Heard { epoch: epoch(1), head: head(8), role: Role::Active, at: at(60) };
+    pair.dr_log.hear(heard).await.expect("kept");
+    pair.to_home.set_up(false);
+
+    let forced = |accept| Promote::Forced { accept };
+    let error = promote(&pair.dr, &forced(AcceptLoss::Events(1000))).await.expect_err("nobody knows how much");
+    let FailoverError::Loss(loss) = error else { panic!("{error}") };
+    assert_eq!((loss.own_head, loss.known_missing), (head(5), 3));
+    assert_eq!(loss.bound, Bound::UnknownSince(Some(at(60))));
+    assert_eq!(role(&pair.dr).await, (epoch(1), Role::Follower));
+
+    let promoted = promote(&pair.dr, &forced(AcceptLoss::Unknown)).await.expect("accepted");
+    assert_eq!((promoted.epoch, promoted.fork, promoted.loss), (epoch(2), head(5), Some(loss)));
+    let again = promote(&pair.dr, &forced(AcceptLoss::Unknown)).await.expect("done before");
+    assert_eq!((again.epoch, again.fork, again.loss), (epoch(2), head(5), None));
+    append(&pair.dr_log, 10..12).await;
+}
+
+#[tokio::test]
+async fn the_loss_of_a_region_that_had_stopped_appends_is_bounded() {
+    let pair = Pair::new().await;
+    append(&pair.home_log, 0..5).await;
+    follow(&pair.dr).await;
+    let heard = Heard { epoch: epoch(1), head: head(8), role: Role::Draining, at: at(60) };
+    pair.dr_log.hear(heard).await.expect("kept");
+    pair.to_home.set_up(false);
+    let forced = |events| Promote::Forced { accept: AcceptLoss::Events(events) };
+    let error = promote(&pair.dr, &forced(2)).await.expect_err("three may be lost");
+    assert!(matches!(error, FailoverError::Loss(LossStatement { bound: Bound::Events(3), .. })), "{error}");
+    promote(&pair.dr, &forced(3)).await.expect("accepted");
+}
+
+#[tokio::test]
+async fn a_region_that_answers_is_not_forced_out() {
+    let pair = Pair::new().await;
+    let error = promote(&pair.dr, &Promote::Forced { accept: AcceptLoss::Unknown }).await.expect_err("refused");
+    assert_eq!(error.kind(), ErrorKind::Conflict);
+    assert_eq!(role(&pair.dr).await, (epoch(1), Role::Follower));
+}
+
+#[tokio::test]
+async fn the_old_home_that_comes_back_is_refused_and_keeps_what_it_had() {
+    let pair = Pair::new().await;
+    append(&pair.home_log, 0..5).await;
+    follow(&pair.dr).await;
+    append(&pair.home_log, 5..7).await;
+    pair.to_home.set_up(false);
+    promote(&pair.dr, &Promote::Forced { accept: AcceptLoss::Unknown }).await.expect("accepted");
+    pair.to_home.set_up(true);
+
+    let mut watch = fence::EpochWatch::new(Arc::clone(&pair.home));
+    let watched = watch.round().await.expect("decided");
+    assert_eq!((watched.epoch, watched.role), (epoch(1), Role::ReadOnly));
+    assert!(confirm(&pair.home).await.is_err(), "an operator cannot confirm an epoch that is over");
+    assert_eq!(pair.home_log.log_head().await.expect("head").head, head(7));
+}
+
+#[tokio::test]
+async fn a_promotion_that_died_after_its_claim_is_finished_by_the_same_request() {
+    let pair = Pair::new().await;
+    append(&pair.home_log, 0..5).await;
+    follow(&pair.dr).await;
+    pair.to_home.set_up(false);
+    pair.dr_log.change_role((epoch(1), Role::Follower), (epoch(1), Role::ReadOnly)).await.expect("stopped");
+    claim::claim(&pair.dr, "twin", epoch(2), Some(epoch(1)), head(5), at(0)).await.expect("claimed");
+    // Here it died. The watch does not undo it.
+    assert_eq!(fence::look_now(&pair.dr).await.expect("decided").role, Role::ReadOnly);
+    let promoted = promote(&pair.dr, &Promote::Forced { accept: AcceptLoss::Unknown }).await.expect("finished");
+    assert_eq!((promoted.epoch, promoted.fork), (epoch(2), head(5)));
+}
+
+#[tokio::test]
+async fn a_log_that_ends_before_what_its_region_signed_is_not_promoted() {
+    let pair = Pair::new().await;
+    append(&pair.home_log, 0..5).await;
+    follow(&pair.dr).await;
+    let note = domain::archive::catalog::StoredCheckpoint {
+        size: head(9),
+        root: Hash::of(b"root"),
+        note: "signed in a past that was lost".into(),
+        cosigned: true,
+    };
+    pair.dr.evidence.save_checkpoint(&note).await.expect("stored");
+    pair.to_home.set_up(false);
+    let error = promote(&pair.dr, &Promote::Forced { accept: AcceptLoss::Unknown }).await.expect_err("refused");
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+}
+
+#[test]
+fn requests_have_one_form() {
+    let json = |request: &Promote| serde_json::to_string(request).expect("json");
+    let forced = |accept| Promote::Forced { accept };
+    assert_eq!(json(&forced(AcceptLoss::Unknown)), r#"{"mode":"forced","accept":"unknown"}"#);
+    assert_eq!(json(&forced(AcceptLoss::Events(7))), r#"{"mode":"forced","accept":{"events":7}}"#);
+    let planned = Promote::Planned { head: head(7), root: Hash([0; 32]) };
+    let text = json(&planned);
+    assert!(text.starts_with(r#"{"mode":"planned","head":"7","root":"0000"#), "{text}");
+    assert_eq!(serde_json::from_str::<Promote>(&text).expect("read"), planned);
+}

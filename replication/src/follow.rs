@@ -1,0 +1,303 @@
+//! The receiving side: pulls what comes after the own head, checks it, applies it. The head is the cursor, so a
+//! kill at any point loses nothing and doubles nothing (REP-1). One round at a time and one batch ahead: the
+//! sender is never asked for more than this side can apply.
+
+use std::sync::Arc;
+
+use domain::append::{LogHead, Role};
+use domain::archive::catalog::CatalogError;
+use domain::log::{ApplyError, ReadError};
+use domain::merkle::Frontier;
+use domain::replication::Heard;
+use domain::{ClockError, ErrorKind, Head, Timestamp};
+use thiserror::Error;
+use tokio::task::JoinHandle;
+
+use crate::peer::PeerError;
+use crate::region::Region;
+use crate::tree::{self, TreeError};
+use crate::wire::{self, BATCH_RECORDS_MAX, Batch, BatchError};
+
+/// The tree is stored each time this many leaves were added, and whenever the follower has caught up. Rarer:
+/// more to read again after a restart.
+const SAVE_EVERY_LEAVES: u64 = 65_536;
+
+/// Why a round moved nothing.
+#[derive(Debug, Error)]
+pub enum FollowError {
+    /// There is no other region to follow.
+    #[error("no other region is configured")]
+    NoPeer,
+    /// The other region gave no batch.
+    #[error(transparent)]
+    Peer(#[from] PeerError),
+    /// It gave one that does not continue this log.
+    #[error("a batch was refused")]
+    Batch(#[from] BatchError),
+    /// The log did not take it.
+    #[error("a batch was not applied")]
+    Apply(#[from] ApplyError),
+    /// The own log was not read.
+    #[error("the own log was not read")]
+    Read(#[from] ReadError),
+    /// The own tree is not known.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+    /// What was heard, or the tree, was not stored.
+    #[error("the follower's state was not stored")]
+    State(#[from] CatalogError),
+    /// The clock was not read.
+    #[error(transparent)]
+    Clock(#[from] ClockError),
+    /// The checking task ended with a panic.
+    #[error("a batch was not checked: {0}")]
+    Check(String),
+}
+
+impl FollowError {
+    /// What the caller has to do: mostly nothing, the next round comes. Forked and Corrupt need a person.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NoPeer => ErrorKind::Invalid,
+            Self::Peer(error) => error.kind(),
+            Self::Batch(error) => error.kind(),
+            Self::Apply(ApplyError::Refused { .. }) => ErrorKind::Corrupt,
+            Self::Apply(ApplyError::NotFollowing { .. }) => ErrorKind::Fenced,
+            Self::Apply(ApplyError::OutOfOrder { .. } | ApplyError::Unavailable { .. }) => ErrorKind::Unavailable,
+            Self::Read(error) => error.kind(),
+            Self::Tree(error) => error.kind(),
+            Self::State(error) => error.kind(),
+            Self::Clock(_) | Self::Check(_) => ErrorKind::Unavailable,
+        }
+    }
+}
+
+/// What a round did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Round {
+    /// Nothing: this region does not follow.
+    NotFollowing(Role),
+    /// It asked; the other region told where it stands.
+    Followed {
+        /// The own head now.
+        head: Head,
+        /// The other region's head when it answered. Above `head`: there is more, go on at once.
+        home: Head,
+        /// What time it was there.
+        home_clock: Timestamp,
+    },
+}
+
+impl Round {
+    /// Whether the next round has something to apply already.
+    #[must_use]
+    pub fn has_more(&self) -> bool {
+        matches!(self, Self::Followed { head, home, .. } if home > head)
+    }
+}
+
+/// Follows the other region. One a process; two at once are harmless, as the log applies a position once.
+pub struct Follower {
+    region: Arc<Region>,
+    /// The tree at the own head, once it is known.
+    frontier: Option<Frontier>,
+    saved: Head,
+    ahead: Option<Ahead>,
+}
+
+/// The batch after the one that is being applied, on its way.
+struct Ahead {
+    after: Head,
+    body: JoinHandle<Result<Vec<u8>, PeerError>>,
+}
+
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        self.body.abort();
+    }
+}
+
+impl Follower {
+    /// The follower of a region.
+    #[must_use]
+    pub fn new(region: Arc<Region>) -> Self {
+        Self { region, frontier: None, saved: Head::EMPTY, ahead: None }
+    }
+
+    /// One round: pulls one batch and applies it. Without news it takes as long as the other region waits for
+    /// some, about a second.
+    ///
+    /// # Errors
+    /// A [`FollowError`]; the next round starts over from the log's own head.
+    pub async fn round(&mut self) -> Result<Round, FollowError> {
+        let head = self.region.log.log_head().await?;
+        if head.role != Role::Follower {
+            self.forget();
+            return Ok(Round::NotFollowing(head.role));
+        }
+        let outcome = self.pull_and_apply(&head).await;
+        if outcome.is_err() {
+            // Whatever was wrong, what is known of the log's end may be wrong too.
+            self.forget();
+        }
+        outcome
+    }
+
+    fn forget(&mut self) {
+        self.frontier = None;
+        self.ahead = None;
+    }
+
+    async fn pull_and_apply(&mut self, own: &LogHead) -> Result<Round, FollowError> {
+        let before = self.tree_at(own.head).await?;
+        let body = self.body_after(own.head).await?;
+        let log = own.log_id.clone();
+        let epoch = own.epoch;
+        let checked = tokio::task::spawn_blocking(move || wire::decode(&body, &log, epoch, &before)).await;
+        let Batch { header, records, frontier } = checked.map_err(|error| FollowError::Check(error.to_string()))??;
+
+        // Heard before applied: after a crash in between, the loss statement knows of what was not applied.
+        let at = self.region.clock.now().await?;
+        let heard = Heard { epoch: header.epoch, head: header.head, role: header.role, at };
+        self.region.memory.hear(heard).await?;
+        if header.last < header.head {
+            self.fetch_ahead(header.last)?;
+        }
+        if !records.is_empty() {
+            self.region.log.apply(&records).await?;
+        }
+        self.save_tree(&frontier, header.last == header.head).await?;
+        self.frontier = Some(frontier);
+        Ok(Round::Followed { head: header.last, home: header.head, home_clock: header.clock })
+    }
+
+    async fn tree_at(&mut self, head: Head) -> Result<Frontier, FollowError> {
+        if let Some(known) = self.frontier.take().filter(|frontier| frontier.size() == head) {
+            return Ok(known);
+        }
+        let frontier = tree::frontier_at(self.region.history.as_ref(), self.region.evidence.as_ref(), head).await?;
+        self.save_tree(&frontier, true).await?;
+        Ok(frontier)
+    }
+
+    async fn body_after(&mut self, after: Head) -> Result<Vec<u8>, FollowError> {
+        match self.ahead.take().filter(|ahead| ahead.after == after) {
+            Some(mut ahead) => {
+                (&mut ahead.body).await.map_err(|error| FollowError::Check(error.to_string()))?.map_err(Into::into)
+            }
+            None => {
+                let peer = self.region.peer.as_ref().ok_or(FollowError::NoPeer)?;
+                Ok(peer.batch(after, BATCH_RECORDS_MAX).await?)
+            }
+        }
+    }
+
+    fn fetch_ahead(&mut self, after: Head) -> Result<(), FollowError> {
+        let peer = Arc::clone(self.region.peer.as_ref().ok_or(FollowError::NoPeer)?);
+        let body = tokio::spawn(async move { peer.batch(after, BATCH_RECORDS_MAX).await });
+        self.ahead = Some(Ahead { after, body });
+        Ok(())
+    }
+
+    /// After applying, never before: a stored tree is never larger than the log.
+    async fn save_tree(&mut self, frontier: &Frontier, caught_up: bool) -> Result<(), FollowError> {
+        let grown = frontier.size().get().saturating_sub(self.saved.get());
+        if grown >= SAVE_EVERY_LEAVES || (caught_up && grown > 0) {
+            self.region.evidence.save_frontier(frontier).await?;
+            self.saved = frontier.size();
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::Epoch;
+    use domain::log::{Direction, LogReader};
+    use domain::replication::PeerMemory;
+
+    use super::*;
+    use crate::testing::{Pair, Tamper, append};
+
+    async fn lines(log: &dyn LogReader) -> Vec<Vec<u8>> {
+        let all = log.read_log(domain::Position::FIRST, Direction::Forward, usize::MAX).await.expect("readable");
+        all.iter().map(domain::record::Record::to_line).collect()
+    }
+
+    async fn catch_up(follower: &mut Follower) {
+        while follower.round().await.expect("a good round").has_more() {}
+    }
+
+    #[tokio::test]
+    async fn the_followers_log_is_byte_equal() {
+        let pair = Pair::new().await;
+        append(&pair.home_log, 0..100).await;
+        let mut follower = Follower::new(Arc::clone(&pair.dr));
+        catch_up(&mut follower).await;
+        append(&pair.home_log, 100..140).await;
+        catch_up(&mut follower).await;
+        assert_eq!(lines(pair.home_log.as_ref()).await, lines(pair.dr_log.as_ref()).await);
+        assert_eq!(pair.dr_log.log_head().await.expect("head").head.get(), 140);
+    }
+
+    #[tokio::test]
+    async fn a_new_follower_goes_on_where_the_last_one_stopped() {
+        let pair = Pair::new().await;
+        append(&pair.home_log, 0..10).await;
+        catch_up(&mut Follower::new(Arc::clone(&pair.dr))).await;
+        append(&pair.home_log, 10..20).await;
+        catch_up(&mut Follower::new(Arc::clone(&pair.dr))).await;
+        assert_eq!(lines(pair.home_log.as_ref()).await, lines(pair.dr_log.as_ref()).await);
+    }
+
+    #[tokio::test]
+    async fn what_was_heard_is_kept_even_when_nothing_can_be_applied() {
+        let pair = Pair::new().await;
+        append(&pair.home_log, 0..10).await;
+        catch_up(&mut Follower::new(Arc::clone(&pair.dr))).await;
+        let heard = pair.dr_log.heard().await.expect("kept").expect("something");
+        assert_eq!((heard.epoch, heard.head.get(), heard.role), (Epoch::FIRST, 10, Role::Active));
+    }
+
+    #[tokio::test]
+    async fn a_bad_batch_changes_nothing_and_the_next_good_one_is_applied() {
+        let pair = Pair::new().await;
+        append(&pair.home_log, 0..10).await;
+        let mut follower = Follower::new(Arc::clone(&pair.dr));
+        for tamper in [Tamper::Cut, Tamper::Flip, Tamper::Replay, Tamper::Silence] {
+            pair.tamper(tamper);
+            follower.round().await.expect_err("it is refused");
+            assert_eq!(pair.dr_log.log_head().await.expect("head").head, Head::EMPTY, "{tamper:?}");
+        }
+        catch_up(&mut follower).await;
+        assert_eq!(lines(pair.home_log.as_ref()).await, lines(pair.dr_log.as_ref()).await);
+    }
+
+    #[tokio::test]
+    async fn a_follower_with_another_history_is_told_so() {
+        let pair = Pair::new().await;
+        append(&pair.home_log, 0..5).await;
+        pair.diverge(5).await;
+        append(&pair.home_log, 5..6).await;
+        let error = Follower::new(Arc::clone(&pair.dr)).round().await.expect_err("it is refused");
+        assert_eq!(error.kind(), ErrorKind::Forked);
+        assert_eq!(pair.dr_log.log_head().await.expect("head").head.get(), 5);
+    }
+
+    #[tokio::test]
+    async fn the_active_region_does_not_follow() {
+        let pair = Pair::new().await;
+        let round = Follower::new(Arc::clone(&pair.home)).round().await.expect("nothing to do");
+        assert_eq!(round, Round::NotFollowing(Role::Active));
+    }
+
+    #[tokio::test]
+    async fn a_home_that_lost_its_past_is_a_conflict() {
+        let pair = Pair::new().await;
+        append(&pair.home_log, 0..5).await;
+        pair.diverge(7).await;
+        let error = Follower::new(Arc::clone(&pair.dr)).round().await.expect_err("it is refused");
+        assert_eq!(error.kind(), ErrorKind::Conflict);
+    }
+}
