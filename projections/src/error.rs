@@ -32,7 +32,7 @@ pub enum ProjectionError {
         view: &'static str,
     },
     /// The view was folded from more than the log has: this is an older log than the one it followed.
-    #[error("the view {view} is at {checkpoint}, the log ends at {head}: rebuild the view")]
+    #[error("the view {view} is at {checkpoint}, the log ends at {head}: start the view over")]
     AheadOfLog {
         /// The view.
         view: &'static str,
@@ -42,7 +42,7 @@ pub enum ProjectionError {
         head: Head,
     },
     /// The view was folded from another history than the log has: it followed a branch that lost.
-    #[error("the view {view} was folded from another record at {position} than the log has: rebuild the view")]
+    #[error("the view {view} was folded from another record at {position} than the log has: start the view over")]
     OtherHistory {
         /// The view.
         view: &'static str,

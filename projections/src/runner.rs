@@ -40,6 +40,9 @@ pub trait View: Send + Sync {
     /// Takes what was last changed before `cutoff` out of the live window.
     async fn sweep(&self, tx: &mut PgConnection, cutoff: Timestamp) -> Result<(), ProjectionError>;
 
+    /// Takes all rows out.
+    async fn clear(&self, tx: &mut PgConnection) -> Result<(), ProjectionError>;
+
     /// Gives back the space that a sweep has left. Failing costs space until the next one, nothing else.
     async fn rebuild(&self, connection: &mut PgConnection) -> Result<(), ProjectionError>;
 }
@@ -177,20 +180,38 @@ impl<V: View> Runner<V> {
         if cutoff > from.cutoff { self.sweep(from, cutoff).await } else { self.fold_next(from).await }
     }
 
+    /// Empties the view and puts its checkpoint to 0: the way on after [`ErrorKind::Forked`]. The next steps fold
+    /// it again from archive and live log; until they have caught up, readers see it grow, and pruning waits.
+    /// `false`: another runner moved the view meanwhile, and nothing was done.
+    ///
+    /// # Errors
+    /// Why it was not done; nothing was changed then.
+    pub async fn start_over(&self) -> Result<bool, ProjectionError> {
+        let from = self.progress().await?;
+        let to = Progress { checkpoint: Head::EMPTY, leaf: None, ..from };
+        let done = self.transact(from, to, Work::StartOver).await?;
+        self.give_back_space().await;
+        Ok(done)
+    }
+
     async fn sweep(&self, from: Progress, cutoff: Timestamp) -> Result<Step, ProjectionError> {
         let to = Progress { cutoff, ..from };
         if !self.transact(from, to, Work::Sweep).await? {
             return Ok(Step::Overtaken);
         }
-        let mut connection = self.pool.acquire().await.map_err(ProjectionError::database("connect"))?;
-        if let Err(error) = self.view.rebuild(&mut connection).await {
-            tracing::warn!(
-                view = self.view.name(),
-                error = chain(&error),
-                "the space of a sweep is not given back yet"
-            );
-        }
+        self.give_back_space().await;
         Ok(Step::Swept { cutoff })
+    }
+
+    /// Outside the transaction, and not a failure of it: space that is not given back now is by the next sweep.
+    async fn give_back_space(&self) {
+        let rebuilt = match self.pool.acquire().await {
+            Ok(mut connection) => self.view.rebuild(&mut connection).await,
+            Err(error) => Err(ProjectionError::database("connect")(error)),
+        };
+        if let Err(error) = rebuilt {
+            tracing::warn!(view = self.view.name(), error = chain(&error), "space of a view is not given back yet");
+        }
     }
 
     async fn fold_next(&self, from: Progress) -> Result<Step, ProjectionError> {
@@ -251,6 +272,7 @@ impl<V: View> Runner<V> {
         match work {
             Work::Apply(records) => self.view.apply(&mut tx, records, to.cutoff).await?,
             Work::Sweep => self.view.sweep(&mut tx, to.cutoff).await?,
+            Work::StartOver => self.view.clear(&mut tx).await?,
         }
         sqlx::query(include_str!("runner/move.sql"))
             .bind(self.view.name())
@@ -268,6 +290,7 @@ impl<V: View> Runner<V> {
 enum Work<'a> {
     Apply(&'a [Record]),
     Sweep,
+    StartOver,
 }
 
 pub(crate) async fn progress(connection: &mut PgConnection, view: &'static str) -> Result<Progress, ProjectionError> {

@@ -159,6 +159,20 @@ async fn a_view_of_a_branch_that_lost_stops_and_says_so() {
 }
 
 #[tokio::test]
+async fn a_view_that_starts_over_is_the_fold_of_the_log_that_is_there() {
+    let mut rig = Rig::start("2024-01-01T00:00:00Z").await;
+    History::new(7, "2024-01-01T00:00:00Z", 90, 24).go_on(&rig.log, &rig.clock, 400).await;
+    rig.runner().catch_up().await.expect("caught up");
+    rig.log = empty_log(&rig.clock);
+    History::new(8, "2024-01-01T00:00:00Z", 90, 24).go_on(&rig.log, &rig.clock, 450).await;
+    assert_eq!(rig.runner().catch_up().await.expect_err("another history").kind(), ErrorKind::Forked);
+    assert!(rig.runner().start_over().await.expect("emptied"));
+    is_the_fold(&rig).await;
+    rig.runner().with_batches_of(60).catch_up().await.expect("caught up");
+    assert_eq!(is_the_fold(&rig).await.checkpoint.get(), 450);
+}
+
+#[tokio::test]
 async fn an_event_that_postgresql_could_not_store_does_not_stop_the_view() {
     let rig = Rig::start("2024-06-01T00:00:00Z").await;
     let too_large = form("1").replace(":41", ":18446744073709551615");

@@ -41,6 +41,14 @@ impl View for ContentView {
         Ok(())
     }
 
+    async fn clear(&self, tx: &mut PgConnection) -> Result<(), ProjectionError> {
+        sqlx::query(include_str!("clear.sql"))
+            .execute(tx)
+            .await
+            .map_err(ProjectionError::database("empty the view of content"))?;
+        Ok(())
+    }
+
     async fn rebuild(&self, connection: &mut PgConnection) -> Result<(), ProjectionError> {
         sqlx::query(include_str!("rebuild.sql"))
             .execute(connection)
