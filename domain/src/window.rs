@@ -22,6 +22,12 @@ impl LiveWindow {
         (months > 0).then_some(Self { months })
     }
 
+    /// Its length in months.
+    #[must_use]
+    pub fn months(self) -> u32 {
+        self.months
+    }
+
     /// Start of the UTC month that holds (now − months): what was recorded before it is out, the rest is in.
     ///
     /// # Errors

@@ -1,1 +1,39 @@
 //! The log on PostgreSQL: the only code that writes events.
+//!
+//! One row, `coldstream.log_head`, is the only arbiter: whoever appends, applies, prunes or changes the role locks it
+//! first, so commit order is position order (LOG-2) and several processes may write at once. What may follow is decided
+//! by `domain::arbiter`; this crate looks up, writes and answers. It never changes an event, and its database role could
+//! not (SEC-1).
+//!
+//! ```text
+//! appender ─┐                        ┌─ streams    head of every stream, for ever
+//! follower ─┼─▶ writer ─▶ log_head ──┼─ events     one partition a month ◀── reader
+//! admin, prune                       └─ event_ids  the live window's        ◀── reader
+//! ```
+
+mod admin;
+mod appender;
+mod archive;
+mod clock;
+mod config;
+mod error;
+mod follower;
+mod holder;
+mod instant;
+mod log;
+mod metrics;
+mod migrations;
+mod partitions;
+mod reader;
+mod rows;
+mod session;
+mod tokens;
+mod writer;
+
+pub use admin::{Admin, NewLog, ServiceLogin};
+pub use archive::{Maintenance, Space};
+pub use config::PgConfig;
+pub use error::EventLogError;
+pub use log::PgLog;
+pub use metrics::LogMetrics;
+pub use tokens::StoredToken;

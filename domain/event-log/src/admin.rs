@@ -1,0 +1,130 @@
+//! What an administrator does once: roles, schema, and the log itself. The service does none of it and could not.
+
+use domain::append::Role;
+use domain::archive::catalog::Copies;
+use domain::window::LiveWindow;
+use domain::{Epoch, Timestamp};
+use sqlx::postgres::PgConnection;
+use sqlx::{Connection as _, Row as _};
+use uuid::Uuid;
+
+use crate::error::EventLogError;
+use crate::instant::Instant;
+use crate::migrations;
+
+/// The role that the service logs in as.
+#[derive(Clone)]
+pub struct ServiceLogin {
+    /// Its name.
+    pub name: String,
+    /// Its password; without one the server's own rules decide (`pg_hba.conf`).
+    pub password: Option<String>,
+}
+
+/// A log to be created.
+#[derive(Debug, Clone)]
+pub struct NewLog {
+    /// Name of the log, the same in all regions.
+    pub log_id: String,
+    /// Made for this database: what was cached of another one is not believed.
+    pub incarnation: Uuid,
+    /// What the region is.
+    pub role: Role,
+    /// The epoch in force.
+    pub epoch: Epoch,
+    /// The earliest instant that `recordedat` may have. The year 1 lets a migration bring its own times.
+    pub earliest: Timestamp,
+    /// The live window.
+    pub window: LiveWindow,
+    /// How many copies pruning waits for.
+    pub copies: Copies,
+    /// Now, if time is to be simulated in this log for ever.
+    pub simulated_now: Option<Timestamp>,
+}
+
+/// An administrator's session.
+pub struct Admin {
+    connection: PgConnection,
+}
+
+impl Admin {
+    /// Connects as a role that may create roles and schemas.
+    ///
+    /// # Errors
+    /// `Database`.
+    pub async fn connect(url: &str) -> Result<Self, EventLogError> {
+        let connection = PgConnection::connect(url).await;
+        Ok(Self { connection: connection.map_err(EventLogError::database("connecting as administrator"))? })
+    }
+
+    /// Creates the roles and the schema, where they are missing, and applies the migrations that are. Returns the
+    /// names of these. Can be repeated; an upgrade is done by this as well.
+    ///
+    /// # Errors
+    /// `Database`, `MigrationChanged`, `WrongSchema`; nothing but roles is left then.
+    pub async fn prepare(&mut self, login: &ServiceLogin) -> Result<Vec<&'static str>, EventLogError> {
+        let roles = sqlx::raw_sql(include_str!("sql/roles.sql")).execute(&mut self.connection).await;
+        roles.map_err(EventLogError::database("creating the roles and the schema"))?;
+        self.log_in(login).await.map_err(EventLogError::database("creating the service's role"))?;
+        migrations::apply(self.as_owner().await?).await
+    }
+
+    /// The session, acting as the owner: for the migrations of the views, which stand beside the log.
+    ///
+    /// # Errors
+    /// `Database`.
+    pub async fn as_owner(&mut self) -> Result<&mut PgConnection, EventLogError> {
+        let acting = sqlx::raw_sql("SET ROLE coldstream_owner").execute(&mut self.connection).await;
+        acting.map_err(EventLogError::database("acting as the owner"))?;
+        Ok(&mut self.connection)
+    }
+
+    /// Creates the login role, or gives it the password and the service's rights.
+    async fn log_in(&mut self, login: &ServiceLogin) -> Result<(), sqlx::Error> {
+        sqlx::raw_sql("RESET ROLE").execute(&mut self.connection).await?;
+        // A utility statement takes no parameters: the server quotes them.
+        let statements: Vec<String> = sqlx::query_scalar(include_str!("sql/service_role.sql"))
+            .bind(&login.name)
+            .bind(&login.password)
+            .fetch_all(&mut self.connection)
+            .await?;
+        for statement in statements {
+            let made = sqlx::raw_sql(&statement).execute(&mut self.connection).await;
+            match made {
+                // duplicate_object: it was there already, or another database's administrator was faster.
+                Err(sqlx::Error::Database(error)) if matches!(error.code().as_deref(), Some("42710" | "23505")) => {}
+                other => other.map(drop)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Creates the log, if there is none. Returns whether it was created now.
+    ///
+    /// # Errors
+    /// `OtherLog` if a log of another name is there; `Database`.
+    pub async fn create_log(&mut self, new: &NewLog) -> Result<bool, EventLogError> {
+        let connection = self.as_owner().await?;
+        let created = sqlx::query(include_str!("sql/create_log.sql"))
+            .bind(&new.log_id)
+            .bind(new.incarnation)
+            .bind(new.epoch.as_i64())
+            .bind(new.role.as_str())
+            .bind(Instant(new.earliest))
+            .bind(i32::try_from(new.window.months()).unwrap_or(i32::MAX))
+            .bind(match new.copies {
+                Copies::Two => 2_i16,
+                Copies::OneAcceptedByOperator => 1,
+            })
+            .bind(new.simulated_now.map(Instant))
+            .fetch_one(connection)
+            .await
+            .map_err(EventLogError::database("creating the log"))?;
+        let read = EventLogError::database("creating the log");
+        let (found, is_new): (String, bool) = match (created.try_get("log_id"), created.try_get("is_new")) {
+            (Ok(found), Ok(is_new)) => (found, is_new),
+            (Err(error), _) | (_, Err(error)) => return Err(read(error)),
+        };
+        if found == new.log_id { Ok(is_new) } else { Err(EventLogError::OtherLog { found }) }
+    }
+}

@@ -1,0 +1,81 @@
+//! A commit whose reply was lost: stored or not? Whoever takes the head afterwards knows, because the old session has
+//! held it until its transaction ended, either way.
+
+use std::time::Duration;
+
+use domain::Position;
+use domain::arbiter::Ruling;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use crate::error::{EventLogError, Trouble, chain, trouble};
+use crate::holder;
+use crate::log::Shared;
+use crate::session::{self, Purpose};
+use crate::writer::{Writer, uuid_of};
+
+/// How often the server is asked for, one pause apart: it may be starting again after a crash.
+const TRIES: usize = 60;
+const PAUSE: Duration = Duration::from_millis(250);
+/// A server that accepts a connection and then says nothing.
+const SERVER_LIMIT: Duration = Duration::from_secs(10);
+
+/// What became of the group.
+pub(super) enum Fate {
+    Stored,
+    NotStored,
+    Unknown(String),
+}
+
+/// Finds out, and returns the session that did, for the next group.
+pub(super) async fn resolve(shared: &Shared, ruling: &Ruling) -> (Fate, Option<Writer>) {
+    let mut pause = interval(PAUSE);
+    pause.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut last = String::from("the server does not answer");
+    for _ in 0..TRIES {
+        pause.tick().await;
+        match timeout(SERVER_LIMIT, ask(shared, ruling)).await {
+            Ok(Ok(Answer::Settled(fate, writer))) => return (fate, writer),
+            Ok(Ok(Answer::Later(reason))) => last = reason,
+            Ok(Err(error)) => last = chain(&error),
+            Err(_) => last = "the server says nothing".into(),
+        }
+    }
+    (Fate::Unknown(format!("the commit's reply was lost, and the head is not to be had: {last}")), None)
+}
+
+enum Answer {
+    Settled(Fate, Option<Writer>),
+    Later(String),
+}
+
+async fn ask(shared: &Shared, ruling: &Ruling) -> Result<Answer, sqlx::Error> {
+    let (connection, server) = match session::open(&shared.config, Purpose::Append).await {
+        Ok(opened) => opened,
+        // A standby answers in the primary's place: that is no answer.
+        Err(error @ EventLogError::Unsafe { .. }) => {
+            return Ok(Answer::Settled(Fate::Unknown(chain(&error)), None));
+        }
+        Err(error) => return Ok(Answer::Later(chain(&error))),
+    };
+    if server.system_identifier != shared.system_identifier {
+        let reason = "the commit's reply was lost, and another server answers".into();
+        return Ok(Answer::Settled(Fate::Unknown(reason), None));
+    }
+    let mut writer = Writer::new(connection);
+    if let Err(error) = writer.lock().await {
+        if trouble(&error) != Trouble::Busy {
+            return Err(error);
+        }
+        // Our old session may be the frozen one.
+        writer.roll_back().await?;
+        holder::end_if_frozen(writer.connection(), &shared.counters).await?;
+        return Ok(Answer::Later(chain(&error)));
+    }
+    // All or none of the group is stored: its last event speaks for all.
+    let Some(last) = ruling.placed.last() else { return Ok(Answer::Settled(Fate::NotStored, Some(writer))) };
+    let query = sqlx::query_scalar("SELECT position FROM coldstream.event_ids WHERE id_hash = $1");
+    let position: Option<i64> = query.bind(uuid_of(&last.key)).fetch_optional(writer.connection()).await?;
+    writer.roll_back().await?;
+    let stored = position.and_then(Position::from_i64) == Some(last.position);
+    Ok(Answer::Settled(if stored { Fate::Stored } else { Fate::NotStored }, Some(writer)))
+}

@@ -1,0 +1,481 @@
+//! Reads of the live log. A read names the partitions it needs and no other; a partition that vanishes meanwhile was
+//! pruned, and the read starts again on a fresh map. Never returns a hole: it says `Corrupt`.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use domain::append::{LogHead, Role, StreamHead};
+use domain::arbiter::EventKey;
+use domain::log::{Direction, ReadError};
+use domain::record::Record;
+use domain::{Epoch, Head, Position, StreamName, StreamVersion, Timestamp};
+use sqlx::Row as _;
+use sqlx::postgres::{PgPool, PgRow};
+use uuid::Uuid;
+
+use crate::error::{Trouble, chain, trouble};
+use crate::instant::Instant;
+use crate::partitions::{PartitionMap, Partitions};
+use crate::rows::{self, COLUMNS};
+
+/// An answer is cut after this many bytes: what a reader can hold many of.
+const ANSWER_BYTES_MAX: i64 = 8 << 20;
+/// How often a read starts again because a partition vanished. Each time one month was pruned.
+const RESTARTS_MAX: usize = 5;
+
+/// The readers of the process.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    pool: PgPool,
+    partitions: Arc<Partitions>,
+}
+
+/// Why a read has to start again, or failed.
+enum Stop {
+    Vanished,
+    Failed(ReadError),
+}
+
+impl From<sqlx::Error> for Stop {
+    fn from(error: sqlx::Error) -> Self {
+        match trouble(&error) {
+            Trouble::Gone => Self::Vanished,
+            _ => Self::Failed(read_error(error)),
+        }
+    }
+}
+
+impl From<ReadError> for Stop {
+    fn from(error: ReadError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// What an error of the driver means for a read.
+pub(crate) fn read_error(error: sqlx::Error) -> ReadError {
+    let reason = chain(&error);
+    match trouble(&error) {
+        Trouble::Damage => ReadError::Corrupt { reason },
+        _ => ReadError::Unavailable { reason },
+    }
+}
+
+fn hole(at: Position) -> ReadError {
+    ReadError::Corrupt { reason: format!("there is no row at position {at}, which the head covers") }
+}
+
+/// Counts how often a read has started again.
+#[derive(Default)]
+struct Restarts(usize);
+
+impl Restarts {
+    /// Lets the read start again, or gives the error that ends it.
+    fn allow(&mut self, stop: Stop) -> Result<(), ReadError> {
+        match stop {
+            Stop::Failed(error) => Err(error),
+            Stop::Vanished if self.0 == RESTARTS_MAX => {
+                Err(ReadError::Unavailable { reason: "partitions are pruned faster than they are read".into() })
+            }
+            Stop::Vanished => {
+                self.0 += 1;
+                Ok(())
+            }
+        }
+    }
+}
+
+/// The records of an answer, and what still fits.
+struct Page {
+    records: Vec<Record>,
+    limit: usize,
+    bytes: i64,
+}
+
+impl Page {
+    fn new(limit: usize) -> Self {
+        Self { records: Vec::new(), limit, bytes: 0 }
+    }
+
+    fn push(&mut self, record: Record) {
+        // As the column `bytes` has it, so that the statement and the page stop at the same row.
+        if let Record::Event(recorded) = &record {
+            self.bytes += i64::try_from(recorded.event.bytes()).unwrap_or(i64::MAX);
+        }
+        self.records.push(record);
+    }
+
+    fn is_full(&self) -> bool {
+        self.records.len() >= self.limit || self.bytes > ANSWER_BYTES_MAX
+    }
+
+    fn rows_left(&self) -> i64 {
+        i64::try_from(self.limit - self.records.len()).unwrap_or(i64::MAX)
+    }
+
+    fn bytes_left(&self) -> i64 {
+        ANSWER_BYTES_MAX - self.bytes
+    }
+}
+
+impl Reader {
+    pub(crate) fn new(pool: PgPool, partitions: Arc<Partitions>) -> Self {
+        Self { pool, partitions }
+    }
+
+    pub(crate) async fn log_head(&self) -> Result<LogHead, ReadError> {
+        let row = sqlx::query(include_str!("sql/log_head.sql")).fetch_one(&self.pool).await.map_err(read_error)?;
+        log_head(&row).map_err(read_error)
+    }
+
+    pub(crate) async fn read_log(
+        &self,
+        from: Position,
+        direction: Direction,
+        limit: usize,
+    ) -> Result<Vec<Record>, ReadError> {
+        let mut restarts = Restarts::default();
+        loop {
+            let read = match direction {
+                Direction::Forward => self.log_forward(from, limit).await,
+                Direction::Backward => self.log_backward(from, limit).await,
+            };
+            match read {
+                Ok(records) => return Ok(records),
+                Err(stop) => restarts.allow(stop)?,
+            }
+        }
+    }
+
+    async fn log_forward(&self, from: Position, limit: usize) -> Result<Vec<Record>, Stop> {
+        let mut page = Page::new(limit);
+        let mut next = from;
+        let mut map = self.partitions.cached();
+        let mut fresh = false;
+        loop {
+            let before = next;
+            if let Some(index) = map.holding(next) {
+                for record in self.log_rows(include_str!("sql/log_forward.sql"), &map, index, next, &page).await? {
+                    if record.position() != next {
+                        return Err(hole(next).into());
+                    }
+                    next = next.next();
+                    page.push(record);
+                }
+            }
+            if page.is_full() {
+                return Ok(page.records);
+            }
+            if next > before && map.begins_at(next) {
+                continue;
+            }
+            if fresh && next == before {
+                return Err(hole(next).into());
+            }
+            // The newest partition known is read to its end: is there a newer one, or more in this one?
+            map = self.partitions.load().await?;
+            fresh = true;
+            if map.pruned.includes(next) {
+                return Err(ReadError::Pruned { pruned: map.pruned }.into());
+            }
+            if !map.head.includes(next) {
+                return Ok(page.records);
+            }
+        }
+    }
+
+    async fn log_backward(&self, from: Position, limit: usize) -> Result<Vec<Record>, Stop> {
+        let mut page = Page::new(limit);
+        let mut map = self.partitions.cached();
+        if !map.head.includes(from) || map.holding(from).is_none() {
+            map = self.partitions.load().await?;
+        }
+        if map.pruned.includes(from) {
+            return Err(ReadError::Pruned { pruned: map.pruned }.into());
+        }
+        let mut next = from.as_head().min(map.head);
+        while let Some(at) = next.newest().filter(|at| !page.is_full() && !map.pruned.includes(*at)) {
+            let Some(index) = map.holding(at) else { return Err(hole(at).into()) };
+            for record in self.log_rows(include_str!("sql/log_backward.sql"), &map, index, at, &page).await? {
+                if record.position().as_head() != next {
+                    return Err(hole(at).into());
+                }
+                next = record.position().head_before();
+                page.push(record);
+            }
+            if next == at.as_head() {
+                return Err(hole(at).into());
+            }
+        }
+        Ok(page.records)
+    }
+
+    async fn log_rows(
+        &self,
+        statement: &str,
+        map: &PartitionMap,
+        index: usize,
+        from: Position,
+        page: &Page,
+    ) -> Result<Vec<Record>, Stop> {
+        let statement = with_partition(statement, &map.spans[index].table);
+        let query = sqlx::query(&statement).bind(from.as_i64()).bind(page.rows_left()).bind(page.bytes_left());
+        let read = query.fetch_all(&self.pool).await;
+        let rows = self.unless_vanished(read).await?;
+        Ok(rows.iter().map(rows::record).collect::<Result<_, _>>()?)
+    }
+
+    /// A partition that vanished makes the cached map useless: it is loaded before the read starts again.
+    async fn unless_vanished<T>(&self, read: Result<T, sqlx::Error>) -> Result<T, Stop> {
+        let stop = match read {
+            Ok(answer) => return Ok(answer),
+            Err(error) => Stop::from(error),
+        };
+        if matches!(stop, Stop::Vanished) {
+            self.partitions.load().await?;
+        }
+        Err(stop)
+    }
+
+    pub(crate) async fn read_stream(
+        &self,
+        stream: &StreamName,
+        from: StreamVersion,
+        direction: Direction,
+        limit: usize,
+    ) -> Result<Vec<Record>, ReadError> {
+        let mut restarts = Restarts::default();
+        loop {
+            match self.stream_page(stream, from, direction, limit).await {
+                Ok(records) => return Ok(records),
+                Err(stop) => restarts.allow(stop)?,
+            }
+        }
+    }
+
+    async fn stream_page(
+        &self,
+        stream: &StreamName,
+        from: StreamVersion,
+        direction: Direction,
+        limit: usize,
+    ) -> Result<Vec<Record>, Stop> {
+        let Some(head) = self.stream_head(stream).await? else { return Ok(Vec::new()) };
+        let mut map = self.partitions.cached();
+        if !map.head.includes(head.position) {
+            map = self.partitions.load().await?;
+        }
+        let Some(newest) = map.holding(head.position) else { return Ok(Vec::new()) };
+        // Where its first events are pruned, the oldest partition there is.
+        let oldest = map.holding(head.first).unwrap_or(0);
+        let (statement, mut next, indexes) = match direction {
+            Direction::Forward => (include_str!("sql/stream_forward.sql"), Some(from), Vec::from_iter(oldest..=newest)),
+            Direction::Backward => {
+                let indexes = (oldest..=newest).rev().collect();
+                (include_str!("sql/stream_backward.sql"), Some(from.min(head.version)), indexes)
+            }
+        };
+        let mut page = Page::new(limit);
+        for index in indexes {
+            let Some(at) = next.filter(|_| !page.is_full()) else { break };
+            let statement = with_partition(statement, &map.spans[index].table);
+            let query = sqlx::query(&statement).bind(at.as_i64()).bind(page.rows_left()).bind(page.bytes_left());
+            let read = query.bind(stream.category()).bind(stream.id()).fetch_all(&self.pool).await;
+            for row in &self.unless_vanished(read).await? {
+                let record = rows::record(row)?;
+                next = after(record.version(), direction);
+                page.push(record);
+            }
+        }
+        let whole = !map.pruned.includes(head.first);
+        match gap(&page, from, direction, &head, whole) {
+            Some(at) => Err(ReadError::Corrupt { reason: format!("{stream} has no row of version {at}") }.into()),
+            None => Ok(page.records),
+        }
+    }
+
+    pub(crate) async fn stream_head(&self, stream: &StreamName) -> Result<Option<StreamHead>, ReadError> {
+        let query = sqlx::query(include_str!("sql/stream_head.sql")).bind(stream.category()).bind(stream.id());
+        let row = query.fetch_optional(&self.pool).await.map_err(read_error)?;
+        row.as_ref().map(stream_head).transpose().map_err(read_error)
+    }
+
+    pub(crate) async fn streams(
+        &self,
+        category: &str,
+        after: Option<&StreamName>,
+        limit: usize,
+    ) -> Result<Vec<(StreamName, StreamHead)>, ReadError> {
+        let above = match after {
+            Some(after) if after.category() == category => after.id(),
+            // A name of another category is wholly below or wholly above this one's.
+            Some(after) if after.as_str() > &*format!("{category}-") => return Ok(Vec::new()),
+            Some(_) | None => "",
+        };
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let query = sqlx::query(include_str!("sql/streams.sql")).bind(category).bind(above).bind(limit);
+        let rows = query.fetch_all(&self.pool).await.map_err(read_error)?;
+        let named = |row: &PgRow| {
+            let name = StreamName::of(category, row.try_get("id")?).map_err(|e| sqlx::Error::Decode(Box::new(e)))?;
+            Ok((name, stream_head(row)?))
+        };
+        rows.iter().map(named).collect::<Result<_, sqlx::Error>>().map_err(read_error)
+    }
+
+    pub(crate) async fn find_event(&self, source: &str, id: &str) -> Result<Option<Position>, ReadError> {
+        let key = Uuid::from_bytes(EventKey::of(source, id).0);
+        let query = sqlx::query(include_str!("sql/find_event.sql")).bind(key);
+        let row = query.fetch_optional(&self.pool).await.map_err(read_error)?;
+        row.as_ref().map(|row| rows::number(row, 0, Position::from_i64)).transpose().map_err(read_error)
+    }
+
+    pub(crate) async fn head_as_of(&self, at: Timestamp) -> Result<Head, ReadError> {
+        let mut restarts = Restarts::default();
+        loop {
+            match self.count_until(at).await {
+                Ok(head) => return Ok(head),
+                Err(stop) => restarts.allow(stop)?,
+            }
+        }
+    }
+
+    async fn count_until(&self, at: Timestamp) -> Result<Head, Stop> {
+        let map = self.partitions.load().await?;
+        let index = map.spans.partition_point(|span| span.month <= at).checked_sub(1);
+        let counted = match index {
+            None => map.spans.first().map_or(map.head, |span| span.first.head_before()),
+            Some(index) => self.search(&map, index, at).await?,
+        };
+        // What was recorded up to the pruned head is not here to be asked.
+        if counted == map.pruned && map.pruned != Head::EMPTY {
+            return Err(ReadError::Pruned { pruned: map.pruned }.into());
+        }
+        Ok(counted)
+    }
+
+    /// Binary search in one partition: `recorded_at` never goes back with position, so it needs no index of its own.
+    async fn search(&self, map: &PartitionMap, index: usize, at: Timestamp) -> Result<Head, Stop> {
+        let statement =
+            with_partition("SELECT recorded_at FROM {partition} WHERE position = $1", &map.spans[index].table);
+        let mut known = map.spans[index].first.head_before();
+        let mut beyond = map.last(index).next();
+        while let Some(probe) = middle(known, beyond) {
+            let row = sqlx::query(&statement).bind(probe.as_i64()).fetch_optional(&self.pool).await;
+            let Some(row) = self.unless_vanished(row).await? else { return Err(hole(probe).into()) };
+            let Instant(recorded_at) = row.try_get(0)?;
+            if recorded_at <= at {
+                known = probe.as_head();
+            } else {
+                beyond = probe;
+            }
+        }
+        Ok(known)
+    }
+
+    /// The records at `positions`, in their order.
+    pub(crate) async fn at_positions(&self, positions: &[Position]) -> Result<Vec<Record>, ReadError> {
+        let mut restarts = Restarts::default();
+        loop {
+            match self.pick(positions).await {
+                Ok(records) => return Ok(records),
+                Err(stop) => restarts.allow(stop)?,
+            }
+        }
+    }
+
+    async fn pick(&self, positions: &[Position]) -> Result<Vec<Record>, Stop> {
+        let Some(newest) = positions.iter().max() else { return Ok(Vec::new()) };
+        let mut map = self.partitions.cached();
+        if !map.head.includes(*newest) {
+            map = self.partitions.load().await?;
+        }
+        let mut wanted: BTreeMap<usize, Vec<i64>> = BTreeMap::new();
+        for position in positions {
+            let Some(index) = map.holding(*position) else {
+                return Err(ReadError::Pruned { pruned: map.pruned }.into());
+            };
+            wanted.entry(index).or_default().push(position.as_i64());
+        }
+        let mut found = HashMap::new();
+        for (index, positions) in wanted {
+            let statement = with_partition(include_str!("sql/at_positions.sql"), &map.spans[index].table);
+            let read = sqlx::query(&statement).bind(positions).fetch_all(&self.pool).await;
+            for row in &self.unless_vanished(read).await? {
+                let record = rows::record(row)?;
+                found.insert(record.position(), record);
+            }
+        }
+        positions.iter().map(|at| found.remove(at).ok_or_else(|| hole(*at).into())).collect()
+    }
+}
+
+/// Halfway between a head that is known and a position that is beyond; `None` when nothing is between.
+fn middle(known: Head, beyond: Position) -> Option<Position> {
+    let between = beyond.get().checked_sub(known.get() + 1)?;
+    if between == 0 { None } else { Position::new(known.get() + 1 + (between - 1) / 2) }
+}
+
+/// The version that follows in reading order.
+fn after(version: StreamVersion, direction: Direction) -> Option<StreamVersion> {
+    match direction {
+        Direction::Forward => Some(version.next()),
+        Direction::Backward => StreamVersion::new(version.get() - 1),
+    }
+}
+
+/// The first version that is missing from a page of a stream. `whole` says that none of its events is pruned.
+fn gap(
+    page: &Page,
+    from: StreamVersion,
+    direction: Direction,
+    head: &StreamHead,
+    whole: bool,
+) -> Option<StreamVersion> {
+    let start = match direction {
+        Direction::Forward => from,
+        Direction::Backward => from.min(head.version),
+    };
+    let mut next = Some(start);
+    for (index, version) in page.records.iter().map(Record::version).enumerate() {
+        // Forward, a read may begin above `from`: what is older is archived.
+        let archived_before = index == 0 && !whole && direction == Direction::Forward && version > start;
+        if next != Some(version) && !archived_before {
+            return next.or(Some(version));
+        }
+        next = after(version, direction);
+    }
+    let missing = match direction {
+        Direction::Forward => next.filter(|next| *next <= head.version),
+        Direction::Backward => next.filter(|_| whole),
+    };
+    missing.filter(|_| !page.is_full())
+}
+
+fn with_partition(statement: &str, table: &str) -> String {
+    statement.replace("{columns}", COLUMNS).replace("{partition}", table)
+}
+
+/// A row of log_head.sql.
+fn log_head(row: &PgRow) -> Result<LogHead, sqlx::Error> {
+    Ok(LogHead {
+        head: rows::number(row, "position", Head::from_i64)?,
+        recorded_at: row.try_get::<Instant, _>("recorded_at")?.0,
+        epoch: rows::number(row, "epoch", Epoch::from_i64)?,
+        role: role(row.try_get("role")?)?,
+        pruned: rows::number(row, "pruned", Head::from_i64)?,
+        log_id: row.try_get("log_id")?,
+        simulated: row.try_get("simulated")?,
+    })
+}
+
+pub(crate) fn role(word: &str) -> Result<Role, sqlx::Error> {
+    Role::parse(word).ok_or_else(|| sqlx::Error::Decode(format!("{word:?} is no role").into()))
+}
+
+pub(crate) fn stream_head(row: &PgRow) -> Result<StreamHead, sqlx::Error> {
+    Ok(StreamHead {
+        version: rows::number(row, "version", StreamVersion::from_i64)?,
+        position: rows::number(row, "position", Position::from_i64)?,
+        first: rows::number(row, "first_position", Position::from_i64)?,
+        closed: row.try_get("closed")?,
+    })
+}

@@ -1,0 +1,257 @@
+//! A record as a row: the only code that knows the columns of `coldstream.events`. Row and record hold the same
+//! information, so a record that was read is byte for byte the one that was written (REP-1, ARC-3).
+
+use domain::Timestamp;
+use domain::event::{Data, NewEvent, extensions_from_json, extensions_to_json};
+use domain::merkle::Hash;
+use domain::record::{Record, RecordedEvent, RemovedBy, RemovedRecord};
+use domain::{Epoch, Position, StreamName, StreamVersion};
+use sqlx::Row as _;
+use sqlx::postgres::PgRow;
+
+use crate::instant::Instant;
+
+/// The columns, in the order in which COPY sends them and every SELECT of rows names them.
+pub(crate) const COLUMNS: &str = "position, recorded_at, sequence, previous, epoch, bytes, data_kind, record_format, \
+     aggregate_type, aggregate_id, event_type, event_version, event_id, source, time, data_schema, data_content_type, \
+     metadata, payload";
+const COLUMNS_COUNT: i16 = 19;
+
+/// `record_format` of rows whose line is written by `domain::record::write` as of v1.
+const FORMAT_V1: i16 = 1;
+
+const KIND_ABSENT: i16 = 0;
+const KIND_JSON: i16 = 1;
+const KIND_BASE64: i16 = 2;
+const KIND_REMOVED: i16 = 3;
+
+/// A row to be written: what the log assigns, and what was appended.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NewRow<'a> {
+    pub(crate) position: Position,
+    pub(crate) recorded_at: Timestamp,
+    pub(crate) version: StreamVersion,
+    pub(crate) stream: &'a StreamName,
+    pub(crate) content: Content<'a>,
+}
+
+/// What a row holds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Content<'a> {
+    Event { event: &'a NewEvent, previous: Option<Position>, epoch: Epoch },
+    Removed(&'a RemovedRecord),
+}
+
+impl<'a> NewRow<'a> {
+    pub(crate) fn of(record: &'a Record) -> Self {
+        let content = match record {
+            Record::Event(recorded) => {
+                let RecordedEvent { previous, epoch, ref event, .. } = **recorded;
+                Content::Event { event, previous, epoch }
+            }
+            Record::Removed(removed) => Content::Removed(removed),
+        };
+        Self {
+            position: record.position(),
+            recorded_at: record.recorded_at(),
+            version: record.version(),
+            stream: record.stream(),
+            content,
+        }
+    }
+}
+
+/// The body of a COPY in PostgreSQL's binary format (documentation of COPY, "Binary Format").
+pub(crate) struct CopyBody(Vec<u8>);
+
+impl CopyBody {
+    pub(crate) fn of(rows: &[NewRow<'_>]) -> Self {
+        let mut body = Self(Vec::with_capacity(64 + rows.len() * 640));
+        body.0.extend_from_slice(b"PGCOPY\n\xff\r\n\0");
+        // No flags, no header extension.
+        body.0.extend_from_slice(&[0; 8]);
+        for row in rows {
+            body.row(row);
+        }
+        body.0.extend_from_slice(&(-1_i16).to_be_bytes());
+        body
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    fn row(&mut self, row: &NewRow<'_>) {
+        self.0.extend_from_slice(&COLUMNS_COUNT.to_be_bytes());
+        self.int8(Some(row.position.as_i64()));
+        self.int8(Some(Instant(row.recorded_at).to_wire()));
+        self.int8(Some(row.version.as_i64()));
+        match row.content {
+            Content::Event { event, previous, epoch } => {
+                self.int8(previous.map(Position::as_i64));
+                self.int8(Some(epoch.as_i64()));
+                self.event(row.stream, event);
+            }
+            Content::Removed(removed) => {
+                self.int8(None);
+                self.int8(None);
+                self.removed(removed);
+            }
+        }
+    }
+
+    fn event(&mut self, stream: &StreamName, event: &NewEvent) {
+        let (kind, payload) = match &event.data {
+            Data::Absent => (KIND_ABSENT, None),
+            Data::Json(text) => (KIND_JSON, Some(text)),
+            Data::Base64(text) => (KIND_BASE64, Some(text)),
+        };
+        self.int4(i32::try_from(event.bytes()).unwrap_or(i32::MAX));
+        self.int2(kind);
+        self.int2(FORMAT_V1);
+        self.text(Some(stream.category()));
+        self.text(Some(stream.id()));
+        self.text(Some(&event.event_type));
+        self.text(Some(event.event_version.as_deref().unwrap_or_default()));
+        self.text(Some(&event.id));
+        self.text(Some(&event.source));
+        self.text(event.time.as_deref());
+        self.text(event.data_schema.as_deref());
+        self.text(event.data_content_type.as_deref());
+        self.text(Some(&extensions_to_json(&event.extensions)));
+        match (kind, payload) {
+            // Base64's alphabet needs no escapes.
+            (KIND_BASE64, Some(text)) => self.text(Some(&format!("\"{text}\""))),
+            (_, text) => self.text(Some(text.map_or("null", String::as_str))),
+        }
+    }
+
+    fn removed(&mut self, removed: &RemovedRecord) {
+        let by = match removed.removed {
+            RemovedBy::Retention => "retention",
+            RemovedBy::Redaction => "redaction",
+        };
+        let payload =
+            serde_json::json!({ "by": by, "certificate": removed.certificate, "leaf": removed.leaf.to_hex() });
+        self.int4(0);
+        self.int2(KIND_REMOVED);
+        self.int2(FORMAT_V1);
+        self.text(Some(removed.stream.category()));
+        self.text(Some(removed.stream.id()));
+        // event_type, event_version, event_id and source: postgres-es wants some of them not to be null.
+        for _ in 0..4 {
+            self.text(Some(""));
+        }
+        for _ in 0..3 {
+            self.text(None);
+        }
+        self.text(Some("{}"));
+        self.text(Some(&payload.to_string()));
+    }
+
+    fn int2(&mut self, value: i16) {
+        self.0.extend_from_slice(&2_i32.to_be_bytes());
+        self.0.extend_from_slice(&value.to_be_bytes());
+    }
+
+    fn int4(&mut self, value: i32) {
+        self.0.extend_from_slice(&4_i32.to_be_bytes());
+        self.0.extend_from_slice(&value.to_be_bytes());
+    }
+
+    fn int8(&mut self, value: Option<i64>) {
+        let Some(value) = value else { return self.null() };
+        self.0.extend_from_slice(&8_i32.to_be_bytes());
+        self.0.extend_from_slice(&value.to_be_bytes());
+    }
+
+    fn text(&mut self, value: Option<&str>) {
+        let Some(value) = value else { return self.null() };
+        let length = i32::try_from(value.len()).expect("an event is at most 1 MiB");
+        self.0.extend_from_slice(&length.to_be_bytes());
+        self.0.extend_from_slice(value.as_bytes());
+    }
+
+    fn null(&mut self) {
+        self.0.extend_from_slice(&(-1_i32).to_be_bytes());
+    }
+}
+
+/// Reads a row of [`COLUMNS`].
+///
+/// # Errors
+/// `Decode` for a row that no record has made.
+pub(crate) fn record(row: &PgRow) -> Result<Record, sqlx::Error> {
+    let position = number(row, 0, Position::from_i64)?;
+    let damaged = |what: String| sqlx::Error::Decode(format!("position {position}: {what}").into());
+    let recorded_at = row.try_get::<Instant, _>(1)?.0;
+    let version = number(row, 2, StreamVersion::from_i64)?;
+    let stream = StreamName::of(row.try_get(8)?, row.try_get(9)?).map_err(|e| damaged(e.to_string()))?;
+    let format: i16 = row.try_get(7)?;
+    if format != FORMAT_V1 {
+        return Err(damaged(format!("record format {format} is not known to this release")));
+    }
+    // `json` is text on the wire; the driver's type check knows it as a value tree only.
+    let payload: &str = row.try_get_unchecked(18)?;
+    let data = match row.try_get::<i16, _>(6)? {
+        KIND_ABSENT => Data::Absent,
+        KIND_JSON => Data::Json(payload.to_owned()),
+        KIND_BASE64 => Data::Base64(payload.trim_matches('"').to_owned()),
+        KIND_REMOVED => {
+            let removed = removed(payload, position, version, stream, recorded_at);
+            return removed.map(Record::Removed).ok_or_else(|| damaged("not what removal leaves".into()));
+        }
+        kind => return Err(damaged(format!("data kind {kind}"))),
+    };
+    let metadata: &str = row.try_get_unchecked(17)?;
+    let event_version: &str = row.try_get(11)?;
+    let event = NewEvent {
+        id: row.try_get(12)?,
+        source: row.try_get(13)?,
+        event_type: row.try_get(10)?,
+        stream,
+        time: row.try_get(14)?,
+        event_version: (!event_version.is_empty()).then(|| event_version.to_owned()),
+        data_schema: row.try_get(15)?,
+        data_content_type: row.try_get(16)?,
+        extensions: extensions(metadata).map_err(damaged)?,
+        data,
+    };
+    let previous = row.try_get::<Option<i64>, _>(3)?.and_then(Position::from_i64);
+    let epoch = number(row, 4, Epoch::from_i64)?;
+    Ok(Record::Event(Box::new(RecordedEvent { position, recorded_at, version, previous, epoch, event })))
+}
+
+fn extensions(metadata: &str) -> Result<Vec<domain::event::Extension>, String> {
+    match metadata {
+        "{}" => Ok(Vec::new()),
+        text => extensions_from_json(text.as_bytes()).map_err(|e| crate::error::chain(&e)),
+    }
+}
+
+fn removed(
+    payload: &str,
+    position: Position,
+    version: StreamVersion,
+    stream: StreamName,
+    recorded_at: Timestamp,
+) -> Option<RemovedRecord> {
+    let payload: serde_json::Value = serde_json::from_str(payload).ok()?;
+    let removed = match payload.get("by")?.as_str()? {
+        "retention" => RemovedBy::Retention,
+        "redaction" => RemovedBy::Redaction,
+        _ => return None,
+    };
+    let certificate = payload.get("certificate")?.as_str()?.to_owned();
+    let leaf = Hash::from_hex(payload.get("leaf")?.as_str()?)?;
+    Some(RemovedRecord { position, version, stream, recorded_at, removed, certificate, leaf })
+}
+
+/// A column that holds one of domain's numbers.
+pub(crate) fn number<N, I>(row: &PgRow, column: I, of: impl Fn(i64) -> Option<N>) -> Result<N, sqlx::Error>
+where
+    I: sqlx::ColumnIndex<PgRow>,
+{
+    let value: i64 = row.try_get(column)?;
+    of(value).ok_or_else(|| sqlx::Error::Decode(format!("{value} is not a number that the log writes").into()))
+}

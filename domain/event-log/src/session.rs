@@ -1,0 +1,140 @@
+//! Sessions: every connection sets what the promises need by itself, and is refused where the server cannot keep them.
+//! No other module opens a connection.
+
+use std::str::FromStr;
+
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
+use sqlx::{ConnectOptions, Connection, Row};
+
+use crate::PgConfig;
+use crate::error::EventLogError;
+
+/// How long a session waits for a lock before it looks who holds it.
+pub(crate) const LOCK_WAIT_SECONDS: u32 = 2;
+/// The oldest PostgreSQL that has what the schema uses.
+const SERVER_VERSION_MIN: i32 = 140_000;
+
+/// What a session is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Writes groups under the head lock: whatever stalls must end soon.
+    Append,
+    /// Reads and small writes.
+    Serve,
+    /// Prunes and rebuilds: single statements that may take minutes.
+    Maintain,
+}
+
+/// The connection options for a purpose.
+pub(crate) fn options(config: &PgConfig, purpose: Purpose) -> Result<PgConnectOptions, EventLogError> {
+    let options = PgConnectOptions::from_str(&config.url).map_err(EventLogError::Url)?;
+    let lock_wait = format!("{LOCK_WAIT_SECONDS}s");
+    let (name, statement, idle) = match purpose {
+        Purpose::Append => ("coldstream append", "20s", "10s"),
+        Purpose::Serve => ("coldstream serve", "60s", "60s"),
+        Purpose::Maintain => ("coldstream maintain", "0", "60s"),
+    };
+    // Tables are new, statistics are not: with plans that do not depend on them, a lookup is an index scan from the
+    // first row on. jit would answer the disabled scans' prices by compiling.
+    let plans = [("plan_cache_mode", "force_generic_plan"), ("enable_seqscan", "off"), ("jit", "off")];
+    let joins = [("enable_hashjoin", "off"), ("enable_mergejoin", "off"), ("enable_bitmapscan", "off")];
+    let limits = [
+        ("synchronous_commit", "on"),
+        ("lock_timeout", &lock_wait),
+        ("statement_timeout", statement),
+        ("idle_in_transaction_session_timeout", idle),
+        // A client whose machine is gone must not hold the head until TCP gives up after hours.
+        ("tcp_keepalives_idle", "5"),
+        ("tcp_keepalives_interval", "5"),
+        ("tcp_keepalives_count", "3"),
+    ];
+    let options = options.application_name(name).options(plans).options(joins).options(limits);
+    // Reads name their partition in the statement: a window of months times a handful of statements.
+    Ok(options.statement_cache_capacity(256).disable_statement_logging())
+}
+
+/// Which server this is, and whether it can keep the promises.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Server {
+    /// Made by initdb; a physical standby has the same.
+    pub(crate) system_identifier: i64,
+    fsync: bool,
+    full_page_writes: bool,
+    utf8: bool,
+    version: i32,
+    in_recovery: bool,
+    superuser: bool,
+    owner: bool,
+}
+
+impl Server {
+    async fn of(connection: &mut PgConnection) -> Result<Self, sqlx::Error> {
+        let row = sqlx::query(include_str!("sql/server.sql")).fetch_one(connection).await?;
+        Ok(Self {
+            system_identifier: row.try_get("system_identifier")?,
+            fsync: row.try_get("fsync")?,
+            full_page_writes: row.try_get("full_page_writes")?,
+            utf8: row.try_get("utf8")?,
+            version: row.try_get("version")?,
+            in_recovery: row.try_get("in_recovery")?,
+            superuser: row.try_get("superuser")?,
+            owner: row.try_get("owner")?,
+        })
+    }
+
+    /// Why the log must not run here.
+    fn danger(&self, allow_superuser: bool) -> Option<&'static str> {
+        if !self.fsync {
+            return Some("the server runs with fsync off: what it acknowledges is lost in a crash; set fsync = on");
+        }
+        if !self.full_page_writes {
+            return Some("the server runs with full_page_writes off: a crash may tear pages; set it on");
+        }
+        if self.in_recovery {
+            return Some("the server is a standby: name the primary in the URL");
+        }
+        if !self.utf8 {
+            return Some("the database is not in UTF-8: create one with ENCODING 'UTF8'");
+        }
+        if self.version < SERVER_VERSION_MIN {
+            return Some("the server is older than PostgreSQL 14");
+        }
+        if allow_superuser {
+            return None;
+        }
+        if self.superuser {
+            return Some("the role is a superuser, who can change events (SEC-1): use the service's role");
+        }
+        self.owner.then_some("the role can become coldstream_owner, who can change events (SEC-1): use the service's")
+    }
+}
+
+/// Opens a session, checked.
+pub(crate) async fn open(config: &PgConfig, purpose: Purpose) -> Result<(PgConnection, Server), EventLogError> {
+    let options = options(config, purpose)?;
+    let mut connection =
+        PgConnection::connect_with(&options).await.map_err(EventLogError::database("connecting to the database"))?;
+    let server = Server::of(&mut connection).await.map_err(EventLogError::database("looking at the server"))?;
+    match server.danger(config.allow_superuser) {
+        Some(reason) => Err(EventLogError::Unsafe { reason: reason.into() }),
+        None => Ok((connection, server)),
+    }
+}
+
+/// The pool for reads and the catalog. A connection made later to a standby, after the primary has moved, is refused.
+pub(crate) fn pool(config: &PgConfig) -> Result<PgPool, EventLogError> {
+    let allow_superuser = config.allow_superuser;
+    let pool = PgPoolOptions::new()
+        .max_connections(config.connections)
+        .acquire_timeout(std::time::Duration::from_secs(10))
+        .after_connect(move |connection, _| {
+            Box::pin(async move {
+                match Server::of(connection).await?.danger(allow_superuser) {
+                    Some(reason) => Err(sqlx::Error::Configuration(reason.into())),
+                    None => Ok(()),
+                }
+            })
+        })
+        .connect_lazy_with(options(config, Purpose::Serve)?);
+    Ok(pool)
+}

@@ -1,0 +1,240 @@
+//! One writing session: locks the head, looks up what a decision needs, writes a decided group. Appender and follower
+//! share it, so an event is written the same way wherever it comes from. It decides nothing, and it never commits by
+//! itself: between [`Writer::lock`] and [`Writer::commit`] everything is one transaction.
+
+use std::collections::{HashMap, HashSet};
+
+use domain::append::{LogHead, StreamHead};
+use domain::arbiter::EventKey;
+use domain::{Epoch, Head, Position, StreamName, Timestamp};
+use sqlx::postgres::{PgConnection, PgRow};
+use sqlx::{Executor as _, Row as _};
+use uuid::Uuid;
+
+use crate::instant::{Instant, from_micros};
+use crate::partitions::PartitionMap;
+use crate::reader::{role, stream_head};
+use crate::rows::{self, COLUMNS, CopyBody, NewRow};
+
+/// Heads of streams that are kept in memory, some hundred bytes each.
+const CACHED_STREAMS_MAX: usize = 100_000;
+/// COPY sends pieces of this size: the driver keeps a buffer as large as the largest piece.
+const COPY_PIECE_BYTES: usize = 256 << 10;
+
+/// The head row, locked.
+#[derive(Debug, Clone)]
+pub(crate) struct LockedHead {
+    pub(crate) head: LogHead,
+    pub(crate) incarnation: Uuid,
+    /// Now, in a log with simulated time.
+    pub(crate) simulated_now: Option<Timestamp>,
+    /// The server's clock.
+    pub(crate) database_now: Timestamp,
+}
+
+/// What the lookup found.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    pub(crate) streams: HashMap<StreamName, StreamHead>,
+    pub(crate) known: HashMap<EventKey, Position>,
+    pub(crate) checkpoints: HashMap<String, u64>,
+}
+
+/// A decided group.
+#[derive(Debug)]
+pub(crate) struct Group<'a> {
+    /// In position order; not empty.
+    pub(crate) rows: Vec<NewRow<'a>>,
+    pub(crate) keys: Vec<(EventKey, Position)>,
+    pub(crate) streams: &'a HashMap<StreamName, StreamHead>,
+    pub(crate) checkpoints: &'a HashMap<String, u64>,
+    pub(crate) head: Head,
+    pub(crate) recorded_at: Timestamp,
+}
+
+impl Group<'_> {
+    /// The months of its rows with the first position in each. `recorded_at` never goes back, so each is one run.
+    pub(crate) fn months(&self) -> Vec<(Timestamp, Position)> {
+        let mut months: Vec<(Timestamp, Position)> = Vec::new();
+        // A month's start is asked for once an instant, not once a row: a group has few.
+        let mut before = None;
+        for row in &self.rows {
+            if before.replace(row.recorded_at) == Some(row.recorded_at) {
+                continue;
+            }
+            let month = row.recorded_at.month_start();
+            if months.last().is_none_or(|(last, _)| *last != month) {
+                months.push((month, row.position));
+            }
+        }
+        months
+    }
+}
+
+/// Which state of the log the cached heads belong to. Any other writer, a promotion or a restored database changes it.
+type CacheKey = (Head, Epoch, domain::append::Role, Uuid);
+
+/// A session that writes. Dropped whenever it is not known in which state the server has it.
+pub(crate) struct Writer {
+    connection: PgConnection,
+    cached: HashMap<StreamName, Option<StreamHead>>,
+    cached_for: Option<CacheKey>,
+}
+
+fn cache_key(locked: &LockedHead) -> CacheKey {
+    (locked.head.head, locked.head.epoch, locked.head.role, locked.incarnation)
+}
+
+impl Writer {
+    pub(crate) fn new(connection: PgConnection) -> Self {
+        Self { connection, cached: HashMap::new(), cached_for: None }
+    }
+
+    /// Begins a transaction and takes the head: the log stands still for all writers until it ends.
+    pub(crate) async fn lock(&mut self) -> Result<LockedHead, sqlx::Error> {
+        let row = self.connection.fetch_one(include_str!("sql/lock_head.sql")).await?;
+        let locked = locked_head(&row)?;
+        if self.cached_for != Some(cache_key(&locked)) || self.cached.len() > CACHED_STREAMS_MAX {
+            self.cached.clear();
+        }
+        self.cached_for = None;
+        Ok(locked)
+    }
+
+    /// Looks up streams, ids and consumers under the lock; streams that are cached are not asked for again.
+    pub(crate) async fn look_up(
+        &mut self,
+        streams: &HashSet<&StreamName>,
+        keys: &[EventKey],
+        consumers: &HashSet<&str>,
+        pruned: Head,
+    ) -> Result<Found, sqlx::Error> {
+        let unknown: Vec<&StreamName> =
+            streams.iter().copied().filter(|stream| !self.cached.contains_key(*stream)).collect();
+        let consumers: Vec<&str> = consumers.iter().copied().collect();
+        let mut found = Found::default();
+        if !(unknown.is_empty() && keys.is_empty() && consumers.is_empty()) {
+            self.ask(&unknown, keys, &consumers, pruned, &mut found).await?;
+        }
+        for stream in streams {
+            if let Some(head) = self.cached.get(*stream).copied().flatten() {
+                found.streams.insert((*stream).clone(), head);
+            }
+        }
+        Ok(found)
+    }
+
+    async fn ask(
+        &mut self,
+        streams: &[&StreamName],
+        keys: &[EventKey],
+        consumers: &[&str],
+        pruned: Head,
+        found: &mut Found,
+    ) -> Result<(), sqlx::Error> {
+        let rows = sqlx::query(include_str!("sql/lookup.sql"))
+            .bind(streams.iter().map(|stream| stream.category()).collect::<Vec<_>>())
+            .bind(streams.iter().map(|stream| stream.id()).collect::<Vec<_>>())
+            .bind(keys.iter().map(uuid_of).collect::<Vec<_>>())
+            .bind(pruned.as_i64())
+            .bind(consumers)
+            .fetch_all(&mut self.connection)
+            .await?;
+        self.cached.extend(streams.iter().map(|stream| ((*stream).clone(), None)));
+        for row in &rows {
+            let index = usize::try_from(row.try_get::<i64, _>("ord")? - 1)
+                .map_err(|_| sqlx::Error::Decode("WITH ORDINALITY counts from 1".into()))?;
+            match row.try_get::<i16, _>("what")? {
+                0 => drop(self.cached.insert(streams[index].clone(), Some(stream_head(row)?))),
+                1 => drop(found.known.insert(keys[index], rows::number(row, "position", Position::from_i64)?)),
+                _ => {
+                    let checkpoint = rows::number(row, "position", |n| u64::try_from(n).ok())?;
+                    found.checkpoints.insert(consumers[index].to_owned(), checkpoint);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a group into the transaction. `map` has the tables of all its months.
+    pub(crate) async fn write(&mut self, group: &Group<'_>, map: &PartitionMap) -> Result<(), sqlx::Error> {
+        let months = group.months();
+        let table = match months.as_slice() {
+            // Straight into the partition: no routing, and a lock on one table.
+            [(month, _)] => map.table(*month).map_or("coldstream.events", |table| table),
+            _ => "coldstream.events",
+        };
+        // Rows before heads: a refusal of data comes before anything else is touched, and costs the least.
+        let statement = format!("COPY {table} ({COLUMNS}) FROM STDIN (FORMAT binary)");
+        let mut copy = self.connection.copy_in_raw(&statement).await?;
+        for piece in CopyBody::of(&group.rows).bytes().chunks(COPY_PIECE_BYTES) {
+            copy.send(piece).await?;
+        }
+        copy.finish().await?;
+
+        let begun: Vec<&(Timestamp, Position)> = months.iter().filter(|(month, _)| !map.has_events(*month)).collect();
+        let streams: Vec<(&StreamName, &StreamHead)> = group.streams.iter().collect();
+        let heads = |of: fn(&StreamHead) -> i64| streams.iter().map(|(_, head)| of(head)).collect::<Vec<_>>();
+        let written = sqlx::query(include_str!("sql/write_heads.sql"))
+            .bind(group.keys.iter().map(|(key, _)| uuid_of(key)).collect::<Vec<_>>())
+            .bind(group.keys.iter().map(|(_, position)| position.as_i64()).collect::<Vec<_>>())
+            .bind(streams.iter().map(|(stream, _)| stream.category()).collect::<Vec<_>>())
+            .bind(streams.iter().map(|(stream, _)| stream.id()).collect::<Vec<_>>())
+            .bind(heads(|head| head.version.as_i64()))
+            .bind(heads(|head| head.position.as_i64()))
+            .bind(heads(|head| head.first.as_i64()))
+            .bind(streams.iter().map(|(_, head)| head.closed).collect::<Vec<_>>())
+            .bind(group.checkpoints.keys().map(String::as_str).collect::<Vec<_>>())
+            .bind(group.checkpoints.values().map(|at| i64::try_from(*at).unwrap_or(i64::MAX)).collect::<Vec<_>>())
+            .bind(begun.iter().map(|(month, _)| Instant(*month)).collect::<Vec<_>>())
+            .bind(begun.iter().map(|(_, first)| first.as_i64()).collect::<Vec<_>>())
+            .bind(group.head.as_i64())
+            .bind(Instant(group.recorded_at))
+            .execute(&mut self.connection)
+            .await?;
+        if written.rows_affected() == 1 { Ok(()) } else { Err(sqlx::Error::RowNotFound) }
+    }
+
+    /// Commits. From an error on, it is in doubt.
+    pub(crate) async fn commit(&mut self) -> Result<(), sqlx::Error> {
+        self.connection.execute("COMMIT").await.map(drop)
+    }
+
+    /// Ends the transaction without its changes and lets go of the head.
+    pub(crate) async fn roll_back(&mut self) -> Result<(), sqlx::Error> {
+        self.connection.execute("ROLLBACK").await.map(drop)
+    }
+
+    /// Keeps the streams' heads for the next group, which finds them valid if nobody else has moved the log.
+    pub(crate) fn remember(&mut self, locked: &LockedHead, head: Head, moved: &HashMap<StreamName, StreamHead>) {
+        self.cached.extend(moved.iter().map(|(stream, head)| (stream.clone(), Some(*head))));
+        self.cached_for = Some(CacheKey::from((head, locked.head.epoch, locked.head.role, locked.incarnation)));
+    }
+
+    pub(crate) fn connection(&mut self) -> &mut PgConnection {
+        &mut self.connection
+    }
+}
+
+pub(crate) fn uuid_of(key: &EventKey) -> Uuid {
+    Uuid::from_bytes(key.0)
+}
+
+/// A row of lock_head.sql.
+fn locked_head(row: &PgRow) -> Result<LockedHead, sqlx::Error> {
+    let simulated_now = row.try_get::<Option<i64>, _>("simulated_micros")?.map(from_micros).transpose()?;
+    Ok(LockedHead {
+        head: LogHead {
+            head: rows::number(row, "position", Head::from_i64)?,
+            recorded_at: from_micros(row.try_get("recorded_micros")?)?,
+            epoch: rows::number(row, "epoch", Epoch::from_i64)?,
+            role: role(row.try_get("role")?)?,
+            pruned: rows::number(row, "pruned", Head::from_i64)?,
+            log_id: row.try_get("log_id")?,
+            simulated: simulated_now.is_some(),
+        },
+        incarnation: row.try_get("incarnation")?,
+        simulated_now,
+        database_now: from_micros(row.try_get("database_micros")?)?,
+    })
+}
