@@ -195,7 +195,11 @@ impl Evidence {
         if own == signed { Ok(()) } else { Err(EvidenceError::Differs { size, signed, own }) }
     }
 
-    async fn frontier_at(&self, size: Head) -> Result<Frontier, EvidenceError> {
+    /// The tree at a size, from the nearest one that is known.
+    ///
+    /// # Errors
+    /// As [`Evidence::root_at`].
+    pub async fn frontier_at(&self, size: Head) -> Result<Frontier, EvidenceError> {
         let tail = self.tail().clone();
         let mut frontier = match tail.size() {
             at if at == Head::EMPTY || at > size => self.store.frontier_at_most(size).await?,

@@ -6,6 +6,7 @@ use domain::append::Role;
 use domain::archive::catalog::{CatalogError, StoredCheckpoint};
 use domain::archive::checkpoint::{self, Checkpoint, CheckpointError};
 use domain::archive::layout;
+use domain::evidence::{EvidenceError, two_regions};
 use domain::log::ReadError;
 use domain::store::StoreError;
 use domain::{Epoch, ErrorKind, Head};
@@ -13,7 +14,6 @@ use thiserror::Error;
 
 use crate::peer::PeerError;
 use crate::region::Region;
-use crate::tree::{self, TreeError};
 
 /// Why nothing was signed.
 #[derive(Debug, Error)]
@@ -21,12 +21,13 @@ pub enum CosignError {
     /// The own log was not read.
     #[error("the own log was not read")]
     Read(#[from] ReadError),
-    /// The own tree is not known.
-    #[error(transparent)]
-    Tree(#[from] TreeError),
+    /// The own tree is not known, or a signed root is not its own. In the latter case one of the two regions
+    /// has lied or lost.
+    #[error("a checkpoint does not stand")]
+    Evidence(#[from] EvidenceError),
     /// Checkpoints were not read or stored.
     #[error("the checkpoints were not read or stored")]
-    Evidence(#[from] CatalogError),
+    Stored(#[from] CatalogError),
     /// It was not published.
     #[error("the checkpoint was not published")]
     Store(#[from] StoreError),
@@ -39,12 +40,6 @@ pub enum CosignError {
     /// It is a checkpoint of something else.
     #[error("the checkpoint is not one to sign here: {0}")]
     NotOurs(String),
-    /// The other region signed a root that is not this log's. One of the two has lied or lost.
-    #[error("the other region signed another root at {size} than this log has")]
-    Forked {
-        /// The size.
-        size: Head,
-    },
 }
 
 impl CosignError {
@@ -53,13 +48,12 @@ impl CosignError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Read(error) => error.kind(),
-            Self::Tree(error) => error.kind(),
             Self::Evidence(error) => error.kind(),
+            Self::Stored(error) => error.kind(),
             Self::Store(error) => error.kind(),
             Self::Peer(error) => error.kind(),
             Self::Checkpoint(error) => error.kind(),
             Self::NotOurs(_) => ErrorKind::Conflict,
-            Self::Forked { .. } => ErrorKind::Forked,
         }
     }
 }
@@ -80,36 +74,29 @@ pub enum Round {
 /// One round, whatever the region is: signs if it is active, cosigns if it follows.
 ///
 /// # Errors
-/// A [`CosignError`]; `Forked` needs a person.
+/// A [`CosignError`]; one of kind Corrupt needs a person.
 pub async fn round(region: &Region) -> Result<Round, CosignError> {
     let head = region.log.log_head().await?;
     match head.role {
-        Role::Active | Role::Draining => sign(region, &head.log_id, head.epoch, head.head).await,
-        Role::Follower => cosign(region, &head.log_id, head.epoch, head.head).await,
-        Role::ReadOnly => Ok(Round::Idle),
+        Role::Active | Role::Draining if head.head > Head::EMPTY => sign(region).await,
+        Role::Follower => cosign(region, head.epoch).await,
+        Role::Active | Role::Draining | Role::ReadOnly => Ok(Round::Idle),
     }
 }
 
-async fn sign(region: &Region, log: &str, epoch: Epoch, head: Head) -> Result<Round, CosignError> {
-    let newest = region.evidence.newest_checkpoint(false).await?;
-    if head <= newest.map_or(Head::EMPTY, |newest| newest.size) {
-        return Ok(Round::Idle);
-    }
-    let frontier = tree::frontier_at(region.history.as_ref(), region.evidence.as_ref(), head).await?;
-    region.evidence.save_frontier(&frontier).await?;
-    let checkpoint = Checkpoint { log: log.to_owned(), size: head, root: frontier.root(), epoch };
-    let note = checkpoint.sign(&region.key)?;
+async fn sign(region: &Region) -> Result<Round, CosignError> {
+    let before = region.evidence.newest_checkpoint(false).await?;
     // Stored before anybody sees it: a region never forgets what it has signed.
-    let stored = StoredCheckpoint { size: head, root: checkpoint.root, note, cosigned: false };
-    region.evidence.save_checkpoint(&stored).await?;
-    Ok(Round::Signed(head))
+    let signed = region.tree.sign(&region.key).await?;
+    let grown = before.is_none_or(|before| signed.size > before.size);
+    Ok(if grown { Round::Signed(signed.size) } else { Round::Idle })
 }
 
 /// The checkpoint that this region signed and that waits for the other's signature: the answer to
 /// `GET /v1/replication/checkpoint`.
 ///
 /// # Errors
-/// [`CosignError::Evidence`], [`CosignError::Read`].
+/// [`CosignError::Stored`], [`CosignError::Read`].
 pub async fn waiting(region: &Region) -> Result<Option<String>, CosignError> {
     let role = region.log.log_head().await?.role;
     let newest = region.evidence.newest_checkpoint(false).await?;
@@ -117,54 +104,46 @@ pub async fn waiting(region: &Region) -> Result<Option<String>, CosignError> {
     Ok(waiting.map(|newest| newest.note))
 }
 
-async fn cosign(region: &Region, log: &str, epoch: Epoch, head: Head) -> Result<Round, CosignError> {
+async fn cosign(region: &Region, epoch: Epoch) -> Result<Round, CosignError> {
     let Some(peer) = &region.peer else { return Ok(Round::Idle) };
     let Some(note) = peer.waiting_checkpoint().await? else { return Ok(Round::Idle) };
-    let (checkpoint, signers) = checkpoint::verify(&note, &region.keys)?;
+    let (checkpoint, signers) = match region.tree.check(&note, &region.keys).await {
+        Ok(checked) => checked,
+        Err(EvidenceError::Short { size, .. }) => return Ok(Round::Behind(size)),
+        Err(error) => return Err(error.into()),
+    };
+    check_epoch(&checkpoint, epoch)?;
     if signers.iter().all(|signer| signer == region.key.id()) {
         return Err(CosignError::NotOurs("the other region has not signed it".into()));
     }
-    check_place(&checkpoint, log, epoch)?;
-    let size = checkpoint.size;
-    if size > head {
-        return Ok(Round::Behind(size));
-    }
-    let own = tree::frontier_at(region.history.as_ref(), region.evidence.as_ref(), size).await?;
-    if own.root() != checkpoint.root {
-        return Err(CosignError::Forked { size });
-    }
-    region.evidence.save_frontier(&own).await?;
     let note = checkpoint::cosign(&note, &region.key)?;
-    // Own database, own bucket, then home: when home prunes because of it, this region can show it.
+    // Own bucket, own database, then home: when home prunes because of it, this region can show it.
     keep(region, &checkpoint, &note).await?;
     peer.deliver_cosignature(&note).await?;
-    Ok(Round::Cosigned(size))
+    Ok(Round::Cosigned(checkpoint.size))
 }
 
 /// Takes the other region's signature: `POST /v1/replication/cosignature`. Published and stored when it
 /// returns; may be repeated.
 ///
 /// # Errors
-/// `NotOurs` for a note that this region has not signed, `Checkpoint` for one that the other has not.
+/// `NotOurs` for a note that not both regions signed, `Evidence` for a root that is not this log's.
 pub async fn accept(region: &Region, note: &str) -> Result<(), CosignError> {
-    let head = region.log.log_head().await?;
-    let (checkpoint, signers) = checkpoint::verify(note, &region.keys)?;
-    check_place(&checkpoint, &head.log_id, head.epoch)?;
-    let (own, others): (Vec<_>, Vec<_>) = signers.iter().partition(|signer| *signer == region.key.id());
-    if own.is_empty() || others.is_empty() {
+    let epoch = region.log.log_head().await?.epoch;
+    let (checkpoint, signers) = region.tree.check(note, &region.keys).await?;
+    check_epoch(&checkpoint, epoch)?;
+    if !two_regions(&signers) || !signers.contains(region.key.id()) {
         return Err(CosignError::NotOurs("it does not have both regions' signatures".into()));
     }
     keep(region, &checkpoint, note).await
 }
 
-fn check_place(checkpoint: &Checkpoint, log: &str, epoch: Epoch) -> Result<(), CosignError> {
-    if checkpoint.log != log {
-        return Err(CosignError::NotOurs(format!("it is of log {:?}", checkpoint.log)));
+/// One of an older epoch is as true as ever: its root is this log's. One of a newer epoch is for the watch first.
+fn check_epoch(checkpoint: &Checkpoint, epoch: Epoch) -> Result<(), CosignError> {
+    if checkpoint.epoch <= epoch {
+        return Ok(());
     }
-    if checkpoint.epoch != epoch {
-        return Err(CosignError::NotOurs(format!("it is of epoch {}, in force is {epoch}", checkpoint.epoch)));
-    }
-    Ok(())
+    Err(CosignError::NotOurs(format!("it is of epoch {}, in force here is {epoch}", checkpoint.epoch)))
 }
 
 /// Publishes and stores a checkpoint that both signed. The bucket first: once the database says that it is
@@ -187,9 +166,9 @@ async fn check_published(region: &Region, key: &str, wanted: &Checkpoint) -> Res
     let note = String::from_utf8_lossy(&object.bytes);
     let (published, signers) = checkpoint::verify(&note, &region.keys)?;
     if published != *wanted {
-        return Err(CosignError::Forked { size: wanted.size });
+        return Err(CosignError::NotOurs(format!("{key} was published with another root")));
     }
-    if signers.len() < 2 {
+    if !two_regions(&signers) {
         return Err(CosignError::NotOurs(format!("{key} was published with one signature")));
     }
     Ok(())
@@ -250,7 +229,7 @@ mod tests {
         pair.diverge(5).await;
         round(&pair.home).await.expect("signed");
         let error = round(&pair.dr).await.expect_err("it is refused");
-        assert_eq!(error.kind(), ErrorKind::Forked);
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
         assert!(pair.dr_store.keys().is_empty());
     }
 

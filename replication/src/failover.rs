@@ -7,14 +7,16 @@
 //!
 //! A region is never promoted behind its own word, and never without having said first what may be lost.
 
+mod loss;
+
 use async_trait::async_trait;
 use domain::append::{LogHead, Role};
 use domain::archive::catalog::CatalogError;
 use domain::archive::epoch_claim::EpochClaim;
+use domain::evidence::EvidenceError;
 use domain::log::{ApplyError, ReadError};
 use domain::merkle::Hash;
-use domain::replication::Heard;
-use domain::{ClockError, Epoch, ErrorKind, Head, Timestamp};
+use domain::{ClockError, Epoch, ErrorKind, Head};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -23,7 +25,8 @@ use crate::fence::{self, Answers, FenceError};
 use crate::peer::{HeardAnswer, PeerClient, PeerError, Standing};
 use crate::region::Region;
 use crate::spelling;
-use crate::tree::{self, TreeError};
+
+pub use loss::{AcceptLoss, Bound, LossStatement, state_loss};
 
 /// Why an act did not happen. Unless it says otherwise, nothing was changed.
 #[derive(Debug, Error)]
@@ -47,8 +50,8 @@ pub enum FailoverError {
     #[error("the log was not read")]
     Read(#[from] ReadError),
     /// The tree is not known.
-    #[error(transparent)]
-    Tree(#[from] TreeError),
+    #[error("the log's tree is not known")]
+    Tree(#[from] EvidenceError),
     /// The stored state was not read.
     #[error("the region's state was not read")]
     State(#[from] CatalogError),
@@ -208,78 +211,6 @@ pub enum Promote {
     },
 }
 
-/// How much an operator accepts to lose.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum AcceptLoss {
-    /// At most this many events, and only if that is certain. 0: nothing.
-    Events(u64),
-    /// What was acknowledged since the old region was last heard of, however much that is.
-    Unknown,
-}
-
-/// What bounds the loss.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Bound {
-    /// No more than this many events: the old region had stopped appends when its head was heard.
-    Events(u64),
-    /// The old region may have acknowledged more since this instant; `null`: it was never heard of.
-    UnknownSince(#[serde(with = "spelling::text_or_null")] Option<Timestamp>),
-}
-
-/// What a forced promotion may lose, said before it happens (REP-3).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LossStatement {
-    /// The head of the region to be promoted.
-    #[serde(with = "spelling::text")]
-    pub own_head: Head,
-    /// The newest that it heard of the old region.
-    pub heard: Option<HeardAnswer>,
-    /// Events that are known to be missing: from `own_head` to the head heard of.
-    #[serde(with = "spelling::text")]
-    pub known_missing: u64,
-    /// What bounds the loss.
-    pub bound: Bound,
-}
-
-impl std::fmt::Display for LossStatement {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "this region's head is {}; ", self.own_head)?;
-        match &self.heard {
-            Some(heard) => write!(f, "the newest head heard of the other region is {} at {}; ", heard.head, heard.at)?,
-            None => f.write_str("it never heard of the other region; ")?,
-        }
-        write!(f, "{} events are known to be missing, ", self.known_missing)?;
-        match self.bound {
-            Bound::Events(most) => write!(f, "{most} at most"),
-            Bound::UnknownSince(Some(since)) => write!(f, "how many more since {since} is unknown"),
-            Bound::UnknownSince(None) => f.write_str("how many more is unknown"),
-        }
-    }
-}
-
-/// States what a promotion may lose. `epoch` is the one in force: what was heard of an older one bounds nothing.
-#[must_use]
-pub fn state_loss(own_head: Head, epoch: Epoch, heard: Option<Heard>) -> LossStatement {
-    let newest = heard.map_or(Head::EMPTY, |heard| heard.head);
-    let known_missing = newest.get().saturating_sub(own_head.get());
-    let bound = match heard {
-        Some(heard) if heard.role == Role::Draining && heard.epoch == epoch => Bound::Events(known_missing),
-        heard => Bound::UnknownSince(heard.map(|heard| heard.at)),
-    };
-    LossStatement { own_head, heard: heard.map(HeardAnswer::from), known_missing, bound }
-}
-
-fn is_accepted(loss: &LossStatement, accept: AcceptLoss) -> bool {
-    match (loss.bound, accept) {
-        (_, AcceptLoss::Unknown) => true,
-        (Bound::Events(most), AcceptLoss::Events(accepted)) => most <= accepted,
-        (Bound::UnknownSince(_), AcceptLoss::Events(_)) => false,
-    }
-}
-
 /// What a promotion did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -300,17 +231,10 @@ pub struct Promoted {
 /// `Read`, `State`, `Clock`; with the root also `Tree`.
 pub async fn standing(region: &Region, with_root: bool) -> Result<Standing, FailoverError> {
     let LogHead { log_id: log, epoch, role, head, .. } = region.log.log_head().await?;
-    let root = if with_root { Some(root_at(region, head).await?) } else { None };
+    let root = if with_root { Some(region.tree.root_at(head).await?) } else { None };
     let heard = region.memory.heard().await?.map(HeardAnswer::from);
     let clock = region.clock.now().await?;
     Ok(Standing { log, region: region.name().to_owned(), epoch, role, head, root, clock, heard })
-}
-
-async fn root_at(region: &Region, head: Head) -> Result<Hash, FailoverError> {
-    let frontier = tree::frontier_at(region.history.as_ref(), region.evidence.as_ref(), head).await?;
-    // Kept, so that asking again costs only what was appended since.
-    region.evidence.save_frontier(&frontier).await?;
-    Ok(frontier.root())
 }
 
 /// `POST /v1/admin/drain`: stops appends for a switchover. When it returns no append is acknowledged any more.
@@ -472,7 +396,7 @@ async fn check_consent(region: &Region, own: &LogHead, head: Head, root: Hash) -
     if own.head != head || old.head != head {
         return Err(refused(format!("the heads are {} and {}, not both {head}", own.head, old.head)));
     }
-    let own_root = root_at(region, head).await?;
+    let own_root = region.tree.root_at(head).await?;
     if own_root != root || old.root != Some(root) {
         return Err(FailoverError::Corrupt(format!("the logs differ in their first {head} events")));
     }
@@ -491,7 +415,7 @@ async fn check_loss(
         return Err(refused(format!("{:?} answers and is {}: switch over instead", peer.region, peer.role.as_str())));
     }
     let loss = state_loss(own.head, own.epoch, region.memory.heard().await?);
-    if is_accepted(&loss, accept) { Ok(loss) } else { Err(FailoverError::Loss(loss)) }
+    if loss.is_accepted(accept) { Ok(loss) } else { Err(FailoverError::Loss(loss)) }
 }
 
 #[async_trait]

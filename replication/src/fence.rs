@@ -495,6 +495,7 @@ mod tests {
             log: region.log.clone(),
             history: region.history.clone(),
             catalog: region.catalog.clone(),
+            tree: region.tree.clone(),
             evidence: region.evidence.clone(),
             memory: region.memory.clone(),
             store: region.store.clone(),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use domain::append::{LogHead, Role};
 use domain::archive::catalog::CatalogError;
+use domain::evidence::{EvidenceError, FRONTIER_EVERY};
 use domain::log::{ApplyError, ReadError};
 use domain::merkle::Frontier;
 use domain::replication::Heard;
@@ -15,12 +16,7 @@ use tokio::task::JoinHandle;
 
 use crate::peer::PeerError;
 use crate::region::Region;
-use crate::tree::{self, TreeError};
 use crate::wire::{self, BATCH_RECORDS_MAX, Batch, BatchError};
-
-/// The tree is stored each time this many leaves were added, and whenever the follower has caught up. Rarer:
-/// more to read again after a restart.
-const SAVE_EVERY_LEAVES: u64 = 65_536;
 
 /// Why a round moved nothing.
 #[derive(Debug, Error)]
@@ -41,8 +37,8 @@ pub enum FollowError {
     #[error("the own log was not read")]
     Read(#[from] ReadError),
     /// The own tree is not known.
-    #[error(transparent)]
-    Tree(#[from] TreeError),
+    #[error("the own log's tree is not known")]
+    Tree(#[from] EvidenceError),
     /// What was heard, or the tree, was not stored.
     #[error("the follower's state was not stored")]
     State(#[from] CatalogError),
@@ -102,7 +98,6 @@ pub struct Follower {
     region: Arc<Region>,
     /// The tree at the own head, once it is known.
     frontier: Option<Frontier>,
-    saved: Head,
     ahead: Option<Ahead>,
 }
 
@@ -122,7 +117,7 @@ impl Follower {
     /// The follower of a region.
     #[must_use]
     pub fn new(region: Arc<Region>) -> Self {
-        Self { region, frontier: None, saved: Head::EMPTY, ahead: None }
+        Self { region, frontier: None, ahead: None }
     }
 
     /// One round: pulls one batch and applies it. Without news it takes as long as the other region waits for
@@ -167,18 +162,16 @@ impl Follower {
         if !records.is_empty() {
             self.region.log.apply(&records).await?;
         }
-        self.save_tree(&frontier, header.last == header.head).await?;
+        self.save_tree(header.after, &frontier).await?;
         self.frontier = Some(frontier);
         Ok(Round::Followed { head: header.last, home: header.head, home_clock: header.clock })
     }
 
     async fn tree_at(&mut self, head: Head) -> Result<Frontier, FollowError> {
-        if let Some(known) = self.frontier.take().filter(|frontier| frontier.size() == head) {
-            return Ok(known);
+        match self.frontier.take().filter(|frontier| frontier.size() == head) {
+            Some(known) => Ok(known),
+            None => Ok(self.region.tree.frontier_at(head).await?),
         }
-        let frontier = tree::frontier_at(self.region.history.as_ref(), self.region.evidence.as_ref(), head).await?;
-        self.save_tree(&frontier, true).await?;
-        Ok(frontier)
     }
 
     async fn body_after(&mut self, after: Head) -> Result<Vec<u8>, FollowError> {
@@ -200,12 +193,11 @@ impl Follower {
         Ok(())
     }
 
-    /// After applying, never before: a stored tree is never larger than the log.
-    async fn save_tree(&mut self, frontier: &Frontier, caught_up: bool) -> Result<(), FollowError> {
-        let grown = frontier.size().get().saturating_sub(self.saved.get());
-        if grown >= SAVE_EVERY_LEAVES || (caught_up && grown > 0) {
+    /// Stores the tree as often as tailing the log would. After applying, never before: a stored tree is never
+    /// larger than the log.
+    async fn save_tree(&self, before: Head, frontier: &Frontier) -> Result<(), FollowError> {
+        if frontier.size().get() / FRONTIER_EVERY > before.get() / FRONTIER_EVERY {
             self.region.evidence.save_frontier(frontier).await?;
-            self.saved = frontier.size();
         }
         Ok(())
     }

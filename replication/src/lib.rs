@@ -26,7 +26,6 @@ pub mod peer;
 pub mod region;
 pub mod ship;
 mod spelling;
-mod tree;
 pub mod wire;
 
 #[cfg(test)]
@@ -34,4 +33,3 @@ mod testing;
 
 pub use peer::{Peer, PeerClient, PeerError, Standing};
 pub use region::Region;
-pub use tree::TreeError;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use domain::Clock;
 use domain::archive::catalog::{Catalog, EvidenceStore};
+use domain::evidence::Evidence;
 use domain::keys::{KeyRing, SigningKey};
 use domain::log::{FollowerLog, LogReader};
 use domain::replication::PeerMemory;
@@ -20,6 +21,8 @@ pub struct Region {
     pub history: Arc<dyn LogReader>,
     /// The catalog of the archive.
     pub catalog: Arc<dyn Catalog>,
+    /// The tree over `history`, with its state in `evidence`.
+    pub tree: Arc<Evidence>,
     /// Frontiers and signed checkpoints.
     pub evidence: Arc<dyn EvidenceStore>,
     /// What was heard of the peer.

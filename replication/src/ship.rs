@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use domain::append::LogHead;
+use domain::evidence::EvidenceError;
 use domain::log::{Direction, ReadError};
 use domain::merkle::Frontier;
 use domain::record::Record;
@@ -12,7 +13,6 @@ use thiserror::Error;
 use tokio::sync::Mutex;
 
 use crate::region::Region;
-use crate::tree::{self, TreeError};
 use crate::wire::{self, BATCH_BYTES_GOAL, BATCH_RECORDS_MAX, Envelope};
 
 /// Why there is no batch.
@@ -30,8 +30,8 @@ pub enum ShipError {
     #[error("the log was not read")]
     Read(#[from] ReadError),
     /// The tree is not known.
-    #[error(transparent)]
-    Tree(#[from] TreeError),
+    #[error("the log's tree is not known")]
+    Tree(#[from] EvidenceError),
     /// The clock or the compressor failed.
     #[error("the batch was not made: {0}")]
     Made(String),
@@ -110,11 +110,9 @@ impl Shipper {
         Ok(records)
     }
 
-    async fn frontier(&self, size: Head) -> Result<Frontier, TreeError> {
+    async fn frontier(&self, size: Head) -> Result<Frontier, EvidenceError> {
         let sent = self.sent.lock().await.clone();
-        let stored = self.region.evidence.frontier_at_most(size).await?;
-        let nearest = if sent.size() <= size && sent.size() > stored.size() { sent } else { stored };
-        tree::extend(self.region.history.as_ref(), nearest, size).await
+        if sent.size() == size { Ok(sent) } else { self.region.tree.frontier_at(size).await }
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 use async_trait::async_trait;
 use domain::append::{AppendRequest, Role};
 use domain::event::{Data, NewEvent};
+use domain::evidence::Evidence;
 use domain::keys::{KeyRing, SigningKey};
 use domain::log::{Direction, EventLog, FollowerLog, LogReader};
 use domain::record::Record;
@@ -173,6 +174,7 @@ impl Pair {
                     log: log.clone(),
                     history: log.clone(),
                     catalog: log.clone(),
+                    tree: Arc::new(Evidence::new(log.clone(), log.clone())),
                     evidence: log.clone(),
                     memory: log.clone(),
                     store: own.clone(),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use domain::log::{EventLog, FollowerLog, LogReader};
-use domain::replication::PeerMemory;
+use domain::replication::{Heard, PeerMemory};
 
 use super::*;
 use crate::follow::Follower;
