@@ -31,6 +31,12 @@ pub enum ProjectionError {
         /// The view.
         view: &'static str,
     },
+    /// A step of the views' schema was done in another text: this database was set up by another program.
+    #[error("migration {number} of the views was applied with another text")]
+    MigrationChanged {
+        /// Which one.
+        number: i32,
+    },
     /// The view was folded from more than the log has: this is an older log than the one it followed.
     #[error("the view {view} is at {checkpoint}, the log ends at {head}: start the view over")]
     AheadOfLog {
@@ -65,7 +71,7 @@ impl ProjectionError {
             Self::Database { source, .. } => of_database(source),
             Self::Read(error) => error.kind(),
             Self::Clock(_) => ErrorKind::Unavailable,
-            Self::Window(_) | Self::NotSetUp { .. } => ErrorKind::Invalid,
+            Self::Window(_) | Self::NotSetUp { .. } | Self::MigrationChanged { .. } => ErrorKind::Invalid,
             Self::AheadOfLog { .. } | Self::OtherHistory { .. } => ErrorKind::Forked,
             Self::Corrupt { .. } => ErrorKind::Corrupt,
         }

@@ -1,5 +1,6 @@
 //! The schemas of runner and views, step by step, forward only.
 
+use domain::merkle::Hash;
 use sqlx::{Connection, PgConnection};
 
 use crate::ProjectionError;
@@ -14,7 +15,7 @@ const MIGRATIONS: [(i32, &str); 2] =
 /// acts as the owner, the service gets its grants.
 ///
 /// # Errors
-/// [`ProjectionError::Database`] with what PostgreSQL said; the steps before it are done then.
+/// [`ProjectionError::Database`] with what PostgreSQL said, `MigrationChanged`; the steps before it are done then.
 pub async fn migrate(connection: &mut PgConnection) -> Result<(), ProjectionError> {
     for (number, sql) in MIGRATIONS {
         let mut tx = connection.begin().await.map_err(ProjectionError::database("begin a migration"))?;
@@ -24,12 +25,17 @@ pub async fn migrate(connection: &mut PgConnection) -> Result<(), ProjectionErro
             .execute(&mut *tx)
             .await
             .map_err(ProjectionError::database("prepare the migrations of the views"))?;
-        let claimed = sqlx::query(include_str!("migrate/claim.sql"))
+        let sha256 = Hash::of(sql.as_bytes()).0;
+        let (is_new, found): (bool, [u8; 32]) = sqlx::query_as(include_str!("migrate/claim.sql"))
             .bind(number)
-            .execute(&mut *tx)
+            .bind(sha256)
+            .fetch_one(&mut *tx)
             .await
             .map_err(ProjectionError::database("claim a migration of the views"))?;
-        if claimed.rows_affected() == 1 {
+        if found != sha256 {
+            return Err(ProjectionError::MigrationChanged { number });
+        }
+        if is_new {
             sqlx::raw_sql(sql).execute(&mut *tx).await.map_err(ProjectionError::database("migrate the views"))?;
         }
         tx.commit().await.map_err(ProjectionError::database("commit a migration of the views"))?;

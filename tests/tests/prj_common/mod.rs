@@ -1,7 +1,7 @@
 //! What the tests of the projections share: a cluster with the views, a log in memory whose clock can be set,
 //! random histories, and an independent model of the view "content now".
 
-#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -13,6 +13,7 @@ use domain::log::{Direction, EventLog, LogReader};
 use domain::twin::MemoryLog;
 use domain::window::LiveWindow;
 use domain::{Clock, ClockError, Position, StreamName, Timestamp};
+use event_log::{Admin, ServiceLogin};
 use ops::dev::postgres::{PostgresCluster, PostgresOptions};
 use projections::content::{ContentNow, ContentView, Item, Stub};
 use projections::runner::{Progress, Runner};
@@ -20,7 +21,6 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::Value;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use sqlx::{Connection, PgConnection};
 
 /// Name under which the views' sessions are seen by PostgreSQL.
 pub const APPLICATION: &str = "projections-under-test";
@@ -61,10 +61,12 @@ impl Rig {
     pub async fn start(now: &str) -> Self {
         let cluster = PostgresCluster::launch(PostgresOptions::default()).await.expect("a cluster");
         cluster.create_database("views").await.expect("a database");
-        let mut admin = PgConnection::connect(&cluster.superuser_url("views")).await.expect("connected");
-        sqlx::raw_sql(include_str!("log_stand_in.sql")).execute(&mut admin).await.expect("the log's part");
-        projections::migrate(&mut admin).await.expect("the views");
-        projections::migrate(&mut admin).await.expect("and again");
+        let mut admin = Admin::connect(&cluster.superuser_url("views")).await.expect("connected");
+        let login = ServiceLogin { name: "service".to_owned(), password: None };
+        admin.prepare(&login).await.expect("the log's schema");
+        for _first_and_again in 0..2 {
+            projections::migrate(admin.as_owner().await.expect("the owner")).await.expect("the views");
+        }
         let clock = SetClock::at(now);
         let log = empty_log(&clock);
         let pool = pool(&cluster).await;
