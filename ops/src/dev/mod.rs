@@ -4,6 +4,10 @@
 
 pub mod object_server;
 pub mod postgres;
+pub mod process;
+pub mod region;
 
 pub use object_server::{Credentials, ObjectServer, ObjectServerError};
 pub use postgres::{PostgresCluster, PostgresError, PostgresOptions};
+pub use process::Server;
+pub use region::Region;
