@@ -63,6 +63,9 @@ impl Admin {
     /// # Errors
     /// `Database`, `MigrationChanged`, `WrongSchema`; nothing but roles is left then.
     pub async fn prepare(&mut self, login: &ServiceLogin) -> Result<Vec<&'static str>, EventLogError> {
+        // Back from the owner, whom an earlier call may have left it as.
+        let itself = sqlx::raw_sql("RESET ROLE").execute(&mut self.connection).await;
+        itself.map_err(EventLogError::database("acting as the administrator"))?;
         let roles = sqlx::raw_sql(include_str!("sql/roles.sql")).execute(&mut self.connection).await;
         roles.map_err(EventLogError::database("creating the roles and the schema"))?;
         self.log_in(login).await.map_err(EventLogError::database("creating the service's role"))?;
@@ -81,7 +84,6 @@ impl Admin {
 
     /// Creates the login role, or gives it the password and the service's rights.
     async fn log_in(&mut self, login: &ServiceLogin) -> Result<(), sqlx::Error> {
-        sqlx::raw_sql("RESET ROLE").execute(&mut self.connection).await?;
         // A utility statement takes no parameters: the server quotes them.
         let statements: Vec<String> = sqlx::query_scalar(include_str!("sql/service_role.sql"))
             .bind(&login.name)

@@ -27,6 +27,7 @@ mod partitions;
 mod reader;
 mod rows;
 mod session;
+mod snapshots;
 mod tokens;
 mod writer;
 
