@@ -98,9 +98,14 @@ impl TieredLog {
                 Direction::Forward => next,
                 Direction::Backward => next.min(head.version),
             };
-            // The nearest newer event that is known leads to the older ones; without one it is the stream's newest.
+            // The nearest newer event that is known leads to the older ones; without one, whatever the live log
+            // does not have is among what was pruned.
             let newer = read.found.last().filter(|_| direction == Direction::Backward).or(live.first());
-            let newest = newer.map_or(Some(head.position), before_in_stream).unwrap_or(Position::FIRST);
+            let newest = match newer {
+                Some(newer) => before_in_stream(newer),
+                None => self.live.log_head().await?.pruned.newest().map(|pruned| pruned.min(head.position)),
+            };
+            let Some(newest) = newest else { continue };
             let part = self.archive.read_stream(stream, newest, wanted, direction, limit).await?;
             if part.first().is_some_and(|first| first.version() == wanted) {
                 return Ok(Some(part));

@@ -18,6 +18,9 @@ pub enum AcceptError {
     /// The catalog did not take it.
     #[error("the catalog did not take the manifest")]
     Catalog(#[from] CatalogError),
+    /// Somebody else moved the catalog meanwhile: look again.
+    #[error("the catalog was moved by somebody else")]
+    Moved,
     /// It replaces segments, which this version of the catalog cannot do.
     #[error("manifest {} of epoch {} replaces segments: a newer version of this program is needed", .0.number, .0.epoch)]
     Replaces(ManifestRef),
@@ -30,6 +33,7 @@ impl AcceptError {
         match self {
             Self::Chain(error) => error.kind(),
             Self::Catalog(error) => error.kind(),
+            Self::Moved => ErrorKind::Conflict,
             Self::Replaces(_) => ErrorKind::Invalid,
         }
     }
@@ -45,10 +49,28 @@ pub async fn accept(catalog: &dyn Catalog, log: &str, step: &Signed<Manifest>) -
     if last == Some(step.reference()) {
         return Ok(());
     }
+    match check(catalog, log, step).await {
+        // Another process took the same step between the two looks.
+        Err(AcceptError::Moved) if catalog.last_manifest().await? == Some(step.reference()) => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) => Ok(catalog.accept(last, step.reference(), &step.statement.added).await?),
+    }
+}
+
+/// Checks that `step` follows what the catalog has. Whoever writes a manifest asks first: one that does not
+/// follow can never be taken back.
+///
+/// # Errors
+/// As [`accept`]; [`AcceptError::Moved`] if the catalog was moved while it was read.
+pub async fn check(catalog: &dyn Catalog, log: &str, step: &Signed<Manifest>) -> Result<(), AcceptError> {
     if !step.statement.replaced.is_empty() {
         return Err(AcceptError::Replaces(step.reference()));
     }
+    let last = catalog.last_manifest().await?;
     let in_force = catalog.segments().await?.into_iter().map(|entry| entry.segment).collect();
-    Chain::resume(log, last, in_force).accept(step)?;
-    Ok(catalog.accept(last, step.reference(), &step.statement.added).await?)
+    // The end of the chain and the list are read one after the other: both belong together only if nobody moved.
+    if catalog.last_manifest().await? != last {
+        return Err(AcceptError::Moved);
+    }
+    Ok(Chain::resume(log, last, in_force).accept(step)?)
 }

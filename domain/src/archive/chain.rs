@@ -189,15 +189,15 @@ impl Lineage {
 
     /// Goes on to the epoch before: `after` is the last manifest of it that counts, `None` if there is none.
     pub fn forked(&mut self, after: Option<ManifestRef>) {
-        self.complete = true;
-        let Some(after) = after else { return };
-        let oldest = self.stretches.last().map(|stretch| stretch.epoch);
-        let known = self.numbers.get(&after.epoch).filter(|_| oldest.is_some_and(|oldest| after.epoch < oldest));
-        // A fork that names what is not there ends the search; the chain then misses its number 1 and says so.
-        if let Some((first, _)) = known {
-            self.stretches.push(Stretch { epoch: after.epoch, first: *first, last: after.number });
-            self.complete = false;
-        }
+        let newer = self.stretches.last().map(|stretch| stretch.epoch);
+        // A fork into its own or a later epoch would lead round and round; the chain refuses it by its epoch.
+        let Some(after) = after.filter(|after| newer.is_some_and(|newer| after.epoch < newer)) else {
+            self.complete = true;
+            return;
+        };
+        // What is named and not there stays in the list: whoever reads it finds that it is missing.
+        let first = self.numbers.get(&after.epoch).map_or(after.number, |(first, _)| after.number.min(*first));
+        self.stretches.push(Stretch { epoch: after.epoch, first, last: after.number });
     }
 
     /// The stretches that count, oldest first.

@@ -1,0 +1,226 @@
+//! Sealing: what is archived is what the log has, whatever happens in between.
+
+mod common;
+
+use std::sync::{Arc, Mutex};
+
+use archiver::seal::{Demand, Sealer};
+use archiver::{ArchiveError, ArchiverConfig, StepObserver, catch_up, sweep};
+use common::{KillAt, Region, key, keys, now, position};
+use domain::append::Role;
+use domain::archive::catalog::Catalog;
+use domain::archive::epoch_claim::EpochClaim;
+use domain::archive::{layout, statement};
+use domain::log::{FollowerLog, LogReader};
+use domain::store::ObjectStore;
+use domain::twin::{MemoryLog, MemoryStore};
+use domain::{Epoch, ErrorKind, FixedClock, Head, Position};
+
+const STEPS: [&str; 6] =
+    ["seal.segment", "seal.index", "seal.read_back", "seal.manifest", "seal.accept", "seal.mark_verified"];
+
+#[tokio::test]
+async fn what_is_sealed_is_cataloged_verified_and_proven_by_an_audit() {
+    let region = Region::with_events(3000).await;
+    let sealed = region.seal(Demand::Everything).await.expect("sealed");
+    assert_eq!(region.segments().await, sealed);
+    assert_eq!((sealed.len(), sealed[0].first, sealed[0].last), (1, Position::FIRST, position(3000)));
+    assert!(region.log.segments().await.expect("segments").iter().all(|entry| entry.verified_at == Some(now())));
+    let report = region.audit().await;
+    assert!(report.is_proven(), "{:?}", report.findings);
+    assert_eq!((report.records, report.verified_head, report.archived_head), (3000, 3000, 3000));
+    assert_eq!(region.seal(Demand::Everything).await.expect("nothing new"), []);
+}
+
+#[tokio::test]
+async fn segments_are_cut_by_size_at_the_end_of_a_block() {
+    let region = Region::with_events(5000).await;
+    let config = ArchiverConfig { segment_bytes: 300_000, ..ArchiverConfig::default() };
+    let sealed = region.sealer(&config).run(Demand::ByRules).await.expect("sealed");
+    let ends: Vec<u64> = sealed.iter().map(|segment| segment.last.get()).collect();
+    // Everything is old here, so what is left over is cut by age.
+    assert_eq!(ends, [2048, 4096, 5000]);
+    assert!(sealed[..2].iter().all(|segment| segment.record_bytes >= 300_000));
+    assert!(region.audit().await.is_proven());
+}
+
+#[tokio::test]
+async fn a_young_and_small_segment_waits_and_is_not_read_twice() {
+    let region = Region::with_events(100).await;
+    let config = ArchiverConfig { seal_after_seconds: u32::MAX, ..ArchiverConfig::default() };
+    let mut sealer = region.sealer(&config);
+    assert_eq!(sealer.run(Demand::ByRules).await.expect("nothing due"), []);
+    region.append(101, 150).await;
+    assert_eq!(sealer.run(Demand::ByRules).await.expect("nothing due"), []);
+    let sealed = sealer.run(Demand::Everything).await.expect("sealed");
+    assert_eq!(sealed[0].records(), 150);
+    assert!(region.audit().await.is_proven());
+}
+
+async fn run_and_be_killed(region: &Region, step: &'static str) {
+    let steps = Arc::new(KillAt { step, seen: Mutex::default() });
+    let mut sealer = Sealer::new(region.io(steps), ArchiverConfig::default());
+    let killed = tokio::spawn(async move { sealer.run(Demand::Everything).await }).await;
+    assert!(killed.expect_err("killed").is_panic(), "{step}");
+}
+
+#[tokio::test]
+async fn a_kill_between_any_two_steps_loses_nothing_and_the_next_run_finishes() {
+    for step in STEPS {
+        let region = Region::with_events(1500).await;
+        run_and_be_killed(&region, step).await;
+        // What comes meanwhile may make the next segment another one: then the first is an orphan.
+        region.append(1501, 1600).await;
+        region.seal(Demand::Everything).await.expect("finished");
+        let report = region.audit().await;
+        assert!(report.is_proven(), "{step}: {:?}", report.findings);
+        assert_eq!((report.verified_head, report.records), (1600, 1600), "{step}");
+        assert!(region.log.segments().await.expect("segments").iter().all(|entry| entry.verified_at.is_some()));
+
+        let orphans = sweep::find(&*region.store, &*region.log).await.expect("found");
+        assert_eq!(orphans, report.orphans, "{step}");
+        sweep::remove(&*region.store, &orphans).await.expect("removed");
+        let report = region.audit().await;
+        assert!(report.is_proven() && report.orphans.is_empty(), "{step}");
+    }
+}
+
+#[tokio::test]
+async fn a_kill_before_the_manifest_and_a_repeat_of_the_same_leave_no_orphan() {
+    for step in &STEPS[..3] {
+        let region = Region::with_events(1500).await;
+        run_and_be_killed(&region, step).await;
+        let sealed = region.seal(Demand::Everything).await.expect("finished");
+        assert_eq!(sealed.len(), 1, "{step}");
+        assert_eq!(region.audit().await.orphans, [""; 0], "{step}");
+    }
+}
+
+#[tokio::test]
+async fn sweep_leaves_an_unfinished_plan_alone() {
+    let region = Region::with_events(1500).await;
+    region.seal(Demand::Everything).await.expect("sealed");
+    region.append(1501, 1600).await;
+    run_and_be_killed(&region, "seal.index").await;
+    assert_eq!(sweep::find(&*region.store, &*region.log).await.expect("found"), [""; 0]);
+}
+
+/// Damages the segment's object as soon as it is stored, as a bad disk does.
+struct DamageWhenStored(Arc<MemoryStore>);
+
+impl StepObserver for DamageWhenStored {
+    fn reached(&self, step: &'static str) {
+        if step == "seal.index" {
+            let keys = self.0.keys();
+            let key = keys.iter().find(|key| key.starts_with(layout::SEGMENTS)).expect("a segment");
+            assert!(self.0.damage(key, |bytes| bytes[100] ^= 1));
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_does_not_read_back_is_in_no_manifest() {
+    let region = Region::with_events(1500).await;
+    let steps = Arc::new(DamageWhenStored(region.store.clone()));
+    let error = Sealer::new(region.io(steps), ArchiverConfig::default()).run(Demand::Everything).await;
+    assert_eq!(error.expect_err("refused").kind(), ErrorKind::Corrupt);
+    assert_eq!(region.log.last_manifest().await.expect("an answer"), None);
+    assert!(!region.store.keys().iter().any(|key| key.starts_with(layout::MANIFESTS)));
+}
+
+#[tokio::test]
+async fn two_sealers_at_once_seal_each_event_once() {
+    let region = Region::with_events(1500).await;
+    let (mut one, mut two) = (region.sealer(&ArchiverConfig::default()), region.sealer(&ArchiverConfig::default()));
+    let (a, b) = tokio::join!(one.run(Demand::Everything), two.run(Demand::Everything));
+    for outcome in [a, b] {
+        let error = outcome.err();
+        let kind = error.as_ref().map(ArchiveError::kind);
+        assert!(matches!(kind, None | Some(ErrorKind::Conflict)), "{error:?}");
+    }
+    region.seal(Demand::Everything).await.expect("the next run finds all done");
+    let report = region.audit().await;
+    assert!(report.is_proven(), "{:?}", report.findings);
+    assert_eq!((report.verified_head, report.segments), (1500, 1));
+}
+
+#[tokio::test]
+async fn a_region_that_does_not_hold_the_epoch_does_not_seal() {
+    let follower = Region::new("dr", Role::Follower);
+    let error = follower.seal(Demand::Everything).await.expect_err("refused");
+    assert_eq!(error.kind(), ErrorKind::Fenced);
+}
+
+/// A region that followed `home` up to `head`, has its objects, and was promoted to epoch 2.
+async fn promoted(home: &Region, head: usize) -> Region {
+    let dr = Region { store: common::copy_of(&home.store).await, ..Region::new("dr", Role::Follower) };
+    dr.log.apply(&home.all_records().await[..head]).await.expect("applied");
+    catch_up::rebuild(&*dr.store, &*dr.log, &keys(), "twin").await.expect("accepted");
+    let two = Epoch::new(2).expect("an epoch");
+    dr.log.change_role((Epoch::FIRST, Role::Follower), (two, Role::Active)).await.expect("promoted");
+    dr
+}
+
+async fn claim(region: &Region, fork: u64) {
+    let claim = EpochClaim {
+        format: statement::FORMAT,
+        log: "twin".into(),
+        epoch: Epoch::new(2).expect("an epoch"),
+        previous: Some(Epoch::FIRST),
+        region: "dr".into(),
+        fork: Head::new(fork).expect("a head"),
+        time: now(),
+    };
+    let object = statement::sign(&claim, &key("dr")).expect("signed");
+    region.store.create(&layout::epoch_claim(claim.epoch), &object).await.expect("created");
+}
+
+#[tokio::test]
+async fn a_promoted_region_goes_on_where_its_claim_says_and_the_lost_branch_is_void() {
+    let home = Region::with_events(1000).await;
+    home.seal(Demand::Everything).await.expect("sealed");
+    home.append(1001, 1300).await;
+    let dr = promoted(&home, 1200).await;
+    assert!(matches!(dr.seal(Demand::Everything).await, Err(ArchiveError::NoClaim(_))));
+    claim(&dr, 1200).await;
+    dr.append(2001, 2100).await;
+    let sealed = dr.seal(Demand::Everything).await.expect("sealed");
+    assert_eq!((sealed[0].first, sealed[0].last), (position(1001), position(1300)));
+
+    // Home, cut off, still seals what it has, and its objects reach the same bucket later.
+    home.seal(Demand::Everything).await.expect("sealed");
+    for key in home.store.keys() {
+        let object = home.store.get(&key).await.expect("an object");
+        dr.store.create(&key, &object.bytes).await.expect("created");
+    }
+    let report = dr.audit().await;
+    assert!(report.is_proven(), "{:?}", report.findings);
+    assert_eq!((report.verified_head, report.manifests, report.void_manifests.len()), (1300, 2, 1));
+    assert_eq!(report.orphans.len(), 2, "the lost branch's segment and index stay");
+    assert_eq!(sweep::find(&*dr.store, &*dr.log).await.expect("found"), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_claim_alone_makes_the_older_branch_beyond_it_void() {
+    let home = Region::with_events(1000).await;
+    home.seal(Demand::Everything).await.expect("sealed");
+    home.append(1001, 1300).await;
+    home.seal(Demand::Everything).await.expect("sealed");
+    claim(&home, 1200).await;
+    let report = home.audit().await;
+    assert!(report.is_proven(), "{:?}", report.findings);
+    assert_eq!((report.archived_head, report.void_manifests.len()), (1000, 1));
+}
+
+#[tokio::test]
+async fn a_catalog_can_be_built_anew_from_the_bucket() {
+    let region = Region::new("home", Role::Active);
+    region.seal_up_to(2500, 700).await;
+    let anew = MemoryLog::new(Arc::new(FixedClock(now())), now(), Role::Active);
+    assert_eq!(catch_up::rebuild(&*region.store, &anew, &keys(), "twin").await.expect("built"), 4);
+    let segments: Vec<_> = anew.segments().await.expect("segments").into_iter().map(|entry| entry.segment).collect();
+    assert_eq!(segments, region.segments().await);
+    assert_eq!(anew.last_manifest().await.expect("one"), region.log.last_manifest().await.expect("one"));
+    assert_eq!(catch_up::rebuild(&*region.store, &anew, &keys(), "twin").await.expect("nothing to do"), 0);
+    assert_eq!(anew.log_head().await.expect("a head").head, Head::EMPTY);
+}
