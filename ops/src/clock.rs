@@ -1,10 +1,15 @@
-//! The real clock. The only place of the service that reads one: everything else is handed a
-//! [`domain::Clock`] or a [`Stopwatch`].
+//! The clocks: the real one, which only this module reads, and the simulated one of a log that has it.
+//! Everything else is handed a [`domain::Clock`] or a [`Stopwatch`].
 
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use domain::{Clock, ClockError, Timestamp};
+use event_log::PgLog;
+
+use crate::chain::chain;
+use crate::import::SimulatedClock;
 
 /// The machine's clock, in UTC.
 #[derive(Debug, Clone, Copy, Default)]
@@ -28,6 +33,20 @@ impl SystemClock {
 impl Clock for SystemClock {
     async fn now(&self) -> Result<Timestamp, ClockError> {
         Self::read()
+    }
+}
+
+/// The simulated time of a log on PostgreSQL.
+pub struct PgSimulatedClock(pub Arc<PgLog>);
+
+#[async_trait]
+impl SimulatedClock for PgSimulatedClock {
+    async fn move_to(&self, now: Timestamp) -> Result<(), ClockError> {
+        if self.0.clock().now().await? >= now {
+            return Ok(());
+        }
+        let moved = self.0.set_simulated_now(now).await;
+        moved.map_err(|error| ClockError { reason: chain(&error) })
     }
 }
 

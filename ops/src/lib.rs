@@ -4,9 +4,15 @@
 //! handed to the crates that decide and do. It owns no rule of the log, the archive or replication.
 
 pub mod chain;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod dev;
+pub mod heals;
 pub mod http;
 pub mod import;
+pub mod node;
+pub mod serve;
+pub mod telemetry;
+pub mod tokens;
 pub mod workers;

@@ -1,14 +1,78 @@
 //! What each background worker last did: the source of `status` and of the workers' metrics.
 //!
-//! A worker never hides an error: it notes it here, where an operator sees it, and goes on.
+//! A worker never hides an error: it is noted here, where an operator sees it, and the worker goes on.
 
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use async_trait::async_trait;
 use domain::Timestamp;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
 
 use crate::chain::chain;
+use crate::clock::SystemClock;
+
+/// What a round came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Done {
+    /// What the worker says of itself now.
+    pub note: String,
+    /// Whether there is more to do at once.
+    pub again: bool,
+}
+
+impl Done {
+    /// There is nothing more to do for now.
+    pub fn for_now(note: impl Into<String>) -> Self {
+        Self { note: note.into(), again: false }
+    }
+
+    /// There is more to do at once.
+    pub fn partly(note: impl Into<String>) -> Self {
+        Self { note: note.into(), again: true }
+    }
+}
+
+/// Any error of a round.
+pub type RoundError = Box<dyn Error + Send + Sync>;
+
+/// Work that is done in rounds, each of which may be repeated and may be dropped at any await.
+#[async_trait]
+pub trait Worker: Send {
+    /// One round.
+    async fn round(&mut self) -> Result<Done, RoundError>;
+}
+
+/// Lets `worker` work until `shutdown`: at once while it has more to do, else every `every`. An error ends a
+/// round and never the worker.
+pub async fn run(log: WorkerLog, every: Duration, shutdown: CancellationToken, mut worker: Box<dyn Worker>) {
+    let mut pace = interval(every);
+    pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut again = false;
+    loop {
+        if !again {
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                _ = pace.tick() => {}
+            }
+        }
+        let round = tokio::select! {
+            // A round under way is dropped: whatever it was at is as a crash would have left it.
+            () = shutdown.cancelled() => break,
+            round = worker.round() => round,
+        };
+        again = round.as_ref().is_ok_and(|done| done.again);
+        match (SystemClock::read(), round) {
+            (Ok(at), Ok(done)) => log.succeeded(at, done.note),
+            (Ok(at), Err(error)) => log.failed(at, error.as_ref()),
+            (Err(error), _) => tracing::error!(worker = log.name, %error, "the machine's clock cannot be read"),
+        }
+    }
+    log.ended();
+}
 
 /// What a worker last did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -104,6 +168,35 @@ impl WorkerLog {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Fails in its second round, wants to go on at once after its first.
+    struct Unsteady(u32, CancellationToken);
+
+    #[async_trait]
+    impl Worker for Unsteady {
+        async fn round(&mut self) -> Result<Done, RoundError> {
+            self.0 += 1;
+            match self.0 {
+                1 => Ok(Done::partly("one")),
+                2 => Err("two".into()),
+                _ => {
+                    self.1.cancel();
+                    Ok(Done::for_now("three"))
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn an_error_ends_a_round_and_never_the_worker() {
+        let workers = Workers::default();
+        let shutdown = CancellationToken::new();
+        let worker = Box::new(Unsteady(0, shutdown.clone()));
+        run(workers.register("unsteady"), Duration::from_millis(1), shutdown, worker).await;
+        let status = workers.statuses()["unsteady"].clone();
+        assert_eq!((status.rounds, status.failures, status.note.as_str()), (2, 1, "three"));
+        assert!(status.ended);
+    }
 
     #[test]
     fn a_worker_is_failing_until_a_later_round_succeeds() {

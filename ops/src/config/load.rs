@@ -123,13 +123,13 @@ mod tests {
 
     #[test]
     fn a_flag_beats_the_environment_which_beats_the_file_which_beats_the_defaults() {
-        let file = file("[log]\npool = 3\n[window]\nmonths = 7\n[region]\nname = \"east\"\n");
+        let file = file("[log]\nconnections = 3\n[window]\nmonths = 7\n[region]\nname = \"east\"\n");
         let said = overrides(
-            &[("COLDSTREAM_LOG__POOL", "4"), ("COLDSTREAM_WINDOW__MONTHS", "8"), ("PATH", "/bin")],
-            &["log.pool=5"],
+            &[("COLDSTREAM_LOG__CONNECTIONS", "4"), ("COLDSTREAM_WINDOW__MONTHS", "8"), ("PATH", "/bin")],
+            &["log.connections=5"],
         );
         let config = Config::load(Some(file.path()), &said).expect("valid");
-        assert_eq!((config.log.pool, config.window.months), (5, 8));
+        assert_eq!((config.log.connections, config.window.months), (5, 8));
         assert_eq!((config.region.name.as_str(), config.http.connections_max), ("east", 1024));
     }
 
@@ -149,8 +149,8 @@ mod tests {
             overrides(&[("COLDSTREAM_LOG__URLL", "x")], &[]),
             overrides(&[("COLDSTREAM_LOG_URL", "x")], &[]),
             overrides(&[], &["lag.url=x"]),
-            overrides(&[], &["log.pool=many"]),
-            overrides(&[], &["log.pool"]),
+            overrides(&[], &["log.connections=many"]),
+            overrides(&[], &["log.connections"]),
         ] {
             assert!(Config::load(None, &said).is_err(), "{said:?}");
         }
@@ -186,14 +186,14 @@ mod tests {
 
     #[test]
     fn a_broken_line_is_named_but_not_shown() {
-        let file = file("[log]\npool = 3\nurl = postgres://app:secret@db\n");
+        let file = file("[log]\nconnections = 3\nurl = postgres://app:secret@db\n");
         let error = Config::load(Some(file.path()), &Overrides::default()).expect_err("refused").to_string();
         assert!(error.contains("line 3") && !error.contains("secret"), "{error}");
     }
 
     #[test]
     fn an_error_names_the_flag_without_its_value() {
-        let error = Config::load(None, &overrides(&[], &["log.pool=secret"])).expect_err("refused");
+        let error = Config::load(None, &overrides(&[], &["log.connections=secret"])).expect_err("refused");
         assert!(!error.to_string().contains("secret"));
     }
 }

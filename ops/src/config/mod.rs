@@ -8,9 +8,11 @@ mod secret;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use archiver::ArchiverConfig;
 use domain::ErrorKind;
 use domain::archive::catalog::Copies;
 use domain::window::LiveWindow;
+use event_log::PgConfig;
 use segment_store::StoreConfig;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -116,18 +118,37 @@ impl Default for RegionConfig {
 }
 
 /// The log on PostgreSQL.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LogConfig {
-    /// PostgreSQL's URL, for the service's role. It must reach a primary.
+    /// PostgreSQL's URL, for the service's role. It must reach a primary, and directly: the log sets session
+    /// parameters, which a pooler between would hand to others.
     pub url: SecretUrl,
-    /// Connections for reads, besides the appender's own. Each costs the server some MiB.
-    pub pool: u32,
+    /// Connections for reads and for the catalog. Each costs the server a process of some MiB. Appending and
+    /// following take one more each.
+    pub connections: u32,
+    /// Most events that are committed together. More are faster in bulk, and hold the head for longer.
+    pub group_events: usize,
+    /// Most bytes that are committed together. Server and this process hold about twice as much for a while.
+    pub group_bytes: usize,
+    /// Most bytes of requests that wait for their group; more are refused. All of it may be in memory.
+    pub queue_bytes: usize,
+    /// Lets the service run as a superuser, who can switch off what keeps events from being changed (SEC-1).
+    pub allow_superuser: bool,
 }
 
 impl Default for LogConfig {
     fn default() -> Self {
-        Self { url: SecretUrl::new("postgres:///coldstream"), pool: 8 }
+        let PgConfig { connections, group_events, group_bytes, queue_bytes, allow_superuser, .. } = PgConfig::default();
+        let url = SecretUrl::new("postgres:///coldstream");
+        Self { url, connections, group_events, group_bytes, queue_bytes, allow_superuser }
+    }
+}
+
+impl From<&LogConfig> for PgConfig {
+    fn from(config: &LogConfig) -> Self {
+        let LogConfig { url, connections, group_events, group_bytes, queue_bytes, allow_superuser } = config.clone();
+        Self { url: url.reveal().to_owned(), connections, group_events, group_bytes, queue_bytes, allow_superuser }
     }
 }
 
@@ -151,16 +172,18 @@ impl Default for WindowConfig {
 pub struct ArchiveConfig {
     /// This region's bucket. Without one nothing is archived, and so nothing is pruned.
     pub store: Option<StoreConfig>,
-    /// The other region's bucket, read to heal from, if this region may reach it.
+    /// The other region's bucket, to mirror and to heal from.
     pub peer_store: Option<StoreConfig>,
-    /// A segment is cut at about this many bytes of records. A larger one costs memory while it is sealed.
-    pub segment_record_bytes: u64,
-    /// A segment is cut, however small, when its oldest record is this old. Smaller: more and smaller objects.
-    pub seal_after_seconds: u64,
+    /// How segments are cut, and the memory of cold reads.
+    pub sealing: ArchiverConfig,
     /// How often the archiver looks for work.
     pub interval_seconds: u64,
     /// Copies that pruning waits for.
     pub copies: CopiesConfig,
+    /// How often stored objects are read again, least recently verified first.
+    pub scrub_interval_seconds: u64,
+    /// How many bytes are read again each time. More finds rot sooner, and costs requests and bandwidth.
+    pub scrub_bytes: u64,
 }
 
 impl Default for ArchiveConfig {
@@ -168,10 +191,11 @@ impl Default for ArchiveConfig {
         Self {
             store: None,
             peer_store: None,
-            segment_record_bytes: 64 << 20,
-            seal_after_seconds: 300,
+            sealing: ArchiverConfig::default(),
             interval_seconds: 10,
             copies: CopiesConfig::Two,
+            scrub_interval_seconds: 3600,
+            scrub_bytes: 1 << 30,
         }
     }
 }
@@ -283,8 +307,8 @@ impl Config {
         if self.window.months == 0 {
             return refuse("window.months", "a window of 0 months would prune what was just appended");
         }
-        if self.log.pool == 0 {
-            return refuse("log.pool", "at least one connection is needed");
+        if self.log.connections == 0 {
+            return refuse("log.connections", "at least one connection is needed");
         }
         if self.region.name.is_empty() || self.region.name.chars().any(|c| c.is_control() || c.is_whitespace()) {
             return refuse("region.name", "a region has a name without white space");
@@ -305,9 +329,12 @@ impl Config {
         if self.replication.peer_url.is_some() && self.replication.token_file.is_none() {
             return refuse("replication.token_file", "the other region asks for a token of role replicator");
         }
-        let intervals = [self.archive.interval_seconds, self.replication.interval_seconds];
-        if intervals.contains(&0) {
+        let ArchiveConfig { interval_seconds, scrub_interval_seconds, .. } = self.archive;
+        if [interval_seconds, scrub_interval_seconds, self.replication.interval_seconds].contains(&0) {
             return refuse("interval_seconds", "at least one second");
+        }
+        if let Err(reason) = self.archive.sealing.check() {
+            return refuse("archive.sealing", &reason);
         }
         self.check_stores()
     }

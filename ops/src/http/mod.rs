@@ -3,18 +3,24 @@
 //! | route | role | |
 //! |---|---|---|
 //! | `POST /v1/append` | appender | [`append`] |
-//! | `GET /v1/log`, `GET /v1/stream` | appender, reader, auditor | [`read`] |
+//! | `GET /v1/log`, `/v1/stream`, `/v1/content/history` | appender, reader, auditor | [`read`] |
+//! | `GET /v1/content`, `/v1/content/list` | appender, reader, auditor | [`content`] |
 //! | `GET /v1/status`, `GET /metrics` | any | [`status`] |
+//! | `GET /v1/archive/status`, `POST /v1/admin/{archive-run,scrub,clock}` | any; operator | [`archive`] |
+//! | `/v1/replication/*`, `POST /v1/admin/{drain,resume,promote,step-down,confirm-epoch}` | replicator; operator | [`regions`] |
 //! | `GET /health/live`, `GET /health/ready` | no token | [`status`] |
 //!
 //! Every answer carries `X-Request-Id`: the client's own, or one made here; it stands in the log too.
 //! Once a shutdown has begun, what was accepted is answered and what was not is refused as Unavailable.
 
 mod append;
+pub mod archive;
 pub mod auth;
+pub mod content;
 pub mod metrics;
 pub mod problem;
 mod read;
+pub mod regions;
 pub mod resume;
 mod server;
 pub mod status;
@@ -22,6 +28,7 @@ pub mod status;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +40,7 @@ use axum::routing::{MethodRouter, get, post};
 use domain::ErrorKind;
 use domain::append::REQUEST_BYTES_MAX;
 use domain::log::{EventLog, LogReader};
+use projections::content::ContentNow;
 use serde::de::DeserializeOwned;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -40,10 +48,13 @@ use uuid::Uuid;
 
 use crate::clock::Stopwatch;
 use crate::config::HttpConfig;
+use crate::import::SimulatedClock;
 use crate::workers::Workers;
+use archive::ArchiveApi;
 use auth::{Caller, TokenRole, Tokens};
-use metrics::ApiMetrics;
+use metrics::{ApiMetrics, MetricsText};
 use problem::Problem;
+use regions::RegionApi;
 
 pub use server::{ServeError, serve};
 
@@ -53,50 +64,54 @@ const REQUEST_ID_BYTES_MAX: usize = 128;
 /// Bodies in memory are counted in units of this many bytes.
 const BODY_UNIT_BYTES: usize = 1024;
 
-/// What all handlers share.
-pub struct ApiState {
+/// What the API serves, put together by the composition root.
+pub struct Parts {
     /// This region's name.
     pub region: String,
     /// The live log, which takes appends.
     pub log: Arc<dyn EventLog>,
     /// Live log and archive as one.
     pub reader: Arc<dyn LogReader>,
+    /// The view "content now".
+    pub content: ContentNow,
     /// Who may come in.
     pub tokens: Arc<dyn Tokens>,
     /// What the background workers last did.
     pub workers: Workers,
-    /// What the API has counted.
-    pub metrics: ApiMetrics,
-    /// Limits.
-    pub limits: HttpConfig,
-    /// Cancelled once the process ends.
-    pub shutdown: CancellationToken,
+    /// The archive, if there is one.
+    pub archive: Option<ArchiveApi>,
+    /// What the other region asks for, if there can be one.
+    pub region_api: Option<RegionApi>,
+    /// The clock of a log with simulated time.
+    pub simulated: Option<Arc<dyn SimulatedClock>>,
+    /// Adds the numbers of log and archive to the metrics.
+    pub numbers: Box<dyn Fn(&mut MetricsText) + Send + Sync>,
+}
+
+/// What all handlers share.
+pub struct ApiState {
+    parts: Parts,
+    metrics: ApiMetrics,
+    limits: HttpConfig,
+    shutdown: CancellationToken,
     bodies: Arc<Semaphore>,
 }
 
+impl Deref for ApiState {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.parts
+    }
+}
+
 impl ApiState {
-    /// The state of an API over `log`, whose older part `reader` finds too.
+    /// The state of an API that serves `parts` until `shutdown`.
     #[must_use]
-    pub fn new(
-        region: &str,
-        log: Arc<dyn EventLog>,
-        reader: Arc<dyn LogReader>,
-        tokens: Arc<dyn Tokens>,
-        limits: HttpConfig,
-        shutdown: CancellationToken,
-    ) -> Self {
+    pub fn new(parts: Parts, limits: HttpConfig, shutdown: CancellationToken) -> Self {
         let units = (limits.body_bytes_in_flight_max / BODY_UNIT_BYTES).min(Semaphore::MAX_PERMITS);
-        Self {
-            region: region.to_owned(),
-            log,
-            reader,
-            tokens,
-            workers: Workers::default(),
-            metrics: ApiMetrics::default(),
-            bodies: Arc::new(Semaphore::new(units)),
-            limits,
-            shutdown,
-        }
+        let bodies = Arc::new(Semaphore::new(units));
+        Self { parts, metrics: ApiMetrics::default(), limits, shutdown, bodies }
     }
 
     /// Waits until the body fits into what may be in memory at a time. A body of unknown length counts as
@@ -128,8 +143,13 @@ pub fn router(state: Arc<ApiState>) -> axum::Router {
         .route("/v1/append", only(APPENDERS, post(append::append)))
         .route("/v1/log", only(READERS, get(read::log)))
         .route("/v1/stream", only(READERS, get(read::stream)))
+        .route("/v1/content", only(READERS, get(content::item)))
+        .route("/v1/content/history", only(READERS, get(read::history)))
+        .route("/v1/content/list", only(READERS, get(content::list)))
         .route("/v1/status", only(EVERYONE, get(status::status)))
         .route("/metrics", only(EVERYONE, get(status::metrics)))
+        .merge(archive::routes())
+        .merge(regions::routes())
         .fallback(async || Problem::new(ErrorKind::NotFound, "there is no such route"))
         .method_not_allowed_fallback(async || {
             Problem::invalid("the route has no such method").with_status(StatusCode::METHOD_NOT_ALLOWED)

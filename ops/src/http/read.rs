@@ -1,4 +1,5 @@
-//! `GET /v1/log` and `GET /v1/stream`: records as NDJSON, one line each, byte for byte what was appended.
+//! `GET /v1/log`, `GET /v1/stream` and `GET /v1/content/history`: records as NDJSON, one line each, byte for
+//! byte what the log holds.
 //!
 //! An answer is bounded by the head at its start, so that `Coldstream-Resume` can stand in the header: the
 //! token of the last record of the answer. With `follow=true` it never ends; an empty line says that there
@@ -13,6 +14,7 @@ use axum::http::{HeaderName, HeaderValue, Uri, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use domain::append::LogHead;
+use domain::content::CATEGORY;
 use domain::log::{Direction, LogReader, ReadError};
 use domain::record::{self, Record};
 use domain::{ErrorKind, Head, Position, StreamName, StreamVersion};
@@ -32,7 +34,7 @@ const HEAD: HeaderName = HeaderName::from_static("coldstream-head");
 /// Token of the answer's last record.
 const RESUME: HeaderName = HeaderName::from_static("coldstream-resume");
 /// `true` where records of the answer are, or may be, out of the live log.
-const ARCHIVE: HeaderName = HeaderName::from_static("coldstream-archive");
+pub(super) const ARCHIVE: HeaderName = HeaderName::from_static("coldstream-archive");
 
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -74,6 +76,25 @@ pub(super) struct StreamQuery {
     limit: Option<u64>,
 }
 
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct HistoryQuery {
+    id: String,
+    from: Option<u64>,
+    #[serde(default)]
+    direction: Way,
+    limit: Option<u64>,
+}
+
+/// How a record is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Spelling {
+    /// Its line, byte for byte.
+    Record,
+    /// Its line with the content's id as `subject`, as its source had it.
+    Content,
+}
+
 /// The log from a position on, or from a resume token on.
 pub(super) async fn log(State(state): State<Arc<ApiState>>, uri: Uri) -> Result<Response, Problem> {
     let query: LogQuery = query(&uri)?;
@@ -85,7 +106,7 @@ pub(super) async fn log(State(state): State<Arc<ApiState>>, uri: Uri) -> Result<
     let range = LogRange::plan(&query, token, head.head)?;
     let resume = range.resume(&*state.reader, token).await?;
     let archived = range.oldest().is_some_and(|oldest| head.pruned.includes(oldest));
-    let scan = Scan { reader: state.reader.clone(), place: Place::Log(range) };
+    let scan = Scan { reader: state.reader.clone(), place: Place::Log(range), spelling: Spelling::Record };
     let body = if query.follow {
         tail(scan, range.next_after(), state.shutdown.clone())
     } else {
@@ -96,15 +117,30 @@ pub(super) async fn log(State(state): State<Arc<ApiState>>, uri: Uri) -> Result<
 
 /// A stream from a version on.
 pub(super) async fn stream(State(state): State<Arc<ApiState>>, uri: Uri) -> Result<Response, Problem> {
-    let query: StreamQuery = query(&uri)?;
-    let name = StreamName::parse(&query.stream).map_err(|e| Problem::of(ErrorKind::Invalid, &e))?;
-    // Log head first: with the stream's head read after it, no event can be in one and not in the other.
+    let StreamQuery { stream, from, direction, limit } = query(&uri)?;
+    let name = StreamName::parse(&stream).map_err(|error| Problem::of(ErrorKind::Invalid, &error))?;
+    stream_answer(&state, name, Spelling::Record, (from, direction.into(), limit)).await
+}
+
+/// All that happened to a content item, whether live or archived.
+pub(super) async fn history(State(state): State<Arc<ApiState>>, uri: Uri) -> Result<Response, Problem> {
+    let HistoryQuery { id, from, direction, limit } = query(&uri)?;
+    let name = StreamName::of(CATEGORY, &id).map_err(|error| Problem::of(ErrorKind::Invalid, &error))?;
+    stream_answer(&state, name, Spelling::Content, (from, direction.into(), limit)).await
+}
+
+async fn stream_answer(
+    state: &ApiState,
+    name: StreamName,
+    spelling: Spelling,
+    (from, direction, left): (Option<u64>, Direction, Option<u64>),
+) -> Result<Response, Problem> {
+    // The log's head first: what the stream's head says, read after it, is not above what that says of archives.
     let head = state.reader.log_head().await?;
     let Some(stream_head) = state.reader.stream_head(&name).await? else {
         return Err(Problem::new(ErrorKind::NotFound, format!("{name} has never had an event")));
     };
-    let direction = Direction::from(query.direction);
-    let from = match (query.from, direction) {
+    let from = match (from, direction) {
         (None, Direction::Forward) => StreamVersion::FIRST,
         (None, Direction::Backward) => stream_head.version,
         (Some(from), _) => StreamVersion::new(from).ok_or_else(|| Problem::invalid("versions are counted from 1"))?,
@@ -112,10 +148,10 @@ pub(super) async fn stream(State(state): State<Arc<ApiState>>, uri: Uri) -> Resu
     let range = StreamRange {
         next: if direction == Direction::Backward { from.min(stream_head.version) } else { from },
         newest: stream_head.version,
-        left: limit(query.limit)?,
+        left: limit(left)?,
         direction,
     };
-    let scan = Scan { reader: state.reader.clone(), place: Place::Stream(name, range) };
+    let scan = Scan { reader: state.reader.clone(), place: Place::Stream(name, range), spelling };
     // Where an old version stands is not known before it is read: the header speaks of the whole stream then.
     let archived = head.pruned.includes(stream_head.first);
     answer(first_page_then_rest(scan).await?, &head, archived, None)
@@ -228,6 +264,7 @@ enum Place {
 struct Scan {
     reader: Arc<dyn LogReader>,
     place: Place,
+    spelling: Spelling,
 }
 
 impl Scan {
@@ -300,18 +337,33 @@ fn dense(numbers: impl Iterator<Item = u64>, next: u64, direction: Direction, wh
     if any { Ok(expected) } else { Err(ReadError::Corrupt { reason: format!("{what} {next} is missing") }) }
 }
 
-fn lines(records: &[Record]) -> Bytes {
+fn lines(records: &[Record], spelling: Spelling) -> Bytes {
     let mut bytes = Vec::with_capacity(records.len() * 512);
     for record in records {
-        record::write(record, &mut bytes);
+        match spelling {
+            Spelling::Record => record::write(record, &mut bytes),
+            Spelling::Content => bytes.extend(content_line(record)),
+        }
         bytes.push(b'\n');
     }
     bytes.into()
 }
 
+/// The record's line with the category taken out of `subject`. No text of the line can hold `,"subject":"` before
+/// that member: a quotation mark within a text stands behind a backslash.
+fn content_line(record: &Record) -> Vec<u8> {
+    let mut line = record.to_line();
+    let member = format!(",\"subject\":\"{CATEGORY}-");
+    if let Some(at) = memchr::memmem::find(&line, member.as_bytes()) {
+        let end = at + member.len();
+        line.drain(end - CATEGORY.len() - 1..end);
+    }
+    line
+}
+
 /// The first page is read before the header is sent, so that most errors are a problem and not a broken line.
 async fn first_page_then_rest(mut scan: Scan) -> Result<Body, Problem> {
-    let first = lines(&scan.page().await?);
+    let first = lines(&scan.page().await?, scan.spelling);
     let rest = pages(scan);
     Ok(Body::from_stream(stream::StreamExt::chain(stream::iter([Ok(first)]), rest)))
 }
@@ -319,7 +371,7 @@ async fn first_page_then_rest(mut scan: Scan) -> Result<Body, Problem> {
 fn pages(scan: Scan) -> impl Stream<Item = Result<Bytes, ReadError>> {
     stream::try_unfold(scan, |mut scan| async move {
         let records = scan.page().await.inspect_err(log_broken_answer)?;
-        Ok((!records.is_empty()).then(|| (lines(&records), scan)))
+        Ok((!records.is_empty()).then(|| (lines(&records, scan.spelling), scan)))
     })
 }
 
@@ -342,7 +394,7 @@ fn tail(scan: Scan, next: Position, shutdown: CancellationToken) -> Body {
                 None => Ok(Some((Bytes::from_static(b"\n"), (reader, next)))),
                 Some(last) => {
                     let after = last.position().next();
-                    Ok(Some((lines(&waited), (reader, after))))
+                    Ok(Some((lines(&waited, Spelling::Record), (reader, after))))
                 }
             }
         }

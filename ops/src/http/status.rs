@@ -123,6 +123,7 @@ pub(super) async fn metrics(State(state): State<Arc<ApiState>>) -> Response {
     for (name, status) in state.workers.statuses() {
         write_worker(&mut text, name, &status);
     }
+    (state.numbers)(&mut text);
     // A database that does not answer must not take the other numbers away.
     match state.log.log_head().await {
         Ok(head) => write_head(&mut text, &head),

@@ -12,6 +12,7 @@ use domain::record::Record;
 use domain::twin::MemoryLog;
 use domain::{Epoch, FixedClock, Head, Position, StreamName, StreamVersion, Timestamp};
 use futures::StreamExt;
+use projections::content::ContentNow;
 use reqwest::{Client, RequestBuilder, Response};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -21,8 +22,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::auth::{Caller, TokenHash, TokenRole, Tokens, new_token};
 use super::problem::Problem;
-use super::{ApiState, ServeError, router, serve};
+use super::{ApiState, Parts, ServeError, router, serve};
 use crate::config::HttpConfig;
+use crate::workers::Workers;
 
 const SINGLE: &str = "application/cloudevents+json";
 const BATCH: &str = "application/cloudevents-batch+json";
@@ -131,8 +133,21 @@ impl Api {
         let caller = |role: TokenRole| Caller { name: role.to_string(), role };
         let known = tokens.iter().map(|(role, token)| (TokenHash::of(token), caller(*role))).collect();
         let shutdown = CancellationToken::new();
-        let known = Arc::new(KnownTokens(known));
-        let state = ApiState::new("home", log.clone(), log.clone(), known, limits.clone(), shutdown.clone());
+        // The view has no database here; what it answers is shown end to end.
+        let nowhere = sqlx::PgPool::connect_lazy("postgres://127.0.0.1:1/none").expect("a URL");
+        let parts = Parts {
+            region: "home".to_owned(),
+            content: ContentNow::new(nowhere, log.clone()),
+            log: log.clone(),
+            reader: log.clone(),
+            tokens: Arc::new(KnownTokens(known)),
+            workers: Workers::default(),
+            archive: None,
+            region_api: None,
+            simulated: None,
+            numbers: Box::new(|_| ()),
+        };
+        let state = ApiState::new(parts, limits.clone(), shutdown.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
         let (router, ending) = (router(Arc::new(state)), shutdown.clone());
@@ -262,6 +277,19 @@ async fn the_log_reads_as_the_lines_of_its_records() {
 }
 
 #[tokio::test]
+async fn the_history_of_content_has_the_subjects_that_its_source_gave() {
+    let api = Api::start().await;
+    let mut odd = event("1", "content-content-a");
+    odd["source"] = json!("/x,\"subject\":\"content-\"");
+    assert_eq!(api.append(SINGLE, &odd).await.0, StatusCode::CREATED);
+    let record = api.lines("/v1/log").await.remove(0);
+    let lines = api.lines("/v1/content/history?id=content-a").await;
+    assert_eq!(lines, [record.replace(",\"subject\":\"content-content-a\"", ",\"subject\":\"content-a\"")]);
+    let history: Value = serde_json::from_str(&lines[0]).expect("JSON");
+    assert_eq!((&history["subject"], &history["source"]), (&json!("content-a"), &odd["source"]));
+}
+
+#[tokio::test]
 async fn a_long_log_reads_without_a_hole_across_pages() {
     let api = Api::start().await;
     let batch: Vec<Value> = (1..=1500).map(|id| event(&id.to_string(), "content-a")).collect();
@@ -343,8 +371,24 @@ async fn every_request_but_health_asks_for_a_token_with_a_role() {
         ("POST", "/v1/append", &[TokenRole::Appender][..]),
         ("GET", "/v1/log", &[TokenRole::Appender, TokenRole::Reader, TokenRole::Auditor]),
         ("GET", "/v1/stream?stream=content-a", &[TokenRole::Appender, TokenRole::Reader, TokenRole::Auditor]),
+        ("GET", "/v1/content?x=", &[TokenRole::Appender, TokenRole::Reader, TokenRole::Auditor]),
+        ("GET", "/v1/content/history?id=a", &[TokenRole::Appender, TokenRole::Reader, TokenRole::Auditor]),
+        ("GET", "/v1/content/list?limit=0", &[TokenRole::Appender, TokenRole::Reader, TokenRole::Auditor]),
         ("GET", "/v1/status", &ROLES),
         ("GET", "/metrics", &ROLES),
+        ("GET", "/v1/archive/status", &ROLES),
+        ("POST", "/v1/admin/archive-run", &[TokenRole::Operator]),
+        ("POST", "/v1/admin/scrub", &[TokenRole::Operator]),
+        ("POST", "/v1/admin/clock", &[TokenRole::Operator]),
+        ("GET", "/v1/replication/epoch", &[TokenRole::Operator, TokenRole::Replicator]),
+        ("GET", "/v1/replication/batch?after=0", &[TokenRole::Replicator]),
+        ("GET", "/v1/replication/checkpoint", &[TokenRole::Replicator]),
+        ("POST", "/v1/replication/cosignature", &[TokenRole::Replicator]),
+        ("POST", "/v1/admin/drain", &[TokenRole::Operator]),
+        ("POST", "/v1/admin/resume", &[TokenRole::Operator]),
+        ("POST", "/v1/admin/promote", &[TokenRole::Operator]),
+        ("POST", "/v1/admin/step-down", &[TokenRole::Operator]),
+        ("POST", "/v1/admin/confirm-epoch", &[TokenRole::Operator]),
         ("GET", "/no/such/route", &ROLES),
     ];
     for (method, path, allowed) in routes {

@@ -1,0 +1,144 @@
+//! The CLI as a client of a running server.
+
+use std::path::{Path, PathBuf};
+
+use domain::ErrorKind;
+use futures::StreamExt;
+use reqwest::{Method, RequestBuilder, Response};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::output::{CliError, write_stdout};
+use crate::config::Config;
+
+/// Which server, and as whom.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct ServerArgs {
+    /// URL of the server; without it, where the configuration says that it listens
+    #[arg(long, global = true, env = "COLDSTREAM_SERVER", value_name = "URL")]
+    server: Option<String>,
+    /// File with the token
+    #[arg(long, global = true, env = "COLDSTREAM_TOKEN_FILE", value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// The token itself (better in the environment or in a file than on the command line)
+    #[arg(long, global = true, env = "COLDSTREAM_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    token: Option<String>,
+}
+
+impl ServerArgs {
+    /// URL and token.
+    ///
+    /// # Errors
+    /// `Usage` without a token.
+    pub(super) fn address(&self, config: &Config) -> Result<(String, String), CliError> {
+        let url = self.server.clone().unwrap_or_else(|| format!("http://{}", config.http.bind));
+        match (&self.token, &self.token_file) {
+            (Some(token), _) => Ok((url, token.trim().to_owned())),
+            (None, Some(file)) => Ok((url, read_token(file)?)),
+            (None, None) => {
+                let advice = "a token is needed: --token-file, COLDSTREAM_TOKEN_FILE or COLDSTREAM_TOKEN \
+                              (coldstream token create makes one)";
+                Err(CliError::Usage(advice.to_owned()))
+            }
+        }
+    }
+}
+
+/// A server that is spoken to.
+pub(super) struct Client {
+    http: reqwest::Client,
+    url: String,
+    token: String,
+}
+
+impl Client {
+    /// The server that `args` name.
+    ///
+    /// # Errors
+    /// `Usage` without a token.
+    pub(super) fn new(args: &ServerArgs, config: &Config) -> Result<Self, CliError> {
+        let (url, token) = args.address(config)?;
+        Self::at(&url, token)
+    }
+
+    /// The other region, as the configuration names it; `None` without one.
+    ///
+    /// # Errors
+    /// `Usage` if the token cannot be read.
+    pub(super) fn peer(config: &Config) -> Result<Option<Self>, CliError> {
+        match (&config.replication.peer_url, &config.replication.token_file) {
+            (Some(url), Some(file)) => Self::at(url, read_token(file)?).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// The server at `url`.
+    ///
+    /// # Errors
+    /// `Failed` if this machine cannot speak HTTP.
+    pub(super) fn at(url: &str, token: String) -> Result<Self, CliError> {
+        let http = reqwest::Client::builder().build().map_err(CliError::failed("making an HTTP client"))?;
+        Ok(Self { http, url: url.trim_end_matches('/').to_owned(), token })
+    }
+
+    /// `GET path`, read as JSON.
+    ///
+    /// # Errors
+    /// What the server refuses, or that there is none.
+    pub(super) async fn get<T: DeserializeOwned>(&self, path: &str, query: &[(&str, &str)]) -> Result<T, CliError> {
+        let response = self.answer(self.request(Method::GET, path).query(query)).await?;
+        response.json().await.map_err(CliError::failed("reading the answer"))
+    }
+
+    /// `POST path` with a JSON body, read as JSON.
+    ///
+    /// # Errors
+    /// What the server refuses, or that there is none.
+    pub(super) async fn post<T: DeserializeOwned>(&self, path: &str, body: &Value) -> Result<T, CliError> {
+        let response = self.answer(self.request(Method::POST, path).json(body)).await?;
+        response.json().await.map_err(CliError::failed("reading the answer"))
+    }
+
+    /// `GET path`, copied to stdout as it comes.
+    ///
+    /// # Errors
+    /// What the server refuses, or an answer that breaks off.
+    pub(super) async fn copy(&self, path: &str, query: &[(&str, &str)]) -> Result<(), CliError> {
+        let response = self.answer(self.request(Method::GET, path).query(query)).await?;
+        let mut body = response.bytes_stream();
+        while let Some(chunk) = body.next().await {
+            write_stdout(&chunk.map_err(CliError::failed("reading the answer to its end"))?)?;
+        }
+        Ok(())
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.http.request(method, format!("{}{path}", self.url)).bearer_auth(&self.token)
+    }
+
+    async fn answer(&self, request: RequestBuilder) -> Result<Response, CliError> {
+        let response = request.send().await.map_err(CliError::failed("asking the server"))?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        // What is no problem document comes from something between us and the server.
+        let problem: Value = response.json().await.unwrap_or_default();
+        let text = |member: &str| problem.get(member).and_then(Value::as_str).map(str::to_owned);
+        Err(CliError::Refused {
+            kind: text("kind").unwrap_or_else(|| ErrorKind::Unavailable.to_string()),
+            detail: text("detail").unwrap_or_else(|| format!("{} answered {status}", self.url)),
+        })
+    }
+}
+
+/// The token in a file.
+///
+/// # Errors
+/// `Usage` if it cannot be read.
+pub(super) fn read_token(file: &Path) -> Result<String, CliError> {
+    let text = std::fs::read_to_string(file);
+    let text =
+        text.map_err(|error| CliError::Usage(format!("cannot read the token in {}: {error}", file.display())))?;
+    Ok(text.trim().to_owned())
+}

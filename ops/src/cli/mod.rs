@@ -1,0 +1,153 @@
+//! `coldstream <noun> <verb>`: what can be said on the command line. Each command is a few lines over the crate
+//! that does the work; what it decides is decided there.
+//!
+//! Data goes to stdout (`--json` is a contract), talk and progress to stderr. An acting command prints its plan
+//! and waits for `--yes`. Exit: 0 done, 1 failed, 2 called wrongly, 3 the verdict is "not proven".
+
+mod archive;
+mod audit;
+mod client;
+mod content;
+mod db;
+mod import;
+mod key;
+pub mod output;
+mod progress;
+mod regions;
+mod serve;
+mod settings;
+mod status;
+mod token;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{Config, Overrides, TelemetryConfig};
+use crate::telemetry;
+use client::{Client, ServerArgs};
+use output::{CliError, Output, say};
+
+/// Commands other than the server talk for themselves; of the crates below them only warnings are shown.
+const COMMAND_FILTER: &str = "warn";
+
+/// Keeps what people change, as events, for as long as it was promised.
+#[derive(Debug, Parser)]
+#[command(name = "coldstream", version, arg_required_else_help = true)]
+pub struct Cli {
+    /// Configuration file; without it, coldstream.toml in this folder if there is one
+    #[arg(long, global = true, env = "COLDSTREAM_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// One setting, over file and environment: --set http.bind=127.0.0.1:7401
+    #[arg(long = "set", global = true, value_name = "SECTION.SETTING=VALUE")]
+    settings: Vec<String>,
+    /// Data as JSON
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(flatten)]
+    server: ServerArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve one region: API and background work
+    Serve,
+    /// Both regions on one screen
+    Status,
+    /// Bring a history into the log: CloudEvents, one a line, plain or zstd
+    Import(import::ImportArgs),
+    /// Content: what it is and how it came to be
+    #[command(subcommand)]
+    Content(content::ContentCommand),
+    /// The archive: what is sealed, verified, confirmed and pruned
+    #[command(subcommand)]
+    Archive(archive::ArchiveCommand),
+    /// The other region
+    #[command(subcommand)]
+    Replication(regions::ReplicationCommand),
+    /// Which region is active
+    #[command(subcommand)]
+    Failover(regions::FailoverCommand),
+    /// Prove an archive from its bucket and public keys alone
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
+    /// Tokens of the API
+    #[command(subcommand)]
+    Token(token::TokenCommand),
+    /// The database
+    #[command(subcommand)]
+    Db(db::DbCommand),
+    /// Signing keys
+    #[command(subcommand)]
+    Key(key::KeyCommand),
+    /// The configuration
+    #[command(subcommand)]
+    Config(settings::ConfigCommand),
+}
+
+/// What all commands share.
+struct Context {
+    config: Config,
+    output: Output,
+    server: ServerArgs,
+}
+
+impl Context {
+    fn client(&self) -> Result<Client, CliError> {
+        Client::new(&self.server, &self.config)
+    }
+}
+
+impl Cli {
+    /// Runs the command; errors are said on stderr, as one line each.
+    pub async fn run(self) -> ExitCode {
+        match self.try_run().await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                say(format!("coldstream: {}", error.line()));
+                error.exit_code()
+            }
+        }
+    }
+
+    async fn try_run(self) -> Result<(), CliError> {
+        let overrides = Overrides { environment: environment(), flags: self.settings };
+        let config = Config::load(config_file(self.config).as_deref(), &overrides)?;
+        let context = Context { config, output: Output { json: self.json }, server: self.server };
+        start_telemetry(&context.config.telemetry, &self.command)?;
+        match self.command {
+            Command::Serve => serve::serve(&context).await,
+            Command::Archive(command) => archive::run(&context, command).await,
+            Command::Replication(command) => regions::replication(&context, command).await,
+            Command::Failover(command) => regions::failover(&context, command).await,
+            Command::Audit(command) => audit::run(&context, command).await,
+            Command::Token(command) => token::run(&context, command).await,
+            Command::Db(command) => db::run(&context, command).await,
+            Command::Status => status::status(&context).await,
+            Command::Import(args) => import::import(&context, args).await,
+            Command::Content(command) => content::run(&context, command).await,
+            Command::Key(command) => key::run(&context, &command),
+            Command::Config(command) => settings::run(&context, &command).await,
+        }
+    }
+}
+
+/// The variables that can be settings; what is no Unicode is none.
+fn environment() -> Vec<(String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
+}
+
+fn config_file(given: Option<PathBuf>) -> Option<PathBuf> {
+    let usual = PathBuf::from("coldstream.toml");
+    given.or_else(|| usual.exists().then_some(usual))
+}
+
+fn start_telemetry(config: &TelemetryConfig, command: &Command) -> Result<(), CliError> {
+    let filter = if matches!(command, Command::Serve) { config.filter.clone() } else { COMMAND_FILTER.to_owned() };
+    telemetry::start(&TelemetryConfig { filter, ..config.clone() }).map_err(|error| CliError::Usage(error.to_string()))
+}

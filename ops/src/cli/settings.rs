@@ -1,0 +1,107 @@
+//! `coldstream config show|check`: what holds, with secrets hidden, and whether it works.
+
+use std::sync::Arc;
+
+use clap::Subcommand;
+use domain::log::LogReader;
+use event_log::{PgConfig, PgLog};
+use segment_store::{S3Store, Severity, StoreConfig};
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::Context;
+use super::output::{CliError, table};
+use crate::chain::chain;
+use crate::clock::SystemClock;
+use crate::config::Config;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ConfigCommand {
+    /// What holds: defaults < file < environment < flag; secrets hidden
+    Show,
+    /// What holds, and whether database and buckets keep what is needed of them. Exit 3: they do not
+    Check,
+}
+
+/// What was tried.
+#[derive(Debug, Serialize)]
+struct Tried {
+    what: &'static str,
+    good: bool,
+    said: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Checked {
+    config: Config,
+    tried: Vec<Tried>,
+}
+
+pub(super) async fn run(context: &Context, command: &ConfigCommand) -> Result<(), CliError> {
+    match command {
+        ConfigCommand::Show => context.output.data(&context.config, Config::shown),
+        ConfigCommand::Check => check(context).await,
+    }
+}
+
+async fn check(context: &Context) -> Result<(), CliError> {
+    let config = &context.config;
+    let mut tried = vec![try_log(config).await];
+    let stores = [("archive.store", &config.archive.store), ("archive.peer_store", &config.archive.peer_store)];
+    for (what, store) in stores {
+        if let Some(store) = store {
+            tried.push(try_store(what, store).await);
+        }
+    }
+    let checked = Checked { config: config.clone(), tried };
+    context.output.data(&checked, people)?;
+    let bad: Vec<&str> = checked.tried.iter().filter(|tried| !tried.good).map(|tried| tried.what).collect();
+    if bad.is_empty() { Ok(()) } else { Err(CliError::NotProven(bad.join(", "))) }
+}
+
+async fn try_log(config: &Config) -> Tried {
+    let what = "log";
+    let log = match PgLog::connect(PgConfig::from(&config.log), Arc::new(SystemClock)).await {
+        Ok(log) => log,
+        Err(error) => return Tried { what, good: false, said: chain(&error) },
+    };
+    let head = log.log_head().await;
+    log.shut_down().await;
+    match head {
+        Ok(head) => {
+            let said = format!("{:?} is {} in epoch {} at {}", head.log_id, head.role.as_str(), head.epoch, head.head);
+            Tried { what, good: true, said }
+        }
+        Err(error) => Tried { what, good: false, said: chain(&error) },
+    }
+}
+
+async fn try_store(what: &'static str, config: &StoreConfig) -> Tried {
+    let bad = |said: String| Tried { what, good: false, said };
+    let store = match S3Store::connect(config) {
+        Ok(store) => store,
+        Err(error) => return bad(chain(&error)),
+    };
+    let nonce = Uuid::from_bytes(rand::random()).simple().to_string();
+    match segment_store::probe(&store, &nonce).await {
+        Err(error) => bad(chain(&error)),
+        Ok(report) => {
+            let finding = |finding: &segment_store::Finding| {
+                let grave = if finding.check.severity() == Severity::NoSealing { "not used" } else { "warning" };
+                format!("{grave}: {}: {}", finding.check.as_str(), finding.detail)
+            };
+            let findings: Vec<String> = report.findings.iter().map(finding).collect();
+            let said = if findings.is_empty() { "it keeps its promises".to_owned() } else { findings.join("; ") };
+            Tried { what, good: report.allows_sealing(), said }
+        }
+    }
+}
+
+fn people(checked: &Checked) -> String {
+    let rows: Vec<(String, String)> = checked
+        .tried
+        .iter()
+        .map(|tried| (tried.what.to_owned(), format!("{}: {}", if tried.good { "good" } else { "BAD" }, tried.said)))
+        .collect();
+    format!("{}\n{}", checked.config.shown(), table(&rows))
+}

@@ -1,0 +1,213 @@
+//! What the archive says of itself, and what an operator asks of it.
+
+use std::sync::Arc;
+
+use archiver::ArchiveError;
+use archiver::seal::Demand;
+use axum::Json;
+use axum::extract::State;
+use axum::routing::{get, post};
+use domain::archive::catalog::{Catalog, CatalogError, EvidenceStore, LivePartitions};
+use domain::{ErrorKind, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use super::auth::TokenRole;
+use super::problem::Problem;
+use super::{ApiState, EVERYONE, only};
+use crate::import::SimulatedClock;
+use crate::node::ArchiveNode;
+
+const OPERATORS: &[TokenRole] = &[TokenRole::Operator];
+
+/// The archive, as the API serves it.
+pub struct ArchiveApi {
+    /// The archive's work.
+    pub node: Arc<ArchiveNode>,
+    /// What is archived.
+    pub catalog: Arc<dyn Catalog>,
+    /// What is signed.
+    pub evidence: Arc<dyn EvidenceStore>,
+    /// What is live.
+    pub partitions: Arc<dyn LivePartitions>,
+}
+
+/// `GET /v1/archive/status`. 64-bit numbers are strings, as in the record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArchiveStatus {
+    /// Segments in force.
+    pub segments: String,
+    /// Position of the newest archived event.
+    pub archived_head: String,
+    /// Segments that this region read back whole.
+    pub verified: String,
+    /// Segments that another store's confirmation was checked for.
+    pub confirmed: String,
+    /// Bytes of the stored objects, indexes included.
+    pub stored_bytes: String,
+    /// Bytes of the records in them.
+    pub record_bytes: String,
+    /// When the longest unread segment was last read.
+    pub oldest_verified_at: Option<String>,
+    /// Epoch and number of the last manifest.
+    pub manifest: Option<[String; 2]>,
+    /// Size of the newest checkpoint that both regions signed.
+    pub cosigned_head: Option<String>,
+    /// The months that are live, oldest first.
+    pub partitions: Vec<PartitionStatus>,
+}
+
+/// One month of the live log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionStatus {
+    /// Start of the month.
+    pub month: String,
+    /// First position.
+    pub first: String,
+    /// Last position so far.
+    pub last: String,
+    /// Rows.
+    pub rows: String,
+}
+
+/// What a run of the archive did: the answer to `POST /v1/admin/archive-run`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArchiveRun {
+    /// Segments that were sealed, as first and last position.
+    pub sealed: Vec<[String; 2]>,
+    /// Why none was sealed, if this region does not seal.
+    pub not_sealed: Option<String>,
+    /// Months that were pruned.
+    pub pruned: Vec<String>,
+    /// The month that should go and has to stay, and why.
+    pub waiting: Option<String>,
+}
+
+/// What a scrub found: the answer to `POST /v1/admin/scrub`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScrubRun {
+    /// Segments read again.
+    pub segments: String,
+    /// Bytes read again.
+    pub bytes: String,
+    /// Objects that were damaged.
+    pub damaged: String,
+    /// Objects of which no good copy was to be had.
+    pub lost: Vec<String>,
+}
+
+pub(super) fn routes() -> axum::Router<Arc<ApiState>> {
+    axum::Router::new()
+        .route("/v1/archive/status", only(EVERYONE, get(status)))
+        .route("/v1/admin/archive-run", only(OPERATORS, post(run)))
+        .route("/v1/admin/scrub", only(OPERATORS, post(scrub)))
+        .route("/v1/admin/clock", only(OPERATORS, post(clock)))
+}
+
+fn archive(state: &ApiState) -> Result<&ArchiveApi, Problem> {
+    let absent = || Problem::new(ErrorKind::NotFound, "this region has no bucket: archive.store is not configured");
+    state.archive.as_ref().ok_or_else(absent)
+}
+
+async fn status(State(state): State<Arc<ApiState>>) -> Result<Json<ArchiveStatus>, Problem> {
+    let archive = archive(&state)?;
+    let entries = archive.catalog.segments().await?;
+    let stored = entries.iter().map(|entry| entry.segment.bytes + entry.segment.index_bytes).sum::<u64>();
+    let records = entries.iter().map(|entry| entry.segment.record_bytes).sum::<u64>();
+    let cosigned = archive.evidence.newest_checkpoint(true).await?;
+    let manifest = archive.catalog.last_manifest().await?;
+    let partitions = archive.partitions.partitions().await?.into_iter().map(|partition| PartitionStatus {
+        month: partition.month.to_string(),
+        first: partition.first.to_string(),
+        last: partition.last.to_string(),
+        rows: partition.rows.to_string(),
+    });
+    Ok(Json(ArchiveStatus {
+        segments: entries.len().to_string(),
+        archived_head: entries.last().map_or(0, |entry| entry.segment.last.get()).to_string(),
+        verified: entries.iter().filter(|entry| entry.verified_at.is_some()).count().to_string(),
+        confirmed: entries.iter().filter(|entry| entry.confirmed_at.is_some()).count().to_string(),
+        stored_bytes: stored.to_string(),
+        record_bytes: records.to_string(),
+        oldest_verified_at: entries.iter().filter_map(|entry| entry.verified_at).min().map(|at| at.to_string()),
+        manifest: manifest.map(|manifest| [manifest.epoch.to_string(), manifest.number.to_string()]),
+        cosigned_head: cosigned.map(|checkpoint| checkpoint.size.to_string()),
+        partitions: partitions.collect(),
+    }))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RunRequest {
+    /// Seal up to the head, whatever the rules say.
+    #[serde(default)]
+    everything: bool,
+}
+
+/// Seals what is due and prunes what is proven, now instead of at the workers' next round.
+async fn run(State(state): State<Arc<ApiState>>, Json(request): Json<RunRequest>) -> Result<Json<ArchiveRun>, Problem> {
+    let archive = archive(&state)?;
+    let demand = if request.everything { Demand::Everything } else { Demand::ByRules };
+    let (sealed, not_sealed) = match archive.node.sealer.lock().await.run(demand).await {
+        Ok(sealed) => (sealed, None),
+        // A follower's archive is mirrored, not sealed; it prunes all the same.
+        Err(error @ ArchiveError::NotActive { .. }) => (Vec::new(), Some(error.to_string())),
+        Err(error) => return Err(error.into()),
+    };
+    let report = archive.node.pruner.run().await?;
+    Ok(Json(ArchiveRun {
+        sealed: sealed.iter().map(|segment| [segment.first.to_string(), segment.last.to_string()]).collect(),
+        not_sealed,
+        pruned: report.pruned.iter().map(|partition| partition.month.to_string()).collect(),
+        waiting: report.waiting.map(|waiting| format!("{}: {:?}", waiting.partition.month, waiting.doubts)),
+    }))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ScrubRequest {
+    /// Bytes to read again at most; absent: all.
+    bytes: Option<u64>,
+}
+
+async fn scrub(
+    State(state): State<Arc<ApiState>>,
+    Json(request): Json<ScrubRequest>,
+) -> Result<Json<ScrubRun>, Problem> {
+    let report = archive(&state)?.node.scrubber.run(request.bytes.unwrap_or(u64::MAX)).await?;
+    Ok(Json(ScrubRun {
+        segments: report.segments.to_string(),
+        bytes: report.bytes.to_string(),
+        damaged: report.damaged.to_string(),
+        lost: report.lost,
+    }))
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ClockRequest {
+    now: String,
+}
+
+/// Moves simulated time on, in a log that was created with it.
+async fn clock(
+    State(state): State<Arc<ApiState>>,
+    Json(request): Json<ClockRequest>,
+) -> Result<Json<ClockRequest>, Problem> {
+    let now = Timestamp::parse_rfc3339(&request.now).map_err(|error| Problem::of(ErrorKind::Invalid, &error))?;
+    let real = || Problem::new(ErrorKind::Conflict, "this log was created with real time");
+    let clock: &Arc<dyn SimulatedClock> = state.simulated.as_ref().ok_or_else(real)?;
+    clock.move_to(now).await.map_err(|error| Problem::of(ErrorKind::Unavailable, &error))?;
+    Ok(Json(ClockRequest { now: now.to_string() }))
+}
+
+impl From<ArchiveError> for Problem {
+    fn from(error: ArchiveError) -> Self {
+        Self::of(error.kind(), &error)
+    }
+}
+
+impl From<CatalogError> for Problem {
+    fn from(error: CatalogError) -> Self {
+        Self::of(error.kind(), &error)
+    }
+}

@@ -1,0 +1,136 @@
+//! What regions ask each other, and what operators ask of a region: `/v1/replication/*` and `/v1/admin/*`.
+//!
+//! The acts are replication's and the archiver's; this module reads, hands over and answers. Nothing of a
+//! switchover is kept here: whoever drives it looks again after each step.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::{Uri, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use domain::{ErrorKind, Head};
+use replication::cosign;
+use replication::failover::{self, FailoverError, Promote, Promoted, RegionAdmin};
+use replication::peer::{NoteMessage, Standing};
+use replication::ship::{ShipError, Shipper};
+use replication::wire::BATCH_RECORDS_MAX;
+use serde::Deserialize;
+
+use super::auth::TokenRole;
+use super::problem::Problem;
+use super::{ApiState, only, query};
+
+const REPLICATORS: &[TokenRole] = &[TokenRole::Replicator];
+const OPERATORS: &[TokenRole] = &[TokenRole::Operator];
+/// Whoever drives a switchover looks at both regions.
+const LOOKERS: &[TokenRole] = &[TokenRole::Replicator, TokenRole::Operator];
+/// Bodies here are a note or a few members.
+const BODY_BYTES_MAX: usize = 64 << 10;
+
+/// A region that speaks to another, as the API serves it.
+pub struct RegionApi {
+    region: Arc<replication::Region>,
+    shipper: Shipper,
+}
+
+impl RegionApi {
+    /// The API of `region`.
+    #[must_use]
+    pub fn new(region: Arc<replication::Region>) -> Self {
+        Self { shipper: Shipper::new(region.clone()), region }
+    }
+}
+
+pub(super) fn routes() -> axum::Router<Arc<ApiState>> {
+    axum::Router::new()
+        .route("/v1/replication/epoch", only(LOOKERS, get(epoch)))
+        .route("/v1/replication/batch", only(REPLICATORS, get(batch)))
+        .route("/v1/replication/checkpoint", only(REPLICATORS, get(checkpoint)))
+        .route("/v1/replication/cosignature", only(REPLICATORS, post(cosignature)))
+        .route("/v1/admin/drain", only(OPERATORS, post(drain)))
+        .route("/v1/admin/resume", only(OPERATORS, post(resume)))
+        .route("/v1/admin/promote", only(OPERATORS, post(promote)))
+        .route("/v1/admin/step-down", only(OPERATORS, post(step_down)))
+        .route("/v1/admin/confirm-epoch", only(OPERATORS, post(confirm_epoch)))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+}
+
+fn region(state: &ApiState) -> Result<&RegionApi, Problem> {
+    let absent = || Problem::new(ErrorKind::NotFound, "this region has no bucket or no signing key: it stands alone");
+    state.region_api.as_ref().ok_or_else(absent)
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EpochQuery {
+    #[serde(default)]
+    root: bool,
+}
+
+async fn epoch(State(state): State<Arc<ApiState>>, uri: Uri) -> Result<Json<Standing>, Problem> {
+    let query: EpochQuery = query(&uri)?;
+    Ok(Json(failover::standing(&region(&state)?.region, query.root).await?))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BatchQuery {
+    after: u64,
+    limit: Option<usize>,
+}
+
+async fn batch(State(state): State<Arc<ApiState>>, uri: Uri) -> Result<Response, Problem> {
+    let query: BatchQuery = query(&uri)?;
+    let after = Head::new(query.after).ok_or_else(|| Problem::invalid("after is no position"))?;
+    let body = region(&state)?.shipper.batch(after, query.limit.unwrap_or(BATCH_RECORDS_MAX)).await?;
+    Ok(([(header::CONTENT_TYPE, "application/zstd")], body).into_response())
+}
+
+async fn checkpoint(State(state): State<Arc<ApiState>>) -> Result<Json<NoteMessage>, Problem> {
+    let waiting = cosign::waiting(&region(&state)?.region).await;
+    Ok(Json(NoteMessage { note: waiting.map_err(|error| Problem::of(error.kind(), &error))? }))
+}
+
+async fn cosignature(
+    State(state): State<Arc<ApiState>>,
+    Json(message): Json<NoteMessage>,
+) -> Result<Json<NoteMessage>, Problem> {
+    let note = message.note.ok_or_else(|| Problem::invalid("note is missing"))?;
+    let accepted = cosign::accept(&region(&state)?.region, &note).await;
+    accepted.map_err(|error| Problem::of(error.kind(), &error))?;
+    Ok(Json(NoteMessage { note: Some(note) }))
+}
+
+async fn drain(State(state): State<Arc<ApiState>>) -> Result<Json<Standing>, Problem> {
+    Ok(Json(RegionAdmin::drain(&*region(&state)?.region).await?))
+}
+
+async fn resume(State(state): State<Arc<ApiState>>) -> Result<Json<Standing>, Problem> {
+    Ok(Json(RegionAdmin::resume(&*region(&state)?.region).await?))
+}
+
+async fn promote(State(state): State<Arc<ApiState>>, Json(request): Json<Promote>) -> Result<Json<Promoted>, Problem> {
+    Ok(Json(RegionAdmin::promote(&*region(&state)?.region, &request).await?))
+}
+
+async fn step_down(State(state): State<Arc<ApiState>>) -> Result<Json<Standing>, Problem> {
+    Ok(Json(RegionAdmin::step_down(&*region(&state)?.region).await?))
+}
+
+async fn confirm_epoch(State(state): State<Arc<ApiState>>) -> Result<Json<Standing>, Problem> {
+    Ok(Json(RegionAdmin::confirm(&*region(&state)?.region).await?))
+}
+
+impl From<FailoverError> for Problem {
+    fn from(error: FailoverError) -> Self {
+        Self::of(error.kind(), &error)
+    }
+}
+
+impl From<ShipError> for Problem {
+    fn from(error: ShipError) -> Self {
+        Self::of(error.kind(), &error)
+    }
+}

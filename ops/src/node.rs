@@ -1,0 +1,305 @@
+//! One region's process, put together from its configuration: every adapter is made here and handed to those
+//! that decide and do. It does nothing by itself.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use archiver::cold::ColdReader;
+use archiver::heal::Healer;
+use archiver::prune::{PruneIo, Pruner};
+use archiver::scrub::Scrubber;
+use archiver::seal::{SealIo, Sealer};
+use archiver::{Silent, StepObserver};
+use domain::archive::catalog::{Catalog, EvidenceStore, LivePartitions};
+use domain::evidence::Evidence;
+use domain::keys::{KeyError, KeyRing, SigningKey, VerifyKey};
+use domain::log::LogReader;
+use domain::store::ObjectStore;
+use domain::tiered::TieredLog;
+use domain::{Clock, ErrorKind};
+use event_log::{EventLogError, PgConfig, PgLog};
+use projections::content::ContentNow;
+use replication::{Peer, PeerClient, Region};
+use segment_store::{S3Store, StoreConfig, StoreConfigError};
+use sqlx::postgres::{PgPool, PgPoolOptions};
+use thiserror::Error;
+use tokio::sync::Mutex;
+
+use crate::clock::SystemClock;
+use crate::config::{Config, ReplicationConfig};
+use crate::heals::HealRecorder;
+
+/// Connections of the views.
+const VIEW_CONNECTIONS: u32 = 4;
+
+/// Why a region's process was not put together.
+#[derive(Debug, Error)]
+pub enum NodeError {
+    /// The log was not opened.
+    #[error("the log was not opened")]
+    Log(#[from] EventLogError),
+    /// The views' database is none.
+    #[error("the views' database was not opened")]
+    Views(#[source] sqlx::Error),
+    /// A bucket's configuration is none.
+    #[error("{setting}")]
+    Store {
+        /// Which one.
+        setting: &'static str,
+        /// Why.
+        #[source]
+        source: StoreConfigError,
+    },
+    /// A key is none.
+    #[error("{setting}")]
+    Key {
+        /// Which one.
+        setting: &'static str,
+        /// Why.
+        #[source]
+        source: KeyError,
+    },
+    /// A file cannot be read.
+    #[error("{setting}: cannot read {file}")]
+    File {
+        /// The setting that names it.
+        setting: &'static str,
+        /// The file.
+        file: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Settings do not fit together.
+    #[error("{0}")]
+    Settings(String),
+    /// There is no HTTP client.
+    #[error("no HTTP client could be made")]
+    Http(#[source] reqwest::Error),
+}
+
+impl NodeError {
+    /// What the caller has to do.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Log(error) => error.kind(),
+            Self::Views(_) | Self::Http(_) => ErrorKind::Unavailable,
+            Self::Store { .. } | Self::Key { .. } | Self::File { .. } | Self::Settings(_) => ErrorKind::Invalid,
+        }
+    }
+}
+
+/// The archive of one region.
+pub struct ArchiveNode {
+    /// The own bucket.
+    pub store: Arc<S3Store>,
+    /// Seals; one run at a time.
+    pub sealer: Mutex<Sealer>,
+    /// Prunes.
+    pub pruner: Pruner,
+    /// Reads stored objects again.
+    pub scrubber: Scrubber,
+    /// What was found damaged.
+    pub heals: Arc<HealRecorder>,
+    /// Both regions' public keys.
+    pub keys: KeyRing,
+}
+
+/// One region's process.
+pub struct Node {
+    /// The live log.
+    pub log: Arc<PgLog>,
+    /// The log's clock: the real one, or the simulated one of a log that has it.
+    pub clock: Arc<dyn Clock>,
+    /// Live log and archive as one.
+    pub reader: Arc<dyn LogReader>,
+    /// The view "content now".
+    pub content: ContentNow,
+    /// The views' database.
+    pub views: PgPool,
+    /// The archive, if there is a bucket.
+    pub archive: Option<Arc<ArchiveNode>>,
+    /// What replication works with, if there is a bucket.
+    pub region: Option<Arc<Region>>,
+}
+
+impl Node {
+    /// Puts a region's process together. Connects to the log; everything else is connected to when it is used.
+    ///
+    /// # Errors
+    /// A [`NodeError`].
+    pub async fn open(config: &Config) -> Result<Self, NodeError> {
+        Self::open_watched(config, Arc::new(Silent)).await
+    }
+
+    /// The same, where each step of the archive is told to `steps`: a place for kill tests.
+    ///
+    /// # Errors
+    /// A [`NodeError`].
+    pub async fn open_watched(config: &Config, steps: Arc<dyn StepObserver>) -> Result<Self, NodeError> {
+        let log = Arc::new(PgLog::connect(PgConfig::from(&config.log), Arc::new(SystemClock)).await?);
+        let clock = log.clock();
+        let views = PgPoolOptions::new()
+            .max_connections(VIEW_CONNECTIONS)
+            .connect_lazy(config.log.url.reveal())
+            .map_err(NodeError::Views)?;
+        let live: Arc<dyn LogReader> = log.clone();
+        let (reader, archive, region) = match &config.archive.store {
+            None => (live, None, None),
+            Some(store) => {
+                let parts = ArchiveParts::of(config, store, &log)?;
+                let cold = ColdReader::new(log.clone(), parts.healer(), config.archive.sealing.cache_bytes);
+                let reader: Arc<dyn LogReader> = Arc::new(TieredLog::new(live, Arc::new(cold)));
+                let region = parts.region(config, &log, reader.clone(), clock.clone(), steps.clone())?;
+                let archive = parts.archive(config, &log, clock.clone(), steps);
+                (reader, Some(Arc::new(archive)), Some(Arc::new(region)))
+            }
+        };
+        log.set_history(reader.clone());
+        let content = ContentNow::new(views.clone(), reader.clone());
+        Ok(Self { log, clock, reader, content, views, archive, region })
+    }
+}
+
+/// What archive and replication share.
+struct ArchiveParts {
+    store: Arc<S3Store>,
+    peer_store: Option<Arc<S3Store>>,
+    key: Arc<SigningKey>,
+    keys: KeyRing,
+    heals: Arc<HealRecorder>,
+}
+
+impl ArchiveParts {
+    fn of(config: &Config, store: &StoreConfig, log: &Arc<PgLog>) -> Result<Self, NodeError> {
+        let open = |setting, store: &StoreConfig| {
+            S3Store::connect(store).map(Arc::new).map_err(|source| NodeError::Store { setting, source })
+        };
+        let key = signing_key(config)?;
+        let keys = key_ring(&config.region.public_keys, Some(&key))?;
+        Ok(Self {
+            store: open("archive.store", store)?,
+            peer_store: config.archive.peer_store.as_ref().map(|peer| open("archive.peer_store", peer)).transpose()?,
+            heals: Arc::new(HealRecorder::new(log.clone(), &config.region.name)),
+            key: Arc::new(key),
+            keys,
+        })
+    }
+
+    fn healer(&self) -> Healer {
+        let other = self.peer_store.clone().map(|store| store as Arc<dyn ObjectStore>);
+        Healer { own: self.store.clone(), other, observer: self.heals.clone() }
+    }
+
+    fn archive(
+        &self,
+        config: &Config,
+        log: &Arc<PgLog>,
+        clock: Arc<dyn Clock>,
+        steps: Arc<dyn StepObserver>,
+    ) -> ArchiveNode {
+        let seal = SealIo {
+            log: log.clone(),
+            store: self.store.clone(),
+            catalog: log.clone(),
+            clock: clock.clone(),
+            key: self.key.clone(),
+            keys: self.keys.clone(),
+            steps: steps.clone(),
+        };
+        let prune = PruneIo {
+            log: log.clone(),
+            partitions: log.clone() as Arc<dyn LivePartitions>,
+            catalog: log.clone() as Arc<dyn Catalog>,
+            evidence: log.clone() as Arc<dyn EvidenceStore>,
+            store: self.store.clone(),
+            clock: clock.clone(),
+            keys: self.keys.clone(),
+            steps,
+        };
+        ArchiveNode {
+            store: self.store.clone(),
+            sealer: Mutex::new(Sealer::new(seal, config.archive.sealing.clone())),
+            pruner: Pruner::new(prune, config.live_window(), config.archive.copies.into()),
+            scrubber: Scrubber { catalog: log.clone(), healer: self.healer(), clock },
+            heals: self.heals.clone(),
+            keys: self.keys.clone(),
+        }
+    }
+
+    fn region(
+        &self,
+        config: &Config,
+        log: &Arc<PgLog>,
+        history: Arc<dyn LogReader>,
+        clock: Arc<dyn Clock>,
+        steps: Arc<dyn StepObserver>,
+    ) -> Result<Region, NodeError> {
+        Ok(Region {
+            log: log.clone(),
+            tree: Arc::new(Evidence::new(history.clone(), log.clone())),
+            history,
+            catalog: log.clone(),
+            evidence: log.clone(),
+            memory: log.clone(),
+            store: self.store.clone(),
+            peer_store: self.peer_store.clone().map(|store| store as Arc<dyn ObjectStore>),
+            peer: peer(&config.replication)?.map(|peer| Arc::new(peer) as Arc<dyn Peer>),
+            key: self.key.clone(),
+            keys: Arc::new(self.keys.clone()),
+            clock,
+            steps: Arc::new(move |step| steps.reached(step)),
+            role_change: Mutex::new(()),
+        })
+    }
+}
+
+fn signing_key(config: &Config) -> Result<SigningKey, NodeError> {
+    let setting = "region.signing_key_file";
+    let Some(file) = &config.region.signing_key_file else {
+        let advice = "archive.store needs region.signing_key_file: coldstream key generate makes one";
+        return Err(NodeError::Settings(advice.to_owned()));
+    };
+    let key = SigningKey::parse(&read_file(setting, file)?).map_err(|source| NodeError::Key { setting, source })?;
+    if key.id().name() == config.region.name {
+        return Ok(key);
+    }
+    let (region, key) = (&config.region.name, key.id().name());
+    Err(NodeError::Settings(format!("region.name is {region:?} and its key's name is {key:?}: they are the same")))
+}
+
+/// The public keys that a configuration trusts: those that it names, and the own one.
+///
+/// # Errors
+/// `Key` or `File` for what is no key.
+pub fn public_keys(config: &Config) -> Result<KeyRing, NodeError> {
+    match &config.region.signing_key_file {
+        Some(_) => key_ring(&config.region.public_keys, Some(&signing_key(config)?)),
+        None => key_ring(&config.region.public_keys, None),
+    }
+}
+
+fn key_ring(public_keys: &[String], own: Option<&SigningKey>) -> Result<KeyRing, NodeError> {
+    let wrong = |source| NodeError::Key { setting: "region.public_keys", source };
+    let mut keys: Vec<VerifyKey> = own.iter().map(|own| own.verify_key()).collect();
+    for text in public_keys {
+        let key = VerifyKey::parse(text).map_err(wrong)?;
+        if !keys.contains(&key) {
+            keys.push(key);
+        }
+    }
+    KeyRing::new(keys).map_err(wrong)
+}
+
+fn peer(config: &ReplicationConfig) -> Result<Option<PeerClient>, NodeError> {
+    let (Some(url), Some(file)) = (&config.peer_url, &config.token_file) else { return Ok(None) };
+    let token = read_file("replication.token_file", file)?;
+    let http = reqwest::Client::builder().build().map_err(NodeError::Http)?;
+    Ok(Some(PeerClient::new(http, url, token.trim())))
+}
+
+fn read_file(setting: &'static str, file: &Path) -> Result<String, NodeError> {
+    let text = std::fs::read_to_string(file);
+    text.map_err(|source| NodeError::File { setting, file: file.display().to_string(), source })
+}

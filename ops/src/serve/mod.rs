@@ -1,0 +1,220 @@
+//! `coldstream serve`: one region's process from start to end.
+//!
+//! Order at the start: the log is opened, then the highest epoch is asked for, then the API listens. An append
+//! that came before the second step could be acknowledged in an epoch that is over (LOG-5). Order at the end:
+//! the API answers what it accepted, the workers stop, and the log lets go last.
+
+mod rounds;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use archiver::{Silent, StepObserver};
+use domain::ErrorKind;
+use domain::log::{LogReader, ReadError};
+use replication::fence::{EpochWatch, FenceError};
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::PgSimulatedClock;
+use crate::config::Config;
+use crate::http::archive::ArchiveApi;
+use crate::http::metrics::MetricsText;
+use crate::http::regions::RegionApi;
+use crate::http::{self, ApiState, Parts};
+use crate::import::SimulatedClock;
+use crate::node::{Node, NodeError};
+use crate::tokens::PgTokens;
+use crate::workers::{self, Worker, Workers};
+
+/// Why a region's process did not start, or not end in good order.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// Its parts were not put together.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    /// The log's head was not read.
+    #[error("the log was not read")]
+    Read(#[from] ReadError),
+    /// The highest epoch was not asked for.
+    #[error("the highest epoch was not asked for")]
+    Fence(#[from] FenceError),
+    /// The API does not listen, or was cut off.
+    #[error(transparent)]
+    Http(#[from] http::ServeError),
+    /// A part of the process ended by a panic.
+    #[error("a part of the process broke")]
+    Broken(#[from] tokio::task::JoinError),
+}
+
+impl StartError {
+    /// What the caller has to do.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Node(error) => error.kind(),
+            Self::Read(error) => error.kind(),
+            Self::Fence(error) => error.kind(),
+            Self::Http(error) => error.kind(),
+            Self::Broken(_) => ErrorKind::Unavailable,
+        }
+    }
+}
+
+/// A region that serves.
+pub struct Server {
+    address: SocketAddr,
+    node: Arc<Node>,
+    workers: Workers,
+    shutdown: CancellationToken,
+    api: JoinHandle<Result<(), http::ServeError>>,
+    working: JoinSet<()>,
+}
+
+impl Server {
+    /// Starts a region; returns once it listens.
+    ///
+    /// # Errors
+    /// A [`StartError`]; nothing is left running then.
+    pub async fn start(config: &Config) -> Result<Self, StartError> {
+        Self::start_watched(config, Arc::new(Silent)).await
+    }
+
+    /// The same, where each step of the archive is told to `steps`: a place for kill tests.
+    ///
+    /// # Errors
+    /// A [`StartError`]; nothing is left running then.
+    pub async fn start_watched(config: &Config, steps: Arc<dyn StepObserver>) -> Result<Self, StartError> {
+        let node = Arc::new(Node::open_watched(config, steps).await?);
+        let watch = match &node.region {
+            None => None,
+            Some(region) => {
+                let mut watch = EpochWatch::new(region.clone());
+                let watched = watch.round().await?;
+                tracing::info!(role = watched.role.as_str(), epoch = watched.epoch.get(), "the epoch was asked for");
+                Some(watch)
+            }
+        };
+        let bind = config.http.bind;
+        let bound = |source| http::ServeError::Bind { address: bind, source };
+        let listener = TcpListener::bind(bind).await.map_err(bound)?;
+        let address = listener.local_addr().map_err(bound)?;
+        let (workers, shutdown) = (Workers::default(), CancellationToken::new());
+        let parts = parts(config, &node, workers.clone()).await?;
+        let router = http::router(Arc::new(ApiState::new(parts, config.http.clone(), shutdown.clone())));
+        let (limits, ending) = (config.http.clone(), shutdown.clone());
+        let api = tokio::spawn(async move { http::serve(listener, router, &limits, ending).await });
+        let mut working = JoinSet::new();
+        for (name, every, worker) in rounds::of(config, &node, watch) {
+            start_worker(&mut working, &workers, shutdown.clone(), (name, every, worker));
+        }
+        tracing::info!(%address, region = config.region.name, "serving");
+        Ok(Self { address, node, workers, shutdown, api, working })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its URL on this machine.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// The parts that it is made of.
+    #[must_use]
+    pub fn node(&self) -> &Arc<Node> {
+        &self.node
+    }
+
+    /// What the background workers last did.
+    #[must_use]
+    pub fn workers(&self) -> &Workers {
+        &self.workers
+    }
+
+    /// Cancelling it begins the end; [`Server::stop`] waits for it.
+    #[must_use]
+    pub fn shutdown(&self) -> CancellationToken {
+        self.shutdown.clone()
+    }
+
+    /// Ends in good order: what was accepted is answered.
+    ///
+    /// # Errors
+    /// `CutOff` if requests took too long; everything is stopped all the same.
+    pub async fn stop(mut self) -> Result<(), StartError> {
+        self.shutdown.cancel();
+        let served = self.api.await;
+        while let Some(ended) = self.working.join_next().await {
+            ended?;
+        }
+        // Last: an append under way was answered above.
+        self.node.log.shut_down().await;
+        Ok(served??)
+    }
+}
+
+fn start_worker(
+    working: &mut JoinSet<()>,
+    workers: &Workers,
+    shutdown: CancellationToken,
+    (name, every, worker): (&'static str, Duration, Box<dyn Worker>),
+) {
+    working.spawn(workers::run(workers.register(name), every, shutdown, worker));
+}
+
+async fn parts(config: &Config, node: &Arc<Node>, workers: Workers) -> Result<Parts, StartError> {
+    let simulated = node.log.log_head().await?.simulated;
+    let archive = node.archive.clone().map(|archive| ArchiveApi {
+        node: archive,
+        catalog: node.log.clone(),
+        evidence: node.log.clone(),
+        partitions: node.log.clone(),
+    });
+    let counted = node.clone();
+    Ok(Parts {
+        region: config.region.name.clone(),
+        log: node.log.clone(),
+        reader: node.reader.clone(),
+        content: node.content.clone(),
+        tokens: Arc::new(PgTokens::new(node.log.clone())),
+        workers,
+        archive,
+        region_api: node.region.clone().map(RegionApi::new),
+        simulated: simulated.then(|| Arc::new(PgSimulatedClock(node.log.clone())) as Arc<dyn SimulatedClock>),
+        numbers: Box::new(move |text| write_numbers(&counted, text)),
+    })
+}
+
+fn write_numbers(node: &Node, text: &mut MetricsText) {
+    let log = node.log.metrics();
+    let counters = [
+        ("log_groups_total", "LOG-1: groups committed", log.groups),
+        ("log_events_total", "LOG-1: events stored", log.events),
+        ("log_replayed_total", "LOG-4: requests that were retries", log.replayed),
+        ("log_refused_total", "requests refused", log.refused),
+        ("log_retried_groups_total", "groups tried again", log.retried_groups),
+        ("log_halved_groups_total", "groups halved because the server refused their data", log.halved_groups),
+        ("log_in_doubt_total", "LOG-1: commits whose reply was lost", log.in_doubt),
+        ("log_terminated_holders_total", "frozen holders of the head that were ended", log.terminated_holders),
+        ("log_late_partitions_total", "partitions that a group had to wait for", log.late_partitions),
+    ];
+    for (name, help, count) in counters {
+        text.counter(name, help, &[], count);
+    }
+    text.gauge("log_queued_requests", "requests that wait for their group", &[], log.queued_requests);
+    if let Some(archive) = &node.archive {
+        let counts = archive.heals.counts();
+        let outcomes = [("healed", counts.healed), ("not_rewritten", counts.not_rewritten), ("lost", counts.lost)];
+        for (outcome, count) in outcomes {
+            text.counter("archive_findings_total", "ARC-4: damaged objects", &[("outcome", outcome)], count);
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! The background work of a region, each part in rounds. What a round does is its crate's; what is decided here
+//! is only the rhythm.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use archiver::ArchiveError;
+use archiver::seal::Demand;
+use async_trait::async_trait;
+use domain::log::LogReader;
+use event_log::PgLog;
+use projections::content::ContentView;
+use projections::runner::{Runner, Step};
+use replication::fence::{EpochWatch, Verdict};
+use replication::follow::{self, Follower};
+use replication::{Region, cosign, mirror};
+use uuid::Uuid;
+
+use crate::config::Config;
+use crate::node::{ArchiveNode, Node};
+use crate::workers::{Done, RoundError, Worker};
+
+/// How often the log's tables are looked after.
+const MAINTENANCE_EVERY: Duration = Duration::from_secs(60);
+/// After an error a view waits this long.
+const VIEW_EVERY: Duration = Duration::from_secs(1);
+
+/// A worker with its name and its pace.
+pub(super) type Named = (&'static str, Duration, Box<dyn Worker>);
+
+/// All workers that this configuration calls for.
+pub(super) fn of(config: &Config, node: &Arc<Node>, watch: Option<EpochWatch>) -> Vec<Named> {
+    let archive_every = Duration::from_secs(config.archive.interval_seconds);
+    let region_every = Duration::from_secs(config.replication.interval_seconds);
+    let runner =
+        Runner::new(node.views.clone(), node.reader.clone(), node.clock.clone(), config.live_window(), ContentView);
+    let mut all: Vec<Named> = vec![
+        ("content view", VIEW_EVERY, Box::new(ViewWorker { runner, reader: node.reader.clone() })),
+        ("maintenance", MAINTENANCE_EVERY, Box::new(MaintenanceWorker(node.log.clone()))),
+    ];
+    if let Some(archive) = &node.archive {
+        let scrub_every = Duration::from_secs(config.archive.scrub_interval_seconds);
+        all.push(("seal", archive_every, Box::new(SealWorker { archive: archive.clone(), probed: false })));
+        all.push(("prune", archive_every, Box::new(PruneWorker(archive.clone()))));
+        let scrub = ScrubWorker { archive: archive.clone(), budget_bytes: config.archive.scrub_bytes };
+        all.push(("scrub", scrub_every, Box::new(scrub)));
+    }
+    if let Some(region) = &node.region {
+        all.extend(watch.map(|watch| -> Named { ("epoch watch", region_every, Box::new(WatchWorker(watch))) }));
+        all.push(("cosign", region_every, Box::new(CosignWorker(region.clone()))));
+        all.push(("mirror", region_every, Box::new(MirrorWorker(region.clone()))));
+        if region.peer.is_some() {
+            all.push(("follow", region_every, Box::new(FollowWorker(Follower::new(region.clone())))));
+        }
+    }
+    all
+}
+
+struct ViewWorker {
+    runner: Runner<ContentView>,
+    reader: Arc<dyn LogReader>,
+}
+
+#[async_trait]
+impl Worker for ViewWorker {
+    async fn round(&mut self) -> Result<Done, RoundError> {
+        Ok(match self.runner.step().await? {
+            Step::CaughtUp { checkpoint } => {
+                self.reader.wait_beyond(checkpoint).await?;
+                Done::partly(format!("at {checkpoint}"))
+            }
+            Step::Applied { checkpoint, .. } => Done::partly(format!("at {checkpoint}, behind")),
+            Step::Swept { cutoff } => Done::partly(format!("the window begins at {cutoff}")),
+            Step::Overtaken => Done::partly("another process moves it"),
+        })
+    }
+}
+
+struct MaintenanceWorker(Arc<PgLog>);
+
+#[async_trait]
+impl Worker for MaintenanceWorker {
+    async fn round(&mut self) -> Result<Done, RoundError> {
+        let done = self.0.maintain().await?;
+        if !done.coming_partition {
+            tracing::warn!("the coming month has no partition yet: its first append will wait for it");
+        }
+        Ok(Done::for_now(format!("{} dropped, {} rebuilt", done.dropped, done.rebuilt.len())))
+    }
+}
+
+struct SealWorker {
+    archive: Arc<ArchiveNode>,
+    probed: bool,
+}
+
+impl SealWorker {
+    /// A store is not trusted with a segment before it has shown that it keeps its promises.
+    async fn probe(&mut self) -> Result<(), RoundError> {
+        if self.probed {
+            return Ok(());
+        }
+        let nonce = Uuid::from_bytes(rand::random()).simple().to_string();
+        let report = segment_store::probe(&*self.archive.store, &nonce).await?;
+        for finding in &report.findings {
+            tracing::warn!(check = finding.check.as_str(), detail = finding.detail, "the store breaks a promise");
+        }
+        if !report.allows_sealing() {
+            return Err("the store does not keep the promises that sealing stands on: see config check".into());
+        }
+        self.probed = true;
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Worker for SealWorker {
+    async fn round(&mut self) -> Result<Done, RoundError> {
+        self.probe().await?;
+        match self.archive.sealer.lock().await.run(Demand::ByRules).await {
+            Ok(sealed) => Ok(Done::for_now(format!("{} segments in the last round", sealed.len()))),
+            Err(ArchiveError::NotActive { role, .. }) => Ok(Done::for_now(format!("the region is {}", role.as_str()))),
+            // Another process of this region was faster: look again.
+            Err(ArchiveError::Overtaken { .. }) => Ok(Done::partly("another process seals")),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+struct PruneWorker(Arc<ArchiveNode>);
+
+#[async_trait]
+impl Worker for PruneWorker {
+    async fn round(&mut self) -> Result<Done, RoundError> {
+        let report = self.0.pruner.run().await?;
+        let note = match report.waiting {
+            Some(waiting) => format!("{} has to stay: {:?}", waiting.partition.month, waiting.doubts),
+            None => format!("{} months in the last round, cutoff {}", report.pruned.len(), report.cutoff),
+        };
+        Ok(Done::for_now(note))
+    }
+}
+
+struct ScrubWorker {
+    archive: Arc<ArchiveNode>,
+    budget_bytes: u64,
+}
+
+#[async_trait]
+impl Worker for ScrubWorker {
+    async fn round(&mut self) -> Result<Done, RoundError> {
+        let report = self.archive.scrubber.run(self.budget_bytes).await?;
+        if !report.lost.is_empty() {
+            tracing::error!(objects = ?report.lost, "no good copy is left: a person has to look");
+        }
+        let (segments, bytes, damaged) = (report.segments, report.bytes, report.damaged);
+        Ok(Done::for_now(format!("{segments} segments, {bytes} bytes read again, {damaged} damaged")))
+    }
+}
+
+struct WatchWorker(EpochWatch);
+
+#[async_trait]
+impl Worker for WatchWorker {
+    async fn round(&mut self) -> Result<Done, RoundError> {
+        let watched = self.0.round().await?;
+        let mut note = format!("{} in epoch {}", watched.role.as_str(), watched.epoch);
+        if let Verdict::ReadOnly { reason } = &watched.verdict {
+            note = format!("{note}: {reason}");
+        }
+        if !watched.silent.is_empty() {
+            note = format!("{note}; no answer: {}", watched.silent.join("; "));
+        }
+        Ok(Done::for_now(note))
+    }
+}
+
+struct CosignWorker(Arc<Region>);
+
+#[async_trait]
+impl Worker for CosignWorker {
+    async fn round(&mut self) -> Result<Done, RoundError> {
+        Ok(Done::for_now(match cosign::round(&self.0).await? {
+            cosign::Round::Idle => "nothing to sign".to_owned(),
+            cosign::Round::Signed(size) => format!("signed {size}"),
+            cosign::Round::Cosigned(size) => format!("cosigned {size}"),
+            cosign::Round::Behind(size) => format!("not at {size} yet"),
+        }))
+    }
+}
+
+struct MirrorWorker(Arc<Region>);
+
+#[async_trait]
+impl Worker for MirrorWorker {
+    async fn round(&mut self) -> Result<Done, RoundError> {
+        Ok(match mirror::round(&self.0).await? {
+            mirror::Round::Idle => Done::for_now("nothing to mirror"),
+            mirror::Round::CaughtUp => Done::for_now("caught up"),
+            mirror::Round::Behind(head) => Done::for_now(format!("waits for events up to {head}")),
+            mirror::Round::Mirrored { number, head } => Done::partly(format!("manifest {number}, up to {head}")),
+        })
+    }
+}
+
+struct FollowWorker(Follower);
+
+#[async_trait]
+impl Worker for FollowWorker {
+    async fn round(&mut self) -> Result<Done, RoundError> {
+        Ok(match self.0.round().await? {
+            follow::Round::NotFollowing(role) => Done::for_now(format!("the region is {}", role.as_str())),
+            // Without news the other region has answered late: the next question may go out at once.
+            follow::Round::Followed { head, home, .. } => Done::partly(format!("at {head} of {home}")),
+        })
+    }
+}
