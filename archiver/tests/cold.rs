@@ -7,7 +7,7 @@ use std::sync::Arc;
 use archiver::heal::{Finding, Outcome};
 use archiver::scrub::{ScrubReport, Scrubber};
 use archiver::seal::Demand;
-use common::{Counting, Findings, Region, copy_of, now, position, stream};
+use common::{Counting, Findings, Region, copy_of, hour, now, position, stream};
 use domain::archive::layout;
 use domain::log::{Direction, LogReader, ReadError};
 use domain::merkle::{Hash, root_of};
@@ -72,10 +72,6 @@ async fn every_stream_reads_the_same_before_and_after_pruning() {
 async fn a_head_as_of_an_instant_is_the_same_before_and_after_pruning() {
     let (region, whole) = pruned_and_whole().await;
     let tiered = region.tiered();
-    let hour = |number: i64| {
-        let start = common::at("2026-01-01T00:00:00Z").unix_micros();
-        Timestamp::from_unix_micros(start + number * 3_600_000_000).expect("an instant")
-    };
     for number in [0, 1, 349, 350, 351, 1023, 1024, 1025, 1450, 1451, 2000, 2001] {
         for instant in [hour(number), Timestamp::from_unix_micros(hour(number).unix_micros() + 1).expect("an instant")]
         {
@@ -277,19 +273,19 @@ async fn without_a_good_copy_the_answer_is_corrupt() {
 
 #[tokio::test]
 async fn a_stale_object_under_the_right_name_is_found() {
-    // The whole bucket of another history, put in the place of this one: every checksum inside is right.
+    // A segment of another history, put in the place of this one: every checksum inside it is right.
     let damaged = Damaged::new().await;
-    let other = Region::with_events(350).await;
+    let other = Region::new("home", domain::append::Role::Active);
+    other.append(351, 700).await;
     other.seal(Demand::Everything).await.expect("sealed");
     let [ours, theirs] = [&damaged.region.segments().await[0], &other.segments().await[0]].map(layout::segment);
+    assert_ne!(ours, theirs);
     let bytes = other.store.get(&theirs).await.expect("an object").bytes;
-    if ours != theirs {
-        assert!(damaged.region.store.damage(&ours, |stored| *stored = bytes));
-        let cold = damaged.region.reader(Some(damaged.good.clone()), damaged.findings.clone());
-        let read = cold.read_log(position(1), Direction::Forward, 5).await.expect("served");
-        assert_eq!(read, damaged.whole.read_log(position(1), Direction::Forward, 5).await.expect("read"));
-        assert_eq!(damaged.findings.take().len(), 1);
-    }
+    assert!(damaged.region.store.damage(&ours, |stored| *stored = bytes));
+    let cold = damaged.region.reader(Some(damaged.good.clone()), damaged.findings.clone());
+    let read = cold.read_log(position(1), Direction::Forward, 5).await.expect("served");
+    assert_eq!(read, damaged.whole.read_log(position(1), Direction::Forward, 5).await.expect("read"));
+    assert_eq!(damaged.findings.take().len(), 1);
 }
 
 #[tokio::test]

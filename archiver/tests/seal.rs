@@ -45,7 +45,7 @@ async fn segments_are_cut_by_size_at_the_end_of_a_block() {
 }
 
 #[tokio::test]
-async fn a_young_and_small_segment_waits_and_is_not_read_twice() {
+async fn a_young_and_small_segment_waits() {
     let region = Region::with_events(100).await;
     let config = ArchiverConfig { seal_after_seconds: u32::MAX, ..ArchiverConfig::default() };
     let mut sealer = region.sealer(&config);
@@ -210,6 +210,15 @@ async fn a_claim_alone_makes_the_older_branch_beyond_it_void() {
     let report = home.audit().await;
     assert!(report.is_proven(), "{:?}", report.findings);
     assert_eq!((report.archived_head, report.void_manifests.len()), (1000, 1));
+}
+
+#[tokio::test]
+async fn every_1024th_manifest_lists_all_segments() {
+    let region = Region::new("home", Role::Active);
+    region.seal_up_to(1030, 1).await;
+    let listing = catch_up::manifest(&*region.store, &keys(), Epoch::FIRST, 1024).await.expect("a manifest").statement;
+    assert_eq!(listing.in_force.as_deref(), Some(&region.segments().await[..1024]));
+    assert!(region.audit().await.is_proven());
 }
 
 #[tokio::test]

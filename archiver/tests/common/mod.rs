@@ -1,7 +1,7 @@
 //! A region in memory, and what the tests of the archive do with it.
 #![allow(dead_code, unreachable_pub, reason = "each test uses its own part")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -11,16 +11,16 @@ use archiver::heal::{Finding, HealObserver, Healer};
 use archiver::seal::{Demand, SealIo, Sealer};
 use archiver::{ArchiveError, ArchiverConfig, Silent, StepObserver};
 use async_trait::async_trait;
-use domain::append::{AppendRequest, Role};
+use domain::append::Role;
 use domain::archive::catalog::{Catalog, Segment};
 use domain::event::{Data, NewEvent};
 use domain::keys::{KeyRing, SigningKey};
-use domain::log::{Direction, EventLog, LogReader};
-use domain::record::Record;
+use domain::log::{Direction, FollowerLog, LogReader};
+use domain::record::{Record, RecordedEvent};
 use domain::store::{Created, Object, ObjectMeta, ObjectStore, StoreError};
 use domain::tiered::TieredLog;
 use domain::twin::{MemoryLog, MemoryStore};
-use domain::{FixedClock, Position, StreamName, Timestamp};
+use domain::{FixedClock, Position, StreamName, StreamVersion, Timestamp};
 
 pub fn at(instant: &str) -> Timestamp {
     Timestamp::parse_rfc3339(instant).expect("an instant")
@@ -36,6 +36,27 @@ pub fn position(number: u64) -> Position {
 
 pub fn stream(number: usize) -> StreamName {
     StreamName::parse(&format!("content-{number}")).expect("a name")
+}
+
+/// The instant `number` hours after the start of the year.
+pub fn hour(number: u64) -> Timestamp {
+    let micros = i64::try_from(number).expect("small") * 3_600_000_000;
+    Timestamp::from_unix_micros(at("2026-01-01T00:00:00Z").unix_micros() + micros).expect("an instant")
+}
+
+fn event(number: u64, stream: StreamName) -> NewEvent {
+    NewEvent {
+        id: format!("e-{number}"),
+        source: "/test".into(),
+        event_type: "content.revised".into(),
+        stream,
+        time: None,
+        event_version: None,
+        data_schema: None,
+        data_content_type: None,
+        extensions: Vec::new(),
+        data: Data::Json(format!("{{\"n\":{number}}}")),
+    }
 }
 
 pub fn key(name: &str) -> SigningKey {
@@ -69,27 +90,31 @@ impl Region {
         region
     }
 
+    /// Adds events `first` to `last`: event n is recorded n hours after the start of the year. They come as a
+    /// follower's batch, which is faster than appends of one event each.
     pub async fn append(&self, first: u64, last: u64) {
-        for number in first..=last {
-            let of = if number == 1 { 99 } else { usize::try_from(number * number % 11 % 7).expect("small") };
-            let event = NewEvent {
-                id: format!("e-{number}"),
-                source: "/test".into(),
-                event_type: "content.revised".into(),
-                stream: stream(of),
-                time: None,
-                event_version: None,
-                data_schema: None,
-                data_content_type: None,
-                extensions: Vec::new(),
-                data: Data::Json(format!("{{\"n\":{number}}}")),
-            };
-            let hour = i64::try_from(number).expect("small") * 3_600_000_000;
-            let recorded = at("2026-01-01T00:00:00Z").unix_micros() + hour;
-            let recorded_at = Some(Timestamp::from_unix_micros(recorded).expect("an instant"));
-            let request = AppendRequest { events: vec![event], recorded_at, ..AppendRequest::default() };
-            self.log.append(request).await.expect("appended");
+        let head = self.log.log_head().await.expect("a head");
+        let active = (head.epoch, head.role);
+        self.log.change_role(active, (head.epoch, Role::Follower)).await.expect("follows");
+        let mut newest: HashMap<StreamName, (StreamVersion, Position)> = HashMap::new();
+        let mut records = Vec::new();
+        for (number, position) in (first..=last).zip(head.head.next().get()..) {
+            let name = stream(if number == 1 { 99 } else { usize::try_from(number * number % 11 % 7).expect("small") });
+            let stored = self.log.stream_head(&name).await.expect("a head").map(|head| (head.version, head.position));
+            let before = newest.get(&name).copied().or(stored);
+            let version = before.map_or(StreamVersion::FIRST, |(version, _)| version.next());
+            newest.insert(name.clone(), (version, self::position(position)));
+            records.push(Record::Event(Box::new(RecordedEvent {
+                position: self::position(position),
+                recorded_at: hour(number),
+                version,
+                previous: before.map(|(_, position)| position),
+                epoch: head.epoch,
+                event: event(number, name),
+            })));
         }
+        self.log.apply(&records).await.expect("applied");
+        self.log.change_role((head.epoch, Role::Follower), active).await.expect("as before");
     }
 
     pub fn io(&self, steps: Arc<dyn StepObserver>) -> SealIo {
