@@ -60,12 +60,3 @@ CREATE TABLE coldstream.tokens (
     created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     revoked_at timestamptz
 );
-
--- The newest that was heard of the other region, and when: what a forced failover states (REP-3).
-CREATE TABLE coldstream.peer (
-    one      boolean     PRIMARY KEY DEFAULT true CHECK (one),
-    epoch    bigint      NOT NULL,
-    position bigint      NOT NULL,
-    role     text        NOT NULL,
-    heard_at timestamptz NOT NULL
-);

@@ -9,7 +9,7 @@ GRANT INSERT, UPDATE (version, position, closed) ON coldstream.streams TO coldst
 GRANT INSERT, UPDATE (position) ON coldstream.event_ids TO coldstream_service;
 GRANT INSERT, UPDATE (checkpoint, updated_at) ON coldstream.consumers TO coldstream_service;
 GRANT INSERT, UPDATE, DELETE ON coldstream.snapshots, coldstream.segments, coldstream.last_manifest,
-    coldstream.signed_checkpoints, coldstream.frontiers, coldstream.peer TO coldstream_service;
+    coldstream.signed_checkpoints, coldstream.frontiers, coldstream.peer_state TO coldstream_service;
 GRANT INSERT, UPDATE (revoked_at) ON coldstream.tokens TO coldstream_service;
 
 REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA coldstream FROM PUBLIC;

@@ -9,6 +9,8 @@ mod audit;
 mod client;
 mod content;
 mod db;
+mod demo;
+mod dev;
 mod import;
 mod key;
 pub mod output;
@@ -55,6 +57,8 @@ pub struct Cli {
 enum Command {
     /// Serve one region: API and background work
     Serve,
+    /// One region on this machine to try things out: database, object store and server in one process
+    Dev(dev::DevArgs),
     /// Both regions on one screen
     Status,
     /// Bring a history into the log: CloudEvents, one a line, plain or zstd
@@ -86,6 +90,8 @@ enum Command {
     /// The configuration
     #[command(subcommand)]
     Config(settings::ConfigCommand),
+    /// One history all the way through two regions on this machine
+    Demo(demo::DemoArgs),
 }
 
 /// What all commands share.
@@ -120,6 +126,7 @@ impl Cli {
         start_telemetry(&context.config.telemetry, &self.command)?;
         match self.command {
             Command::Serve => serve::serve(&context).await,
+            Command::Dev(args) => dev::dev(&context, args).await,
             Command::Archive(command) => archive::run(&context, command).await,
             Command::Replication(command) => regions::replication(&context, command).await,
             Command::Failover(command) => regions::failover(&context, command).await,
@@ -131,6 +138,7 @@ impl Cli {
             Command::Content(command) => content::run(&context, command).await,
             Command::Key(command) => key::run(&context, &command),
             Command::Config(command) => settings::run(&context, &command).await,
+            Command::Demo(args) => demo::demo(args).await,
         }
     }
 }
@@ -148,6 +156,10 @@ fn config_file(given: Option<PathBuf>) -> Option<PathBuf> {
 }
 
 fn start_telemetry(config: &TelemetryConfig, command: &Command) -> Result<(), CliError> {
-    let filter = if matches!(command, Command::Serve) { config.filter.clone() } else { COMMAND_FILTER.to_owned() };
+    let filter = if matches!(command, Command::Serve | Command::Dev(_)) {
+        config.filter.clone()
+    } else {
+        COMMAND_FILTER.to_owned()
+    };
     telemetry::start(&TelemetryConfig { filter, ..config.clone() }).map_err(|error| CliError::Usage(error.to_string()))
 }

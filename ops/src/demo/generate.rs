@@ -12,22 +12,22 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 /// How many events a generated history has, roughly: it ends with the change that reaches them.
-pub const EVENTS: usize = 24_000;
+pub(super) const EVENTS: usize = 24_000;
 /// Points at which the oracle says what lives.
 const ORACLE_POINTS: usize = 40;
 const DAYS: i64 = 546;
 
 /// A history as NDJSON of CloudEvents, and what is true of it.
-pub struct History {
+pub(super) struct History {
     /// One event a line.
-    pub ndjson: String,
+    pub(super) ndjson: String,
     /// What lives at some points.
-    pub oracle: Oracle,
+    pub(super) oracle: Oracle,
 }
 
 /// What lives at some points of a history.
 #[derive(Debug, Serialize)]
-pub struct Oracle {
+pub(super) struct Oracle {
     digest_rule: &'static str,
     events: usize,
     checkpoints: Vec<OraclePoint>,
@@ -64,7 +64,7 @@ struct Generator {
 /// # Panics
 /// Never: all dates are inside chrono's range.
 #[must_use]
-pub fn generate(seed: u64) -> History {
+pub(super) fn generate(seed: u64) -> History {
     let mut generator = Generator::new(seed);
     let start = Utc.with_ymd_and_hms(2025, 1, 1, 0, 0, 0).single().expect("a date");
     let (mut day, mut change) = (0, 0);
@@ -205,7 +205,18 @@ fn new_path(rng: &mut ChaCha8Rng, number: usize) -> String {
     const FOLDERS: [&str; 9] =
         ["docs", "src", "src/core", "plans/2025", "plans/2026", "Entwürfe", "legal", "design/pages", "日誌"];
     const WORDS: [&str; 12] = [
-        "budget", "intro", "notes", "Überblick", "report", "q&a", "agenda", "minutes", "draft \"b\"", "spec", "élan", "map",
+        "budget",
+        "intro",
+        "notes",
+        "Überblick",
+        "report",
+        "q&a",
+        "agenda",
+        "minutes",
+        "draft \"b\"",
+        "spec",
+        "élan",
+        "map",
     ];
     const ENDS: [&str; 5] = ["md", "txt", "html", "rs", "json"];
     let folder = FOLDERS[rng.random_range(0..FOLDERS.len())];

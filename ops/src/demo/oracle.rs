@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
 
-use domain::content::LivingItems;
+use domain::content::living::LivingItems;
 use domain::record::{self, Record};
 use serde::Deserialize;
 use thiserror::Error;
@@ -74,14 +74,14 @@ struct Identity {
 }
 
 /// A history's ids in order, and the points at which its oracle says what lives.
-pub struct Oracle {
+pub(super) struct Oracle {
     source: String,
     ids: Vec<String>,
     points: BTreeMap<usize, Point>,
 }
 
 /// A replay on its way.
-pub struct Replay<'a> {
+pub(super) struct Replay<'a> {
     oracle: &'a Oracle,
     living: LivingItems,
     events: usize,
@@ -93,7 +93,7 @@ impl Oracle {
     ///
     /// # Errors
     /// `File` or `Form` with the file's name.
-    pub fn read(history: &Path, oracle: Option<&Path>) -> Result<Self, OracleError> {
+    pub(super) fn read(history: &Path, oracle: Option<&Path>) -> Result<Self, OracleError> {
         let (mut source, mut ids) = (String::new(), Vec::new());
         for line in read_text(history)?.lines() {
             let identity: Identity = parse(history, line)?;
@@ -112,19 +112,19 @@ impl Oracle {
 
     /// How many events the history has.
     #[must_use]
-    pub fn events(&self) -> usize {
+    pub(super) fn events(&self) -> usize {
         self.ids.len()
     }
 
     /// How many points the oracle has.
     #[must_use]
-    pub fn points(&self) -> usize {
+    pub(super) fn points(&self) -> usize {
         self.points.len()
     }
 
     /// A replay from the first event on.
     #[must_use]
-    pub fn replay(&self) -> Replay<'_> {
+    pub(super) fn replay(&self) -> Replay<'_> {
         Replay { oracle: self, living: LivingItems::default(), events: 0, points: 0 }
     }
 }
@@ -134,7 +134,7 @@ impl Replay<'_> {
     ///
     /// # Errors
     /// `Differs` at an oracle point, `Order` where the history's events do not follow each other.
-    pub fn take(&mut self, line: &[u8]) -> Result<(), OracleError> {
+    pub(super) fn take(&mut self, line: &[u8]) -> Result<(), OracleError> {
         let record = record::read(line)?;
         let Record::Event(event) = &record else { return Ok(()) };
         if event.event.source != self.oracle.source {
@@ -165,7 +165,7 @@ impl Replay<'_> {
     ///
     /// # Errors
     /// `Order` if events of the history are missing.
-    pub fn finish(self) -> Result<usize, OracleError> {
+    pub(super) fn finish(self) -> Result<usize, OracleError> {
         match self.oracle.ids.get(self.events) {
             None => Ok(self.points),
             Some(expected) => Err(OracleError::Order { expected: expected.clone(), found: None }),
@@ -188,4 +188,12 @@ fn read_text(file: &Path) -> Result<String, OracleError> {
         std::io::BufReader::new(opened).read_to_string(&mut text).map_err(error)?;
     }
     Ok(text)
+}
+
+/// The first line of a history.
+///
+/// # Errors
+/// `File`.
+pub(super) fn first_line(history: &Path) -> Result<String, OracleError> {
+    Ok(read_text(history)?.lines().next().unwrap_or_default().to_owned())
 }

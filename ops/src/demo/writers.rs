@@ -14,17 +14,17 @@ use tokio::task::JoinHandle;
 
 /// What a writer was acknowledged: one line of its journal.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Acknowledged {
+pub(super) struct Acknowledged {
     /// The event's source.
-    pub source: String,
+    pub(super) source: String,
     /// The event's id.
-    pub id: String,
+    pub(super) id: String,
     /// Where it was said to stand.
-    pub position: String,
+    pub(super) position: String,
 }
 
 /// Writers at work.
-pub struct Writers {
+pub(super) struct Writers {
     tasks: Vec<JoinHandle<std::io::Result<()>>>,
     stop: Arc<AtomicBool>,
     acknowledged: Arc<AtomicU64>,
@@ -56,7 +56,7 @@ impl Writers {
     ///
     /// # Errors
     /// If the folder cannot be made.
-    pub fn start(count: usize, run: &str, url: &str, token: &str, folder: &Path) -> std::io::Result<Self> {
+    pub(super) fn start(count: usize, run: &str, url: &str, token: &str, folder: &Path) -> std::io::Result<Self> {
         std::fs::create_dir_all(folder)?;
         let (stop, acknowledged) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let writer = |number: usize| {
@@ -77,7 +77,7 @@ impl Writers {
 
     /// How many appends were acknowledged so far.
     #[must_use]
-    pub fn acknowledged(&self) -> u64 {
+    pub(super) fn acknowledged(&self) -> u64 {
         self.acknowledged.load(Ordering::SeqCst)
     }
 
@@ -85,7 +85,7 @@ impl Writers {
     ///
     /// # Errors
     /// If a journal could not be written: then nothing can be said of what was acknowledged.
-    pub async fn stop(self) -> std::io::Result<u64> {
+    pub(super) async fn stop(self) -> std::io::Result<u64> {
         self.stop.store(true, Ordering::SeqCst);
         for task in self.tasks {
             task.await.map_err(std::io::Error::other)??;
@@ -99,13 +99,14 @@ impl Writer {
         let mut journal = tokio::fs::File::create(&self.journal).await?;
         let source = format!("/demo/writers/{}", self.name);
         let mut number = 0_u64;
+        let mut pace = tokio::time::interval(Duration::from_millis(100));
         while !self.stop.load(Ordering::SeqCst) {
             number += 1;
             let id = format!("{}:{number}", self.name);
             // An error is no acknowledgement: this writer goes on with its next event, as one that lost interest.
             let Ok(position) = self.append(&source, &id).await else {
                 // The region is dead or refuses: one more try each tenth of a second is enough.
-                tokio::time::interval_at(tokio::time::Instant::now() + Duration::from_millis(100), Duration::MAX).tick().await;
+                pace.tick().await;
                 continue;
             };
             let line = Acknowledged { source: source.clone(), id, position };

@@ -1,0 +1,72 @@
+//! Damages archived objects behind the store's back, and shows that a read finds and heals them.
+
+use std::path::PathBuf;
+
+use domain::merkle::Hash;
+
+use super::api::Api;
+use super::{Demo, DemoError, check, io, say};
+
+impl Demo {
+    /// One object gets a flipped byte, another one is deleted; then the archive is read as if nothing had happened.
+    pub(super) async fn damage_and_heal(&mut self) -> Result<(), DemoError> {
+        let keys = self.segment_keys()?;
+        check(!keys.is_empty(), || "there is a segment to damage".into())?;
+        let flipped = self.home.object_file(&keys[0]);
+        let deleted = self.home.object_file(&keys[keys.len() - 1]);
+        let before = (digest(&flipped)?, digest(&deleted)?);
+        let archived = super::passage::number(&Api::of(&self.home).archive_status().await?.archived_head);
+        let good = self.digest_of_log(archived).await?;
+
+        say(&format!("flipping a byte in {}", keys[0]));
+        let mut bytes = std::fs::read(&flipped).map_err(io("reading an object's file"))?;
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 0x20;
+        std::fs::write(&flipped, bytes).map_err(io("damaging an object"))?;
+        if keys.len() > 1 {
+            say(&format!("deleting {}", keys[keys.len() - 1]));
+            let folder = deleted.parent().expect("an object's file is in its folder");
+            std::fs::remove_dir_all(folder).map_err(io("deleting an object"))?;
+        }
+        check(digest(&flipped)? != before.0, || "the object is damaged".into())?;
+
+        let served = self.digest_of_log(archived).await?;
+        check(served == good, || "what is served is what was appended".into())?;
+        check(digest(&flipped)? == before.0, || "the flipped object is healed".into())?;
+        check(digest(&deleted)? == before.1, || "the deleted object is there again".into())?;
+        self.figures.healed = keys.len().min(2);
+        say("the read was right, and both objects are healed from the other region");
+        Ok(())
+    }
+
+    /// SHA-256 over the lines of positions 1 to `head`.
+    async fn digest_of_log(&self, head: u64) -> Result<Hash, DemoError> {
+        let mut all = Vec::new();
+        Api::of(&self.home)
+            .log::<DemoError>(1, Some(head), |line| {
+                all.extend_from_slice(line);
+                all.push(b'\n');
+                Ok(())
+            })
+            .await?;
+        Ok(Hash::of(&all))
+    }
+
+    /// Keys of the segments in home's bucket, in position order.
+    fn segment_keys(&self) -> Result<Vec<String>, DemoError> {
+        let folder = self.home.objects_folder().join(crate::dev::region::BUCKET).join("seg");
+        let mut keys = Vec::new();
+        for entry in std::fs::read_dir(folder).map_err(io("listing the bucket's folder"))? {
+            let name = entry.map_err(io("listing the bucket's folder"))?.file_name();
+            if let Some(name) = name.to_str().and_then(|name| name.strip_prefix('=')) {
+                keys.push(format!("seg/{name}"));
+            }
+        }
+        keys.sort();
+        Ok(keys)
+    }
+}
+
+fn digest(file: &PathBuf) -> Result<Hash, DemoError> {
+    std::fs::read(file).map(|bytes| Hash::of(&bytes)).map_err(io("reading an object's file"))
+}
