@@ -1,1 +1,3 @@
 //! End to end on real clusters: promises, kills, golden bytes.
+
+pub mod radosgw;

@@ -114,6 +114,15 @@ async fn a_replacement_whose_reply_was_lost_has_happened() {
 }
 
 #[tokio::test]
+async fn an_endpoint_that_compares_versions_without_quotes_is_asked_that_way() {
+    let (store, heads) = endpoint(vec![EXISTS, found(b"old"), OK]).await;
+    store.replace("k", "\"1\"", b"new").await.expect("the version in force");
+    let heads = heads.lock().expect("no panic");
+    assert!(heads[0].contains("\r\nif-match: \"1\"\r\n"));
+    assert!(heads[2].contains("\r\nif-match: 1\r\n"));
+}
+
+#[tokio::test]
 async fn a_body_that_ends_early_is_read_again_and_never_returned() {
     let (store, _) = endpoint(vec![Answer::Cut(5, b"by"), found(b"bytes")]).await;
     assert_eq!(store.get("k").await.expect("the second time").bytes, b"bytes");
