@@ -249,7 +249,58 @@ impl Peer for PeerClient {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
     use super::*;
+
+    /// A region that answers one request with `reply`, or hangs up without one; and what it was asked.
+    async fn region(reply: Option<String>) -> (PeerClient, tokio::task::JoinHandle<String>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let url = format!("http://{}/", listener.local_addr().expect("bound"));
+        let asked = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.expect("a connection");
+            let mut head = Vec::new();
+            while !head.windows(4).any(|end| end == b"\r\n\r\n") {
+                stream.read_buf(&mut head).await.expect("a request");
+            }
+            if let Some(reply) = reply {
+                stream.write_all(reply.as_bytes()).await.expect("written");
+            }
+            String::from_utf8(head).expect("text")
+        });
+        // Another test may have installed it before.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        (PeerClient::new(reqwest::Client::new(), &url, "token-1"), asked)
+    }
+
+    fn reply(status: &str, body: &str) -> Option<String> {
+        Some(format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len()))
+    }
+
+    #[tokio::test]
+    async fn a_question_carries_the_token_and_its_answer_is_read() {
+        let (peer, asked) = region(reply("200 OK", r#"{"note":"text"}"#)).await;
+        assert_eq!(peer.waiting_checkpoint().await.expect("answered"), Some("text".into()));
+        let asked = asked.await.expect("asked");
+        assert!(asked.starts_with("GET /v1/replication/checkpoint HTTP/1.1\r\n"), "{asked}");
+        assert!(asked.contains("authorization: Bearer token-1\r\n"), "{asked}");
+
+        let (peer, asked) = region(reply("200 OK", "bytes")).await;
+        assert_eq!(peer.batch(Head::new(7).expect("small"), 9).await.expect("answered"), b"bytes");
+        assert!(asked.await.expect("asked").starts_with("GET /v1/replication/batch?after=7&limit=9 "));
+    }
+
+    #[tokio::test]
+    async fn a_refusal_keeps_its_kind_and_silence_is_unavailable() {
+        let (peer, _) = region(reply("409 Conflict", r#"{"kind":"conflict","detail":"ahead"}"#)).await;
+        let refused = peer.batch(Head::EMPTY, 1).await.expect_err("refused");
+        assert_eq!(refused.kind(), ErrorKind::Conflict);
+        let (peer, _) = region(None).await;
+        assert_eq!(peer.standing(false).await.expect_err("silence").kind(), ErrorKind::Unavailable);
+        let (peer, _) = region(reply("200 OK", "no json")).await;
+        assert_eq!(peer.standing(true).await.expect_err("not ours").kind(), ErrorKind::Unavailable);
+    }
 
     #[test]
     fn a_problem_keeps_its_kind_and_anything_else_is_unavailable() {
