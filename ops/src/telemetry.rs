@@ -1,6 +1,8 @@
 //! What the process writes to stderr: one line an event, for people or as JSON. Never a secret: whoever logs
 //! passes none.
 
+use std::io::IsTerminal;
+
 use thiserror::Error;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt;
@@ -22,7 +24,8 @@ pub struct TelemetryError {
 pub fn start(config: &TelemetryConfig) -> Result<(), TelemetryError> {
     let refused = |reason: String| TelemetryError { filter: config.filter.clone(), reason };
     let filter = EnvFilter::try_new(&config.filter).map_err(|error| refused(error.to_string()))?;
-    let lines = fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let colours = std::io::stderr().is_terminal();
+    let lines = fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
     let started = if config.json { lines.json().try_init() } else { lines.with_target(false).try_init() };
     started.map_err(|error| refused(error.to_string()))
 }

@@ -12,7 +12,7 @@ use segment_store::{S3Store, StoreConfig};
 use super::Context;
 use super::output::{CliError, say, table};
 use crate::clock::Stopwatch;
-use crate::node;
+use crate::{node, subject};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum AuditCommand {
@@ -24,16 +24,20 @@ pub(super) enum AuditCommand {
         #[arg(long, value_name = "FILE")]
         checkpoint: Option<PathBuf>,
     },
-    /// Print the records in order, each verified before it is printed: one JSON line each
+    /// Print the records in order, each verified before it is printed, one JSON line each: as the source spelled them,
+    /// content with its id as subject
     Replay {
         #[command(flatten)]
         bucket: BucketArgs,
-        /// Up to this position, event id or instant of recordedat (event:ID and source in --source, if it is not clear)
+        /// Up to this position, event id or instant of recordedat (event:ID, with --source if need be)
         #[arg(long, value_name = "POSITION|ID|INSTANT")]
         as_of: Option<String>,
         /// The source of the event that --as-of names
         #[arg(long)]
         source: Option<String>,
+        /// The records' own lines, byte for byte: what is stored, shipped and hashed
+        #[arg(long)]
+        raw: bool,
     },
 }
 
@@ -101,9 +105,9 @@ pub(super) async fn run(context: &Context, command: AuditCommand) -> Result<(), 
             }
             print_report(context, &report)
         }
-        AuditCommand::Replay { bucket, as_of, source } => {
+        AuditCommand::Replay { bucket, as_of, source, raw } => {
             let (store, keys) = (bucket.store(context)?, bucket.keys(context)?);
-            replay(&store, &keys, &as_of_said(as_of.as_deref(), source)).await
+            replay(&store, &keys, &as_of_said(as_of.as_deref(), source), raw).await
         }
     }
 }
@@ -125,10 +129,14 @@ fn as_of_said(text: Option<&str>, source: Option<String>) -> AsOf {
     AsOf::Event { id: text.to_owned(), source }
 }
 
-async fn replay(store: &S3Store, keys: &KeyRing, as_of: &AsOf) -> Result<(), CliError> {
+async fn replay(store: &S3Store, keys: &KeyRing, as_of: &AsOf, raw: bool) -> Result<(), CliError> {
     let mut out = BufWriter::with_capacity(1 << 20, std::io::stdout());
     let report = audit::replay(store, keys, as_of, &mut |_record, line| {
-        out.write_all(line)?;
+        if raw {
+            out.write_all(line)?;
+        } else {
+            out.write_all(&subject::of_source(line.to_vec()))?;
+        }
         out.write_all(b"\n")
     })
     .await

@@ -276,7 +276,7 @@ impl Default for HttpConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TelemetryConfig {
-    /// What to log: `tracing`'s filter, such as `info` or `info,sqlx=debug`.
+    /// What to log: `tracing`'s filter, such as `debug` or `info,sqlx=warn`.
     pub filter: String,
     /// Whether lines are JSON.
     pub json: bool,
@@ -284,7 +284,7 @@ pub struct TelemetryConfig {
 
 impl Default for TelemetryConfig {
     fn default() -> Self {
-        Self { filter: "info".to_owned(), json: false }
+        Self { filter: "info,sqlx=warn".to_owned(), json: false }
     }
 }
 

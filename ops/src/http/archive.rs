@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::auth::TokenRole;
 use super::problem::Problem;
-use super::{ApiState, EVERYONE, only};
+use super::{ApiState, EVERYONE, carried_through, only};
 use crate::import::SimulatedClock;
 use crate::node::ArchiveNode;
 
@@ -145,21 +145,25 @@ struct RunRequest {
 
 /// Seals what is due and prunes what is proven, now instead of at the workers' next round.
 async fn run(State(state): State<Arc<ApiState>>, Json(request): Json<RunRequest>) -> Result<Json<ArchiveRun>, Problem> {
-    let archive = archive(&state)?;
+    let node = archive(&state)?.node.clone();
     let demand = if request.everything { Demand::Everything } else { Demand::ByRules };
-    let (sealed, not_sealed) = match archive.node.sealer.lock().await.run(demand).await {
+    Ok(Json(carried_through(async move { seal_and_prune(&node, demand).await }).await?))
+}
+
+async fn seal_and_prune(node: &ArchiveNode, demand: Demand) -> Result<ArchiveRun, ArchiveError> {
+    let (sealed, not_sealed) = match node.sealer.lock().await.run(demand).await {
         Ok(sealed) => (sealed, None),
         // A follower's archive is mirrored, not sealed; it prunes all the same.
         Err(error @ ArchiveError::NotActive { .. }) => (Vec::new(), Some(error.to_string())),
-        Err(error) => return Err(error.into()),
+        Err(error) => return Err(error),
     };
-    let report = archive.node.pruner.run().await?;
-    Ok(Json(ArchiveRun {
+    let report = node.pruner.run().await?;
+    Ok(ArchiveRun {
         sealed: sealed.iter().map(|segment| [segment.first.to_string(), segment.last.to_string()]).collect(),
         not_sealed,
         pruned: report.pruned.iter().map(|partition| partition.month.to_string()).collect(),
         waiting: report.waiting.map(|waiting| format!("{}: {:?}", waiting.partition.month, waiting.doubts)),
-    }))
+    })
 }
 
 #[derive(Debug, Deserialize)]
@@ -173,7 +177,9 @@ async fn scrub(
     State(state): State<Arc<ApiState>>,
     Json(request): Json<ScrubRequest>,
 ) -> Result<Json<ScrubRun>, Problem> {
-    let report = archive(&state)?.node.scrubber.run(request.bytes.unwrap_or(u64::MAX)).await?;
+    let node = archive(&state)?.node.clone();
+    let budget = request.bytes.unwrap_or(u64::MAX);
+    let report = carried_through(async move { node.scrubber.run(budget).await }).await?;
     Ok(Json(ScrubRun {
         segments: report.segments.to_string(),
         bytes: report.bytes.to_string(),

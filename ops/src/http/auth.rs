@@ -41,6 +41,9 @@ pub enum TokenRole {
 }
 
 impl TokenRole {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Appender, Self::Reader, Self::Operator, Self::Auditor, Self::Replicator];
+
     /// The word in database, API and CLI.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -56,9 +59,7 @@ impl TokenRole {
     /// Reads [`TokenRole::as_str`]'s word.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        [Self::Appender, Self::Reader, Self::Operator, Self::Auditor, Self::Replicator]
-            .into_iter()
-            .find(|role| role.as_str() == text)
+        Self::ALL.into_iter().find(|role| role.as_str() == text)
     }
 }
 

@@ -61,6 +61,10 @@ pub use server::{ServeError, serve};
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// A client's own request id is at most this long; a longer one is replaced.
 const REQUEST_ID_BYTES_MAX: usize = 128;
+/// Routes of operators' acts start so.
+const ACTS: &str = "/v1/admin/";
+/// An act is answered within this time: a promotion claims epochs in buckets that may not answer.
+const ACT_LIMIT: Duration = Duration::from_secs(300);
 /// Bodies in memory are counted in units of this many bytes.
 const BODY_UNIT_BYTES: usize = 1024;
 
@@ -131,8 +135,7 @@ impl ApiState {
     }
 }
 
-const EVERYONE: &[TokenRole] =
-    &[TokenRole::Appender, TokenRole::Reader, TokenRole::Operator, TokenRole::Auditor, TokenRole::Replicator];
+const EVERYONE: &[TokenRole] = &TokenRole::ALL;
 const APPENDERS: &[TokenRole] = &[TokenRole::Appender];
 /// An appender has to see the versions that it names.
 const READERS: &[TokenRole] = &[TokenRole::Appender, TokenRole::Reader, TokenRole::Auditor];
@@ -175,9 +178,16 @@ fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Problem> {
     query.map(|query| query.0).map_err(|error| Problem::invalid(error.body_text()))
 }
 
+/// Carries an act through to its end, also if its client goes away or its time is over: what was begun by an
+/// operator is not left half done because a line broke.
+async fn carried_through<T: Send + 'static>(act: impl Future<Output = T> + Send + 'static) -> T {
+    tokio::spawn(act).await.unwrap_or_else(|broken| std::panic::resume_unwind(broken.into_panic()))
+}
+
 /// Answers in time. What has been begun is not taken back: an append may still be stored.
 async fn within_time(State(state): State<Arc<ApiState>>, request: Request, next: Next) -> Response {
-    let limit = Duration::from_secs(state.limits.answer_seconds);
+    let acts = request.uri().path().starts_with(ACTS);
+    let limit = if acts { ACT_LIMIT } else { Duration::from_secs(state.limits.answer_seconds) };
     let kind = if request.method().is_safe() { ErrorKind::Unavailable } else { ErrorKind::Indeterminate };
     match tokio::time::timeout(limit, next.run(request)).await {
         Ok(response) => response,

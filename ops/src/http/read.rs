@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use super::problem::Problem;
 use super::resume::{ResumeToken, epoch_at};
 use super::{ApiState, query};
+use crate::subject;
 
 /// Records read from the log at a time. More cost memory for each reader.
 const PAGE_RECORDS: usize = 512;
@@ -342,23 +343,11 @@ fn lines(records: &[Record], spelling: Spelling) -> Bytes {
     for record in records {
         match spelling {
             Spelling::Record => record::write(record, &mut bytes),
-            Spelling::Content => bytes.extend(content_line(record)),
+            Spelling::Content => bytes.extend(subject::of_source(record.to_line())),
         }
         bytes.push(b'\n');
     }
     bytes.into()
-}
-
-/// The record's line with the category taken out of `subject`. No text of the line can hold `,"subject":"` before
-/// that member: a quotation mark within a text stands behind a backslash.
-fn content_line(record: &Record) -> Vec<u8> {
-    let mut line = record.to_line();
-    let member = format!(",\"subject\":\"{CATEGORY}-");
-    if let Some(at) = memchr::memmem::find(&line, member.as_bytes()) {
-        let end = at + member.len();
-        line.drain(end - CATEGORY.len() - 1..end);
-    }
-    line
 }
 
 /// The first page is read before the header is sent, so that most errors are a problem and not a broken line.

@@ -11,8 +11,9 @@ use axum::http::{Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use domain::{ErrorKind, Head};
+use replication::Region;
 use replication::cosign;
-use replication::failover::{self, FailoverError, Promote, Promoted, RegionAdmin};
+use replication::failover::{self, FailoverError, Promote, Promoted};
 use replication::peer::{NoteMessage, Standing};
 use replication::ship::{ShipError, Shipper};
 use replication::wire::BATCH_RECORDS_MAX;
@@ -20,7 +21,7 @@ use serde::Deserialize;
 
 use super::auth::TokenRole;
 use super::problem::Problem;
-use super::{ApiState, only, query};
+use super::{ApiState, carried_through, only, query};
 
 const REPLICATORS: &[TokenRole] = &[TokenRole::Replicator];
 const OPERATORS: &[TokenRole] = &[TokenRole::Operator];
@@ -31,14 +32,14 @@ const BODY_BYTES_MAX: usize = 64 << 10;
 
 /// A region that speaks to another, as the API serves it.
 pub struct RegionApi {
-    region: Arc<replication::Region>,
+    region: Arc<Region>,
     shipper: Shipper,
 }
 
 impl RegionApi {
     /// The API of `region`.
     #[must_use]
-    pub fn new(region: Arc<replication::Region>) -> Self {
+    pub fn new(region: Arc<Region>) -> Self {
         Self { shipper: Shipper::new(region.clone()), region }
     }
 }
@@ -57,9 +58,13 @@ pub(super) fn routes() -> axum::Router<Arc<ApiState>> {
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
 }
 
-fn region(state: &ApiState) -> Result<&RegionApi, Problem> {
+fn api(state: &ApiState) -> Result<&RegionApi, Problem> {
     let absent = || Problem::new(ErrorKind::NotFound, "this region has no bucket or no signing key: it stands alone");
     state.region_api.as_ref().ok_or_else(absent)
+}
+
+fn region(state: &ApiState) -> Result<Arc<Region>, Problem> {
+    Ok(api(state)?.region.clone())
 }
 
 #[derive(Debug, Deserialize)]
@@ -71,7 +76,7 @@ struct EpochQuery {
 
 async fn epoch(State(state): State<Arc<ApiState>>, uri: Uri) -> Result<Json<Standing>, Problem> {
     let query: EpochQuery = query(&uri)?;
-    Ok(Json(failover::standing(&region(&state)?.region, query.root).await?))
+    Ok(Json(failover::standing(&api(&state)?.region, query.root).await?))
 }
 
 #[derive(Debug, Deserialize)]
@@ -84,12 +89,12 @@ struct BatchQuery {
 async fn batch(State(state): State<Arc<ApiState>>, uri: Uri) -> Result<Response, Problem> {
     let query: BatchQuery = query(&uri)?;
     let after = Head::new(query.after).ok_or_else(|| Problem::invalid("after is no position"))?;
-    let body = region(&state)?.shipper.batch(after, query.limit.unwrap_or(BATCH_RECORDS_MAX)).await?;
+    let body = api(&state)?.shipper.batch(after, query.limit.unwrap_or(BATCH_RECORDS_MAX)).await?;
     Ok(([(header::CONTENT_TYPE, "application/zstd")], body).into_response())
 }
 
 async fn checkpoint(State(state): State<Arc<ApiState>>) -> Result<Json<NoteMessage>, Problem> {
-    let waiting = cosign::waiting(&region(&state)?.region).await;
+    let waiting = cosign::waiting(&api(&state)?.region).await;
     Ok(Json(NoteMessage { note: waiting.map_err(|error| Problem::of(error.kind(), &error))? }))
 }
 
@@ -98,29 +103,34 @@ async fn cosignature(
     Json(message): Json<NoteMessage>,
 ) -> Result<Json<NoteMessage>, Problem> {
     let note = message.note.ok_or_else(|| Problem::invalid("note is missing"))?;
-    let accepted = cosign::accept(&region(&state)?.region, &note).await;
+    let accepted = cosign::accept(&api(&state)?.region, &note).await;
     accepted.map_err(|error| Problem::of(error.kind(), &error))?;
     Ok(Json(NoteMessage { note: Some(note) }))
 }
 
 async fn drain(State(state): State<Arc<ApiState>>) -> Result<Json<Standing>, Problem> {
-    Ok(Json(RegionAdmin::drain(&*region(&state)?.region).await?))
+    let region = region(&state)?;
+    Ok(Json(carried_through(async move { failover::drain(&region).await }).await?))
 }
 
 async fn resume(State(state): State<Arc<ApiState>>) -> Result<Json<Standing>, Problem> {
-    Ok(Json(RegionAdmin::resume(&*region(&state)?.region).await?))
+    let region = region(&state)?;
+    Ok(Json(carried_through(async move { failover::resume(&region).await }).await?))
 }
 
 async fn promote(State(state): State<Arc<ApiState>>, Json(request): Json<Promote>) -> Result<Json<Promoted>, Problem> {
-    Ok(Json(RegionAdmin::promote(&*region(&state)?.region, &request).await?))
+    let region = region(&state)?;
+    Ok(Json(carried_through(async move { failover::promote(&region, &request).await }).await?))
 }
 
 async fn step_down(State(state): State<Arc<ApiState>>) -> Result<Json<Standing>, Problem> {
-    Ok(Json(RegionAdmin::step_down(&*region(&state)?.region).await?))
+    let region = region(&state)?;
+    Ok(Json(carried_through(async move { failover::step_down(&region).await }).await?))
 }
 
 async fn confirm_epoch(State(state): State<Arc<ApiState>>) -> Result<Json<Standing>, Problem> {
-    Ok(Json(RegionAdmin::confirm(&*region(&state)?.region).await?))
+    let region = region(&state)?;
+    Ok(Json(carried_through(async move { failover::confirm(&region).await }).await?))
 }
 
 impl From<FailoverError> for Problem {

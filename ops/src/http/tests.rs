@@ -114,8 +114,7 @@ struct Api {
     server: JoinHandle<Result<(), ServeError>>,
 }
 
-const ROLES: [TokenRole; 5] =
-    [TokenRole::Appender, TokenRole::Reader, TokenRole::Operator, TokenRole::Auditor, TokenRole::Replicator];
+const ROLES: [TokenRole; 5] = TokenRole::ALL;
 
 impl Api {
     async fn start() -> Self {
