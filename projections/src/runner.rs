@@ -6,6 +6,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -23,6 +24,8 @@ use crate::{ProjectionError, instant};
 /// Records folded in memory before one write, while the view is behind. More is faster and costs memory (a
 /// record is up to 1 MiB; readers bound the bytes of a page).
 pub const BATCH_RECORDS: usize = 2_000;
+/// After this many full batches in a row a view gives back the space that it has left behind.
+const REBUILD_AFTER_BATCHES: usize = 5;
 /// How long [`Runner::run`] waits after a failure before it asks again.
 const RETRY_EVERY: Duration = Duration::from_secs(1);
 
@@ -43,7 +46,8 @@ pub trait View: Send + Sync {
     /// Takes all rows out.
     async fn clear(&self, tx: &mut PgConnection) -> Result<(), ProjectionError>;
 
-    /// Gives back the space that a sweep has left. Failing costs space until the next one, nothing else.
+    /// Gives back the space that moved rows have left, after a sweep or a long way behind. Failing costs space until
+    /// the next time, nothing else.
     async fn rebuild(&self, connection: &mut PgConnection) -> Result<(), ProjectionError>;
 }
 
@@ -90,13 +94,15 @@ pub struct Runner<V> {
     window: LiveWindow,
     view: V,
     batch_records: usize,
+    /// Full batches since the view was last caught up. Only about space: lost with the process, and no harm.
+    full_batches: AtomicUsize,
 }
 
 impl<V: View> Runner<V> {
     /// A runner of `view` in the database of `pool`, over live log and archive as `reader` gives them.
     #[must_use]
     pub fn new(pool: PgPool, reader: Arc<dyn LogReader>, clock: Arc<dyn Clock>, window: LiveWindow, view: V) -> Self {
-        Self { pool, reader, clock, window, view, batch_records: BATCH_RECORDS }
+        Self { pool, reader, clock, window, view, batch_records: BATCH_RECORDS, full_batches: AtomicUsize::new(0) }
     }
 
     /// The same runner with batches of at most `records` records (at least 1).
@@ -203,7 +209,7 @@ impl<V: View> Runner<V> {
         Ok(Step::Swept { cutoff })
     }
 
-    /// Outside the transaction, and not a failure of it: space that is not given back now is by the next sweep.
+    /// Outside the transaction, and not a failure of it: space that is not given back now is the next time.
     async fn give_back_space(&self) {
         let rebuilt = match self.pool.acquire().await {
             Ok(mut connection) => self.view.rebuild(&mut connection).await,
@@ -217,10 +223,14 @@ impl<V: View> Runner<V> {
     async fn fold_next(&self, from: Progress) -> Result<Step, ProjectionError> {
         let records = self.next_records(from).await?;
         let Some(last) = records.last() else {
+            if self.full_batches.swap(0, Ordering::Relaxed) >= REBUILD_AFTER_BATCHES {
+                self.give_back_space().await;
+            }
             return Ok(Step::CaughtUp { checkpoint: from.checkpoint });
         };
         let to = Progress { checkpoint: last.position().as_head(), leaf: Some(last.leaf()), ..from };
         if self.transact(from, to, Work::Apply(&records)).await? {
+            self.full_batches.fetch_add(usize::from(records.len() >= self.batch_records), Ordering::Relaxed);
             Ok(Step::Applied { checkpoint: to.checkpoint, records: records.len() })
         } else {
             Ok(Step::Overtaken)

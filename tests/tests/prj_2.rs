@@ -4,12 +4,12 @@ mod prj_common;
 
 use std::sync::Arc;
 
-use domain::append::{LogHead, StreamHead};
-use domain::log::{Direction, LogReader, ReadError};
+use domain::append::{AppendRequest, LogHead, StreamHead};
+use domain::log::{Direction, EventLog, LogReader, ReadError};
 use domain::record::Record;
 use domain::twin::MemoryLog;
 use domain::{ErrorKind, Head, Position, StreamName, StreamVersion, Timestamp};
-use prj_common::{History, Rig, at, form, is_the_fold};
+use prj_common::{History, Rig, at, empty_log, event, form, is_the_fold};
 use projections::content::{ContentNow, Counts, Item, ItemState, Lookup};
 use projections::runner::Step;
 use sqlx::{Connection, PgConnection, Row};
@@ -244,4 +244,31 @@ async fn a_sweep_gives_the_space_back() {
     rig.runner().catch_up().await.expect("swept");
     let swept = bytes().await;
     assert!(full > 400_000 && swept < 40_000, "{full} bytes before, {swept} after");
+}
+
+#[tokio::test]
+async fn ten_times_the_archived_events_of_the_same_items_take_the_same_space() {
+    let mut rig = Rig::start("2024-01-01T00:00:00Z").await;
+    let mut sizes = Vec::new();
+    for revisions in [5, 50] {
+        rig.log = empty_log(&rig.clock);
+        let event = |nth: u64| event(nth, &format!("item-{}", nth % 300), "content.created", &form("1"));
+        for nth in 0..revisions {
+            let events = (300 * nth..300 * (nth + 1)).map(event).collect();
+            let at = Some(at(&format!("2024-01-01T00:00:{nth:02}Z")));
+            let request = AppendRequest { events, recorded_at: at, ..AppendRequest::default() };
+            rig.log.append(request).await.expect("appended");
+        }
+        rig.clock.set(at("2026-01-01T00:00:00Z"));
+        assert!(rig.runner().start_over().await.expect("emptied"));
+        let progress = rig.runner().with_batches_of(290).catch_up().await.expect("caught up");
+        assert_eq!(progress.checkpoint.get(), 300 * revisions);
+        assert_eq!(rig.content().counts().await.expect("readable").archived, 300);
+        let mut admin = PgConnection::connect(&rig.cluster.superuser_url("views")).await.expect("connected");
+        let sql = "SELECT sum(pg_total_relation_size(oid))::bigint FROM pg_class \
+            WHERE relkind = 'r' AND relnamespace = 'view_content_1'::regnamespace";
+        sizes.push(sqlx::query_scalar::<_, i64>(sql).fetch_one(&mut admin).await.expect("a size"));
+    }
+    let [once, ten_times] = sizes[..] else { panic!("two sizes") };
+    assert!(ten_times <= once + once / 10, "{once} bytes, then {ten_times}");
 }

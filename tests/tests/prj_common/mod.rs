@@ -106,19 +106,24 @@ pub async fn pool(cluster: &PostgresCluster) -> PgPool {
 
 pub async fn append(log: &MemoryLog, id: &str, event_type: &str, data: &str) {
     let head = log.log_head().await.expect("readable").head.get();
-    let event = NewEvent {
-        id: format!("{head}-{id}"),
+    let events = vec![event(head, id, event_type, data)];
+    log.append(AppendRequest { events, ..AppendRequest::default() }).await.expect("appended");
+}
+
+/// The `nth` event of a log.
+pub fn event(nth: u64, id: &str, event_type: &str, data: &str) -> NewEvent {
+    NewEvent {
+        id: format!("{nth}-{id}"),
         source: "/test".to_owned(),
         event_type: event_type.to_owned(),
         stream: StreamName::of("content", id).expect("a name"),
-        time: Some(format!("2016-02-03T04:05:06.{head}+02:00")),
+        time: Some(format!("2016-02-03T04:05:06.{nth}+02:00")),
         event_version: None,
         data_schema: None,
         data_content_type: Some("application/json".to_owned()),
         extensions: Vec::new(),
         data: Data::Json(data.to_owned()),
-    };
-    log.append(AppendRequest { events: vec![event], ..AppendRequest::default() }).await.expect("appended");
+    }
 }
 
 pub fn form(oid: &str) -> String {
