@@ -35,7 +35,7 @@ impl Demo {
         check(digest(&flipped)? == before.0, || "the flipped object is healed".into())?;
         check(digest(&deleted)? == before.1, || "the deleted object is there again".into())?;
         self.figures.healed = keys.len().min(2);
-        say("the read was right, and both objects are healed from the other region");
+        say("the read was right, and what was damaged is healed from the other region");
         Ok(())
     }
 

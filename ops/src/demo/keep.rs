@@ -49,7 +49,7 @@ impl Demo {
             report.records,
             report.segments,
             report.manifests,
-            report.epoch_claims + 1,
+            report.epoch_claims,
             report.cosigned_head.unwrap_or(0)
         ));
         Ok(())

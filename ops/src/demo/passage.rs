@@ -14,7 +14,7 @@ use crate::clock::Stopwatch;
 use crate::dev::Region;
 
 /// No step of the demo takes longer than this.
-pub(super) const PATIENCE: Duration = Duration::from_secs(180);
+pub(super) const PATIENCE: Duration = Duration::from_secs(90);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 #[derive(Deserialize)]

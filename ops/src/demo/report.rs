@@ -110,7 +110,10 @@ impl Figures {
         let replay =
             |(points, per_second): (usize, f64)| format!("{points} oracle points hold, {per_second:.0} events/s");
         vec![
-            ("healed on read".into(), format!("{} objects: a flipped byte, a deletion", self.healed)),
+            (
+                "healed on read".into(),
+                format!("{} objects (a flipped byte; where there are several, a deletion)", self.healed),
+            ),
             ("replay at home".into(), replay(self.home_points)),
             ("replay in dr".into(), replay(self.dr_points)),
             ("audit".into(), format!("{:.0} events/s from the bucket and public keys alone", self.audit_rate)),

@@ -226,7 +226,11 @@ impl Region {
     pub async fn kill(&mut self) -> Result<(), RegionError> {
         let objects = self.objects.take();
         let server = self.server.take();
-        let kill_server = async { Ok::<_, RegionError>(if let Some(server) = server { server.kill().await? }) };
+        let kill_server = async {
+            Ok::<_, RegionError>(if let Some(server) = server {
+                server.kill().await?
+            })
+        };
         let kill_database = async { Ok::<_, RegionError>(self.cluster.kill().await?) };
         futures::try_join!(kill_server, kill_database)?;
         if let Some(objects) = objects {
