@@ -29,7 +29,7 @@ BEGIN
         PERFORM pg_advisory_xact_lock(hashtextextended('coldstream.partition', extract(epoch FROM wanted)::bigint));
         CONTINUE WHEN EXISTS (SELECT FROM coldstream.partitions WHERE month = wanted);
         part := 'events_' || to_char(wanted, 'YYYY_MM');
-        EXECUTE format('CREATE TABLE coldstream.%I (LIKE coldstream.events)', part);
+        EXECUTE format('CREATE TABLE coldstream.%I (LIKE coldstream.events INCLUDING CONSTRAINTS)', part);
         EXECUTE format('CREATE UNIQUE INDEX ON coldstream.%I (position)', part);
         EXECUTE format('CREATE UNIQUE INDEX ON coldstream.%I (aggregate_type, aggregate_id, sequence)', part);
         -- TRUNCATE triggers are not cloned.

@@ -66,7 +66,11 @@ impl Appender {
     }
 
     pub(crate) async fn append(&self, request: AppendRequest) -> Result<Appended, AppendError> {
-        request.check()?;
+        check(&request)?;
+        // The task closes the queue when it has time for it; from the caller's side it is closed now.
+        if *self.closing.borrow() {
+            return Err(shutting_down());
+        }
         self.shared.make_ahead(request.recorded_at);
         let full = |what| AppendError::Unavailable {
             reason: format!("too many {what} wait to be appended"),
@@ -78,9 +82,7 @@ impl Appender {
         let (answer, answered) = oneshot::channel();
         self.queue.try_send(Ticket { request, answer, _share: share }).map_err(|refused| match refused {
             mpsc::error::TrySendError::Full(_) => full("requests"),
-            mpsc::error::TrySendError::Closed(_) => {
-                AppendError::Unavailable { reason: "the service is shutting down".into(), retry_after_seconds: None }
-            }
+            mpsc::error::TrySendError::Closed(_) => shutting_down(),
         })?;
         self.shared.counters.queued_requests.add(1);
         let lost = |_| AppendError::Indeterminate { reason: "the appender ended before it answered".into() };
@@ -96,6 +98,24 @@ impl Appender {
             tracing::error!(%error, "the appender ended by a panic");
         }
     }
+}
+
+/// Every rule that can be checked without the log, here in the caller's time: the task has none to spare.
+fn check(request: &AppendRequest) -> Result<(), InvalidRequest> {
+    request.check()?;
+    for (index, event) in request.events.iter().enumerate() {
+        event.check().map_err(|source| InvalidRequest::Event { index, source })?;
+        // The column cannot tell it from an absent one.
+        if event.event_version.as_deref() == Some("") {
+            let source = EventError::Attribute { name: "eventversion".into(), reason: "it is empty".into() };
+            return Err(InvalidRequest::Event { index, source });
+        }
+    }
+    Ok(())
+}
+
+fn shutting_down() -> AppendError {
+    AppendError::Unavailable { reason: "the service is shutting down".into(), retry_after_seconds: None }
 }
 
 /// The task.

@@ -3,6 +3,8 @@
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub mod proxy;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -153,7 +155,10 @@ pub fn event(stream: &str, id: &str) -> NewEvent {
 pub fn request(events: &[(&str, &str)], expect: &[(&str, ExpectedVersion)]) -> AppendRequest {
     AppendRequest {
         events: events.iter().map(|(stream, id)| event(stream, id)).collect(),
-        expect: expect.iter().map(|(stream, version)| Expectation { stream: name(stream), version: *version }).collect(),
+        expect: expect
+            .iter()
+            .map(|(stream, version)| Expectation { stream: name(stream), version: *version })
+            .collect(),
         ..AppendRequest::default()
     }
 }
@@ -191,8 +196,14 @@ pub async fn is_sound(database: &Database) -> Head {
     let row = admin.fetch_one(include_str!("soundness.sql")).await.expect("readable");
     let count = |column: &str| row.try_get::<i64, _>(column).expect("a count");
     for fault in [
-        "positions_missing", "versions_missing", "back_links_wrong", "went_back", "ids_twice", "ids_missing",
-        "heads_wrong", "partitions_wrong",
+        "positions_missing",
+        "versions_missing",
+        "back_links_wrong",
+        "went_back",
+        "ids_twice",
+        "ids_missing",
+        "heads_wrong",
+        "partitions_wrong",
     ] {
         assert_eq!(count(fault), 0, "{fault}");
     }

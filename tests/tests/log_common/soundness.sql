@@ -10,13 +10,13 @@ walked AS (
     WINDOW stream AS (PARTITION BY aggregate_type, aggregate_id ORDER BY sequence)
 ),
 newest AS (
-    SELECT aggregate_type, aggregate_id, max(sequence) AS version, max(position) AS position
-    FROM coldstream.events GROUP BY aggregate_type, aggregate_id
+    SELECT aggregate_type, aggregate_id, max(e.sequence) AS version, max(e.position) AS position
+    FROM coldstream.events e GROUP BY aggregate_type, aggregate_id
 )
 SELECT
     (SELECT position FROM head) AS head,
     coalesce((SELECT max(position) FROM coldstream.events), (SELECT pruned FROM head)) AS newest,
-    (SELECT count(*) FROM walked, head WHERE position <> coalesce(position_before, pruned) + 1) AS positions_missing,
+    (SELECT count(*) FROM walked w, head WHERE w.position <> coalesce(w.position_before, head.pruned) + 1) AS positions_missing,
     (SELECT count(*) FROM walked WHERE version_before IS NOT NULL AND sequence <> version_before + 1
         OR version_before IS NULL AND sequence <> 1 AND coalesce(previous, 0) > (SELECT pruned FROM head))
         AS versions_missing,

@@ -1,0 +1,122 @@
+//! A TCP proxy before PostgreSQL that cuts a connection exactly at COMMIT, before or after the server has it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+/// What happens to the next COMMIT.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cut {
+    /// The server never sees it.
+    Before,
+    /// The server has done it; its reply gets lost.
+    After,
+    /// As `After`, and from then on connections lead to the server on this port.
+    AfterThenTo(u16),
+}
+
+pub struct Proxy {
+    port: u16,
+    state: Arc<State>,
+}
+
+struct State {
+    target: AtomicU16,
+    next: Mutex<Option<Cut>>,
+    cuts: AtomicUsize,
+}
+
+impl Proxy {
+    pub async fn start(target: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("bound").port();
+        let state = Arc::new(State { target: AtomicU16::new(target), next: Mutex::default(), cuts: AtomicUsize::new(0) });
+        let shared = Arc::clone(&state);
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let state = Arc::clone(&shared);
+                tokio::spawn(async move {
+                    if let Ok(server) = TcpStream::connect(("127.0.0.1", state.target.load(Ordering::SeqCst))).await {
+                        pump(client, server, &state).await;
+                    }
+                });
+            }
+        });
+        Self { port, state }
+    }
+
+    /// `url`, through the proxy.
+    pub fn url(&self, url: &str) -> String {
+        let (before, rest) = url.split_once("127.0.0.1:").expect("a url of a private cluster");
+        let (_, after) = rest.split_once('/').expect("a database");
+        format!("{before}127.0.0.1:{}/{after}", self.port)
+    }
+
+    /// Cuts the next COMMIT.
+    pub fn cut(&self, cut: Cut) {
+        *self.state.next.lock().unwrap_or_else(PoisonError::into_inner) = Some(cut);
+    }
+
+    pub fn cuts(&self) -> usize {
+        self.state.cuts.load(Ordering::SeqCst)
+    }
+}
+
+async fn pump(client: TcpStream, server: TcpStream, state: &State) {
+    let (mut from_client, mut to_client) = client.into_split();
+    let (mut from_server, mut to_server) = server.into_split();
+    let replies = async {
+        let mut buffer = vec![0; 1 << 16];
+        while let Ok(read) = from_server.read(&mut buffer).await {
+            if read == 0 || to_client.write_all(&buffer[..read]).await.is_err() {
+                break;
+            }
+        }
+    };
+    // Ends with what it does on a cut: the last message was forwarded (and its reply must be waited for), or not.
+    let requests = async {
+        let startup = message(&mut from_client, false).await?;
+        to_server.write_all(&startup).await.ok()?;
+        loop {
+            let message = message(&mut from_client, true).await?;
+            let commit = message.starts_with(b"Q") && message[5..].starts_with(b"COMMIT");
+            let cut = if commit { state.next.lock().unwrap_or_else(PoisonError::into_inner).take() } else { None };
+            if cut == Some(Cut::Before) {
+                state.cuts.fetch_add(1, Ordering::SeqCst);
+                return None;
+            }
+            to_server.write_all(&message).await.ok()?;
+            if let Some(cut) = cut {
+                return Some((cut, to_server));
+            }
+        }
+    };
+    let cut = tokio::select! {
+        () = replies => None,
+        cut = requests => cut,
+    };
+    if let Some((cut, _open)) = cut {
+        // The server's reply says that it has done it; nobody else gets to see it.
+        let mut reply = [0; 1];
+        from_server.read_exact(&mut reply).await.expect("the server answers a COMMIT");
+        assert_eq!(&reply, b"C", "CommandComplete");
+        if let Cut::AfterThenTo(port) = cut {
+            state.target.store(port, Ordering::SeqCst);
+        }
+        state.cuts.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// One message of the protocol, whole (documentation of PostgreSQL, "Message Formats").
+async fn message(from: &mut (impl AsyncReadExt + Unpin), typed: bool) -> Option<Vec<u8>> {
+    let header = if typed { 5 } else { 4 };
+    let mut message = vec![0; header];
+    from.read_exact(&mut message).await.ok()?;
+    let length = u32::from_be_bytes(message[header - 4..].try_into().expect("four bytes"));
+    message.resize(header - 4 + usize::try_from(length).expect("fits"), 0);
+    from.read_exact(&mut message[header..]).await.ok()?;
+    Some(message)
+}
