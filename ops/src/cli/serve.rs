@@ -4,12 +4,14 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::Context;
 use super::output::CliError;
+use crate::dev::kill_at;
 use crate::serve::Server;
 
 pub(super) async fn serve(context: &Context) -> Result<(), CliError> {
     // Before anything is started: a signal that comes during the start is not lost.
     let asked_to_end = asked_to_end().map_err(CliError::failed("listening for signals"))?;
-    let server = Server::start(&context.config).await.map_err(CliError::failed("starting"))?;
+    let steps = kill_at::observer(std::env::var(kill_at::VARIABLE).ok().as_deref()).map_err(CliError::Usage)?;
+    let server = Server::start_watched(&context.config, steps).await.map_err(CliError::failed("starting"))?;
     asked_to_end.await;
     tracing::info!("ending: what was accepted is answered, what was not is refused");
     server.stop().await.map_err(CliError::failed("ending in good order"))
