@@ -227,9 +227,10 @@ impl Region {
         let objects = self.objects.take();
         let server = self.server.take();
         let kill_server = async {
-            Ok::<_, RegionError>(if let Some(server) = server {
-                server.kill().await?
-            })
+            if let Some(server) = server {
+                server.kill().await?;
+            }
+            Ok::<_, RegionError>(())
         };
         let kill_database = async { Ok::<_, RegionError>(self.cluster.kill().await?) };
         futures::try_join!(kill_server, kill_database)?;
