@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 pub mod proxy;
+pub mod pruning;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};

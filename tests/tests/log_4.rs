@@ -1,0 +1,193 @@
+//! LOG-4: while an event is in the live window its (source, id) is stored once in every mode; where the request named
+//! Exactly or NoStream, for ever.
+
+mod log_common;
+
+use std::sync::Arc;
+
+use domain::append::{AppendError, AppendRequest, Appended, ExpectedVersion};
+use domain::conformance::log::exactly;
+use domain::event::Data;
+use domain::log::{EventLog, LogReader};
+use domain::{ErrorKind, Head};
+use event_log::PgLog;
+use futures::StreamExt;
+use log_common::pruning::{History, prune_as_of};
+use log_common::{Database, Rig, at, is_sound, new_log, new_simulated, places, request};
+
+/// One request in each mode, and over several streams.
+fn one_of_each(tag: &str) -> Vec<AppendRequest> {
+    let stream = |what: &str| format!("a-{tag}/{what}");
+    let id = |what: &str| format!("{tag}/{what}");
+    let (any, none, both) = (stream("any"), stream("none"), stream("both"));
+    vec![
+        request(&[(&any, &id("1"))], &[]),
+        request(&[(&none, &id("2")), (&none, &id("3"))], &[(&none, ExpectedVersion::NoStream)]),
+        request(&[(&none, &id("4"))], &[(&none, exactly(2))]),
+        request(&[(&any, &id("5"))], &[(&any, ExpectedVersion::StreamExists)]),
+        // The stream whose version is named comes second: its request begins one position before it.
+        request(&[(&any, &id("6")), (&both, &id("7")), (&both, &id("8"))], &[(&both, ExpectedVersion::NoStream)]),
+        // Named, but not written.
+        request(&[(&any, &id("9"))], &[(&both, exactly(2))]),
+    ]
+}
+
+/// Whether a retry is known for ever: the version of a stream that it writes is named.
+fn is_known_for_ever(request: &AppendRequest) -> bool {
+    request.expect.iter().any(|expectation| {
+        matches!(expectation.version, ExpectedVersion::NoStream | ExpectedVersion::Exactly(_))
+            && request.events.iter().any(|event| event.stream == expectation.stream)
+    })
+}
+
+async fn append_all(log: &PgLog, requests: Vec<AppendRequest>) -> Vec<(AppendRequest, Appended)> {
+    let mut answers = Vec::new();
+    for request in requests {
+        let appended = log.append(request.clone()).await.expect("acknowledged");
+        assert!(!appended.replayed);
+        answers.push((request, appended));
+    }
+    answers
+}
+
+async fn is_replayed(log: &PgLog, request: &AppendRequest, first: &Appended) {
+    let again = log.append(request.clone()).await.expect("a retry is acknowledged");
+    assert!(again.replayed, "{request:?}");
+    assert_eq!(again.events, first.events);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_retry_gets_the_first_positions_across_processes_and_restarts() {
+    let rig = Rig::start().await;
+    let database = rig.database(new_log()).await;
+    let log = database.open().await;
+    let answers = append_all(&log, one_of_each("x")).await;
+    let head = log.log_head().await.expect("readable").head;
+    let other = database.open().await;
+    for (request, first) in &answers {
+        is_replayed(&log, request, first).await;
+        is_replayed(&other, request, first).await;
+    }
+    log.shut_down().await;
+    rig.cluster.kill().await.expect("killed");
+    rig.cluster.start().await.expect("started again");
+    let log = database.open().await;
+    for (request, first) in &answers {
+        is_replayed(&log, request, first).await;
+    }
+    assert_eq!(is_sound(&database).await, head);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_request_sent_many_times_at_once_is_stored_once() {
+    let rig = Rig::start().await;
+    let database = rig.database(new_log()).await;
+    let logs = [database.open().await, database.open().await];
+    for round in 0..10 {
+        let ids = [format!("{round}/1"), format!("{round}/2")];
+        let same = request(&[("a-1", &ids[0]), ("a-2", &ids[1])], &[]);
+        let sent = (0..40).map(|number: usize| logs[number % 2].append(same.clone()));
+        let answers = futures::future::join_all(sent).await;
+        let answers: Vec<Appended> = answers.into_iter().map(|answer| answer.expect("acknowledged")).collect();
+        assert_eq!(answers.iter().filter(|answer| !answer.replayed).count(), 1);
+        assert!(answers.iter().all(|answer| answer.events == answers[0].events));
+    }
+    assert_eq!(is_sound(&database).await.get(), 20);
+}
+
+/// A log with old events of every mode that are archived, and the answers that they got.
+async fn archived(rig: &Rig) -> (Database, Arc<PgLog>, Vec<(AppendRequest, Appended)>) {
+    let database = rig.database(new_simulated("2020-01-10T00:00:00Z")).await;
+    let log = Arc::new(database.open().await);
+    let mut answers = append_all(&log, one_of_each("january")).await;
+    log.set_simulated_now(at("2020-02-10T00:00:00Z")).await.expect("moved on");
+    answers.extend(append_all(&log, one_of_each("february")).await);
+    log.set_simulated_now(at("2020-12-01T00:00:00Z")).await.expect("moved on");
+    append_all(&log, one_of_each("december")).await;
+    let archived = prune_as_of(&log, "2020-12-20T00:00:00Z").await;
+    assert_eq!(archived.len(), 18);
+    log.set_history(Arc::new(History { live: Arc::clone(&log), archived }));
+    (database, log, answers)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_retry_that_named_a_version_is_known_for_ever() {
+    let rig = Rig::start().await;
+    let (database, log, answers) = archived(&rig).await;
+    let head = is_sound(&database).await;
+    for (request, first) in answers.iter().filter(|(request, _)| is_known_for_ever(request)) {
+        is_replayed(&log, request, first).await;
+        let mut other = request.clone();
+        other.events[0].data = Data::Json("{}".into());
+        let error = log.append(other).await.expect_err("other content");
+        assert!(matches!(error, AppendError::IdTaken { .. }), "{error}");
+        let mut other = request.clone();
+        other.events.iter_mut().for_each(|event| event.id.push_str("-new"));
+        let error = log.append(other).await.expect_err("another request, too late");
+        assert!(matches!(error, AppendError::WrongVersion { .. }), "{error}");
+        let mut longer = request.clone();
+        longer.events.push(log_common::event("a-more", &format!("{}-more", longer.events[0].id)));
+        let error = log.append(longer).await.expect_err("not that request");
+        assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+    }
+    assert_eq!(is_sound(&database).await, head, "nothing was stored");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_the_archive_nobody_knows_whether_it_is_a_retry() {
+    let rig = Rig::start().await;
+    let (database, _, answers) = archived(&rig).await;
+    let log = database.open().await;
+    let (request, _) = answers.iter().find(|(request, _)| is_known_for_ever(request)).expect("one");
+    let error = log.append(request.clone()).await.expect_err("unknown");
+    assert_eq!(error.kind(), ErrorKind::Indeterminate, "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_id_that_left_the_window_may_be_used_again_where_no_version_was_named() {
+    let rig = Rig::start().await;
+    let (database, log, answers) = archived(&rig).await;
+    let (request, first) = &answers[0];
+    assert!(request.expect.is_empty());
+    let again = log.append(request.clone()).await.expect("a new event");
+    assert!(!again.replayed && again.events[0].position > first.events[0].position);
+    is_replayed(&log, request, &again).await;
+    is_sound(&database).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_thousand_retries_store_nothing() {
+    let rig = Rig::start().await;
+    let database = rig.database(new_simulated("2020-01-10T00:00:00Z")).await;
+    let log = Arc::new(database.open().await);
+    let mut answers = Vec::new();
+    for tag in 0..200 {
+        answers.extend(append_all(&log, one_of_each(&tag.to_string())).await);
+    }
+    retry(&log, &answers, 50_000).await;
+    log.set_simulated_now(at("2020-12-01T00:00:00Z")).await.expect("moved on");
+    append_all(&log, one_of_each("december")).await;
+    let archived = prune_as_of(&log, "2020-12-20T00:00:00Z").await;
+    assert_eq!(archived.len(), 1800);
+    log.set_history(Arc::new(History { live: Arc::clone(&log), archived }));
+    let head = is_sound(&database).await;
+    answers.retain(|(request, _)| is_known_for_ever(request));
+    retry(&log, &answers, 50_000).await;
+    assert_eq!(is_sound(&database).await, head);
+    assert_eq!((head, log.metrics().events), (Head::new(1809).expect("small"), 1809));
+}
+
+async fn retry(log: &PgLog, answers: &[(AppendRequest, Appended)], count: usize) {
+    let retries = answers.iter().cycle().take(count);
+    let mut sent = futures::stream::iter(retries)
+        .map(|(request, first)| async move { (log.append(request.clone()).await, first) })
+        .buffer_unordered(256);
+    let mut replayed = 0;
+    while let Some((answer, first)) = sent.next().await {
+        let answer = answer.expect("a retry is acknowledged");
+        assert!(answer.replayed);
+        assert_eq!(places(&answer), places(first));
+        replayed += 1;
+    }
+    assert_eq!(replayed, count);
+}
