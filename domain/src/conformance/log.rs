@@ -30,7 +30,10 @@ pub fn event(stream: &str, id: &str) -> NewEvent {
 pub fn request(events: &[(&str, &str)], expect: &[(&str, ExpectedVersion)]) -> AppendRequest {
     AppendRequest {
         events: events.iter().map(|(stream, id)| event(stream, id)).collect(),
-        expect: expect.iter().map(|(stream, version)| Expectation { stream: name(stream), version: *version }).collect(),
+        expect: expect
+            .iter()
+            .map(|(stream, version)| Expectation { stream: name(stream), version: *version })
+            .collect(),
         ..AppendRequest::default()
     }
 }

@@ -119,7 +119,12 @@ impl State {
         }
     }
 
-    fn replay_past(&self, request: &AppendRequest, past: &PastRequest, no: AppendError) -> Result<Appended, AppendError> {
+    fn replay_past(
+        &self,
+        request: &AppendRequest,
+        past: &PastRequest,
+        no: AppendError,
+    ) -> Result<Appended, AppendError> {
         let mut all = self.archived.iter().chain(&self.records);
         let found = all.find(|record| *record.stream() == past.stream && record.version() == past.version);
         let first = found.and_then(|record| record.position().get().checked_sub(past.events_before));
@@ -242,7 +247,8 @@ impl LogReader for MemoryLog {
 #[async_trait]
 impl EventLog for MemoryLog {
     async fn append(&self, request: AppendRequest) -> Result<Appended, AppendError> {
-        let unavailable = |e: crate::ClockError| AppendError::Unavailable { reason: e.to_string(), retry_after_seconds: None };
+        let unavailable =
+            |e: crate::ClockError| AppendError::Unavailable { reason: e.to_string(), retry_after_seconds: None };
         let now = self.clock.now().await.map_err(unavailable)?;
         self.state().append(&request, now)
     }

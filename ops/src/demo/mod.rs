@@ -27,7 +27,7 @@ use oracle::{Oracle, OracleError};
 use report::Figures;
 
 /// Segments are cut small, so that also a short history has several.
-const SEGMENT_BYTES: i64 = 4 << 20;
+const SEGMENT_BYTES: i64 = 2 << 20;
 /// Cold reads keep little, so that a read after damage is a read of the object.
 const CACHE_BYTES: i64 = 1 << 20;
 
