@@ -1,3 +1,4 @@
 //! End to end on real clusters: promises, kills, golden bytes.
 
 pub mod radosgw;
+pub mod torture;
