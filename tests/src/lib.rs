@@ -1,4 +1,5 @@
 //! End to end on real clusters: promises, kills, golden bytes.
 
 pub mod radosgw;
-pub mod torture;
+pub mod two_regions;
+pub mod writers;
