@@ -119,13 +119,16 @@ impl Sealer {
     /// [`ArchiveError`]; what was sealed before it stays sealed. `Conflict` and `Unavailable`: run again.
     /// `Fenced`: this region does not hold the epoch. `Corrupt`: a person has to look.
     pub async fn run(&mut self, demand: Demand) -> Result<Vec<Segment>, ArchiveError> {
-        let head = self.active_head().await?;
-        catch_up::own_manifests(&*self.io.store, &*self.io.catalog, &self.io.keys, &head).await?;
+        let asked_at = self.active_head().await?;
+        catch_up::own_manifests(&*self.io.store, &*self.io.catalog, &self.io.keys, &asked_at).await?;
         self.verify_pending().await?;
         let mut sealed = Vec::new();
         loop {
             let head = self.active_head().await?;
             let mut writer = self.open_writer(head.epoch).await?;
+            // Everything is what there was when it was asked for: under load something newer is always there, and a
+            // run that went after it would cut small segments without end.
+            let demand = if asked_at.head.includes(writer.first()) { demand } else { Demand::ByRules };
             let step = loop {
                 let (read, step) = self.read_on(writer, &head, demand).await?;
                 writer = read;
