@@ -275,8 +275,9 @@ impl Group {
         if let Some(verdict) = self.retry(request, keys, all) {
             return verdict;
         }
-        if let Err((error, stream)) = self.expectations(request) {
-            return match stream.and_then(|stream| self.past(request, stream)) {
+        if let Err(error) = self.expectations(request) {
+            // Whichever expectation failed: a retry may fail on a stream that it only checks and that has moved on since.
+            return match request.expect.iter().find_map(|expectation| self.past(request, &expectation.stream)) {
                 Some(past) => Verdict::Past(past, error),
                 None => Verdict::Refused(error),
             };
@@ -318,21 +319,18 @@ impl Group {
         }
     }
 
-    /// Checks what is expected; an error names the stream where its version was named.
-    fn expectations<'r>(&self, request: &'r AppendRequest) -> Result<(), (AppendError, Option<&'r StreamName>)> {
+    fn expectations(&self, request: &AppendRequest) -> Result<(), AppendError> {
         for expectation in &request.expect {
-            let stream = &expectation.stream;
-            let actual = self.streams.get(stream).map(|head| head.version);
-            let (holds, named) = match expectation.version {
-                ExpectedVersion::Any => (true, false),
-                ExpectedVersion::NoStream => (actual.is_none(), true),
-                ExpectedVersion::StreamExists => (actual.is_some(), false),
-                ExpectedVersion::Exactly(version) => (actual == Some(version), true),
+            let (stream, expected) = (expectation.stream.clone(), expectation.version);
+            let actual = self.streams.get(&stream).map(|head| head.version);
+            let holds = match expected {
+                ExpectedVersion::Any => true,
+                ExpectedVersion::NoStream => actual.is_none(),
+                ExpectedVersion::StreamExists => actual.is_some(),
+                ExpectedVersion::Exactly(version) => actual == Some(version),
             };
             if !holds {
-                let expected = expectation.version;
-                let error = AppendError::WrongVersion { stream: stream.clone(), expected, actual };
-                return Err((error, named.then_some(stream)));
+                return Err(AppendError::WrongVersion { stream, expected, actual });
             }
         }
         Ok(())
@@ -532,6 +530,27 @@ mod tests {
         live.streams.insert(retry.events[1].stream.clone(), stream_head(3, 9, 6));
         let ruling = rule(&[&retry], live);
         assert!(matches!(ruling.verdicts[0], Verdict::Refused(_)), "all of its events are live: ids decide");
+    }
+
+    #[test]
+    fn a_stream_that_is_only_checked_hides_no_archived_retry() {
+        let version = |number| StreamVersion::new(number).expect("from 1");
+        let expect = [("z-1", ExpectedVersion::Exactly(version(1))), ("a-1", ExpectedVersion::Exactly(version(1)))];
+        let retry = request(&[("a-1", "1")], &expect);
+        let checked = retry.expect[0].stream.clone();
+        let mut archived = facts();
+        archived.streams.insert(checked.clone(), stream_head(2, 4, 1));
+        archived.streams.insert(retry.events[0].stream.clone(), stream_head(2, 3, 2));
+        let ruling = rule(&[&retry], archived);
+        let Verdict::Past(past, _) = &ruling.verdicts[0] else { panic!("{:?}", ruling.verdicts[0]) };
+        assert_eq!((past.version, past.events_before), (version(2), 0));
+
+        // What it writes is where it was believed to be: this was never stored.
+        let mut new = facts();
+        new.streams.insert(checked, stream_head(2, 4, 1));
+        new.streams.insert(retry.events[0].stream.clone(), stream_head(1, 2, 2));
+        let ruling = rule(&[&retry], new);
+        assert!(matches!(ruling.verdicts[0], Verdict::Refused(AppendError::WrongVersion { .. })));
     }
 
     #[test]
