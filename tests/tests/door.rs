@@ -1,0 +1,170 @@
+//! The door on a real region: a process of the binary, its database, its object storage.
+
+mod door_common;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use door_common::{Rig, text};
+use reqwest::{Client, Response, StatusCode};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+async fn append(rig: &Rig, event: &Value) -> Response {
+    let request = Client::new().post(format!("{}/v1/append", rig.region.url)).bearer_auth(&rig.region.tokens.appender);
+    let request = request.header("content-type", "application/cloudevents+json").body(event.to_string());
+    request.send().await.expect("an answer")
+}
+
+async fn get(rig: &Rig, token: &str, path: &str) -> Response {
+    let request = Client::new().get(format!("{}{path}", rig.region.url)).bearer_auth(token);
+    request.send().await.expect("an answer")
+}
+
+fn content(id: &str, event_type: &str, data: &Value) -> Value {
+    json!({"specversion": "1.0", "id": id, "source": "/tests", "type": event_type, "subject": "content-a/b",
+           "time": "2026-05-01T10:00:00.5+02:00", "data": data})
+}
+
+/// Asks until `good` says so: the view follows the log at its own pace.
+async fn until(rig: &Rig, path: &str, good: impl Fn(StatusCode, &str) -> bool) -> String {
+    let mut look = tokio::time::interval(Duration::from_millis(20));
+    loop {
+        look.tick().await;
+        let response = get(rig, &rig.region.tokens.reader, path).await;
+        let status = response.status();
+        let body = response.text().await.expect("a whole answer");
+        if good(status, &body) {
+            return body;
+        }
+    }
+}
+
+#[tokio::test]
+async fn content_is_what_was_appended_to_it() {
+    let rig = Rig::serving().await;
+    let form = |oid: &str| json!({"author": "x", "change": "c", "oid": oid, "mode": "100644", "size": 3});
+    for (id, event_type, data) in [("1", "content.created", form("one")), ("2", "content.revised", form("two"))] {
+        assert_eq!(append(&rig, &content(id, event_type, &data)).await.status(), StatusCode::CREATED);
+    }
+    let now = until(&rig, "/v1/content?id=a/b", |status, body| status.is_success() && body.contains("two")).await;
+    let now: Value = serde_json::from_str(&now).expect("JSON");
+    let said = (&now["id"], &now["state"], &now["live"], &now["size"], &now["revisions"], &now["version"]);
+    assert_eq!(said, (&json!("a/b"), &json!("living"), &json!(true), &json!("3"), &json!("1"), &json!("2")));
+
+    let reader = rig.region.tokens.reader.as_str();
+    let said = rig.run_as(reader, &["content", "now", "a/b", "--json"]).await;
+    let said: Value = serde_json::from_slice(&said.stdout).expect("JSON");
+    assert_eq!(said, now, "the command line says the same");
+    let history = rig.run_as(reader, &["content", "history", "a/b"]).await;
+    let history: Vec<Value> =
+        text(&history.stdout).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let entries: Vec<_> = history.iter().map(|event| (&event["subject"], &event["time"])).collect();
+    let (subject, time) = (json!("a/b"), json!("2026-05-01T10:00:00.5+02:00"));
+    assert_eq!(entries, [(&subject, &time), (&subject, &time)], "under the id and the time that the source gave");
+
+    append(&rig, &content("3", "content.deleted", &json!({"author": "x", "change": "c"}))).await;
+    until(&rig, "/v1/content?id=a/b", |_, body| body.contains(r#""state":"deleted""#)).await;
+    let list = get(&rig, &rig.region.tokens.reader, "/v1/content/list").await.text().await.expect("a list");
+    assert_eq!(list.lines().count(), 1, "a deleted item is known until it leaves the window: {list}");
+    let never = get(&rig, &rig.region.tokens.reader, "/v1/content?id=never").await;
+    assert_eq!(never.status(), StatusCode::NOT_FOUND);
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn sec_1_a_token_opens_what_its_role_allows_until_it_is_revoked() {
+    let rig = Rig::serving().await;
+    let made = rig.run(&["token", "create", "--role", "reader", "--name", "curious"]).await;
+    assert!(made.status.success());
+    let token = text(&made.stdout).trim().to_owned();
+    assert_eq!(get(&rig, &token, "/v1/log").await.status(), StatusCode::OK);
+    let again = rig.run(&["token", "create", "--role", "operator", "--name", "curious"]).await;
+    assert_eq!(again.status.code(), Some(1), "a name is taken once");
+    let listed = text(&rig.run(&["token", "list"]).await.stdout);
+    assert!(listed.contains("curious") && !listed.contains(&token), "{listed}");
+    assert_eq!(rig.run(&["token", "revoke", "curious"]).await.status.code(), Some(2), "a plan is no deed");
+    assert_eq!(get(&rig, &token, "/v1/log").await.status(), StatusCode::OK);
+    assert!(rig.run(&["token", "revoke", "curious", "--yes"]).await.status.success());
+    let mut look = tokio::time::interval(Duration::from_millis(100));
+    while get(&rig, &token, "/v1/log").await.status() != StatusCode::UNAUTHORIZED {
+        look.tick().await;
+    }
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn log_1_a_server_that_ends_has_answered_what_it_accepted() {
+    let mut rig = Rig::serving().await;
+    let (url, token) = (rig.region.url.clone(), rig.region.tokens.appender.clone());
+    let writers: Vec<_> = (0..8)
+        .map(|writer| {
+            let (url, token) = (format!("{url}/v1/append"), token.clone());
+            tokio::spawn(async move {
+                let (http, mut acknowledged) = (Client::new(), BTreeMap::new());
+                for number in 0.. {
+                    let id = format!("{writer}-{number}");
+                    let event = json!({"specversion": "1.0", "id": id, "source": "/tests", "type": "t",
+                                       "subject": format!("thing-{writer}")});
+                    let request = http.post(&url).bearer_auth(&token).body(event.to_string());
+                    let answer = request.header("content-type", "application/cloudevents+json").send().await;
+                    // The listener is gone, or the server says that it ends: nothing of this was accepted.
+                    let Ok(answer) = answer else { break };
+                    if answer.status() == StatusCode::SERVICE_UNAVAILABLE {
+                        break;
+                    }
+                    assert_eq!(answer.status(), StatusCode::CREATED);
+                    let body: Value = answer.json().await.expect("what was accepted is answered whole");
+                    acknowledged.insert(id, body["events"][0]["position"].as_str().expect("a position").to_owned());
+                }
+                acknowledged
+            })
+        })
+        .collect();
+    until(&rig, "/v1/status", |_, body| {
+        let status: Value = serde_json::from_str(body).expect("JSON");
+        status["head"].as_str().and_then(|head| head.parse::<u64>().ok()).is_some_and(|head| head >= 100)
+    })
+    .await;
+    rig.region.server().expect("it runs").signal(Signal::TERM).expect("told to end");
+    let mut acknowledged = BTreeMap::new();
+    for writer in writers {
+        acknowledged.extend(writer.await.expect("no panic"));
+    }
+    assert_eq!(rig.region.stop_server().await.expect("ended"), Some(0), "in good order");
+
+    rig.region.serve().await.expect("it serves again");
+    let log = get(&rig, &rig.region.tokens.reader, "/v1/log").await.text().await.expect("the log");
+    let stored: BTreeMap<String, String> = log
+        .lines()
+        .map(|line| {
+            let record: Value = serde_json::from_str(line).expect("a record");
+            let member = |name: &str| record[name].as_str().expect("a text").to_owned();
+            (member("id"), member("position"))
+        })
+        .collect();
+    assert!(acknowledged.len() >= 100);
+    for (id, position) in &acknowledged {
+        assert_eq!(stored.get(id), Some(position), "{id} was acknowledged");
+    }
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_command_says_by_its_exit_code_how_it_ended() {
+    let rig = Rig::serving().await;
+    let code = async |arguments: &[&str]| rig.run(arguments).await.status.code();
+    assert_eq!(code(&["status"]).await, Some(0));
+    assert_eq!(code(&["config", "check"]).await, Some(0));
+    assert_eq!(code(&["archive", "run", "--everything", "--yes"]).await, Some(0));
+    assert_eq!(code(&["audit", "verify"]).await, Some(0));
+    assert_eq!(code(&["content", "now", "never"]).await, Some(1), "refused: an operator does not read content");
+    assert_eq!(code(&["archive", "run"]).await, Some(2), "a plan only");
+    assert_eq!(code(&["no-such-noun"]).await, Some(2));
+    assert_eq!(code(&["--set", "log.urll=x", "status"]).await, Some(2));
+    assert_eq!(code(&["--server", "http://127.0.0.1:1", "status"]).await, Some(1));
+    assert_eq!(code(&["audit", "replay", "--as-of", "99"]).await, Some(3), "the archive ends before");
+    let shown = text(&rig.run(&["config", "check"]).await.stdout);
+    assert!(shown.contains("secret_access_key") && !shown.contains("home-secret"), "{shown}");
+    rig.end().await;
+}

@@ -1,0 +1,77 @@
+//! What the tests of the door share: a region with a running server, and the binary as a command.
+
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
+
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use domain::window::LiveWindow;
+use ops::dev::Region;
+use ops::dev::region::Plan;
+use tempfile::TempDir;
+use tokio::process::Command;
+
+/// The binary beside this test's own, which `cargo build --workspace --bins` has made.
+pub fn binary() -> PathBuf {
+    let test = std::env::current_exe().expect("this test has a path");
+    let folder = test.parent().and_then(Path::parent).expect("tests lie in target/PROFILE/deps");
+    let binary = folder.join("coldstream");
+    assert!(binary.is_file(), "{} is not there: cargo build -p ops", binary.display());
+    binary
+}
+
+/// A region, and the folder that it lies in.
+pub struct Rig {
+    pub region: Region,
+    pub folder: TempDir,
+}
+
+impl Rig {
+    /// A region whose server is not started.
+    pub async fn idle() -> Self {
+        // Another test of this process may have been first.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let folder = tempfile::tempdir().expect("a folder");
+        let plan = Plan {
+            binary: binary(),
+            folder: folder.path().to_owned(),
+            simulated_now: None,
+            window: LiveWindow::default(),
+            settings: Vec::new(),
+        };
+        Self { region: Region::single(&plan).await.expect("a region"), folder }
+    }
+
+    /// A region that serves.
+    pub async fn serving() -> Self {
+        let mut rig = Self::idle().await;
+        rig.region.serve().await.expect("it serves");
+        rig
+    }
+
+    /// A command of the binary with the region's configuration and a token.
+    pub fn command(&self, token: &str, arguments: &[&str]) -> Command {
+        let mut command = Command::new(binary());
+        command.arg("--config").arg(&self.region.config).args(arguments).env("COLDSTREAM_TOKEN", token);
+        command.kill_on_drop(true);
+        command
+    }
+
+    /// Runs it to its end, as an operator. This process goes on meanwhile: the object storage lives in it.
+    pub async fn run(&self, arguments: &[&str]) -> Output {
+        self.run_as(&self.region.tokens.operator, arguments).await
+    }
+
+    /// Runs it to its end with a token.
+    pub async fn run_as(&self, token: &str, arguments: &[&str]) -> Output {
+        self.command(token, arguments).output().await.expect("the binary runs")
+    }
+
+    pub async fn end(self) {
+        self.region.end().await.expect("it ends");
+    }
+}
+
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).expect("UTF-8")
+}
