@@ -23,6 +23,7 @@ pub mod log;
 pub mod merkle;
 pub mod record;
 pub mod replication;
+pub mod spelling;
 pub mod store;
 pub mod tiered;
 #[cfg(feature = "twin")]

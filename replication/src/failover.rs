@@ -24,7 +24,7 @@ use crate::claim::{self, ClaimError};
 use crate::fence::{self, Answers, FenceError};
 use crate::peer::{HeardAnswer, PeerClient, PeerError, Standing};
 use crate::region::Region;
-use crate::spelling;
+use domain::spelling;
 
 pub use loss::{AcceptLoss, Bound, LossStatement, state_loss};
 

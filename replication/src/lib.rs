@@ -25,7 +25,6 @@ pub mod mirror;
 pub mod peer;
 pub mod region;
 pub mod ship;
-mod spelling;
 pub mod wire;
 
 #[cfg(test)]

@@ -14,8 +14,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::spelling;
 use crate::wire::BATCH_BYTES_MAX;
+use domain::spelling;
 
 /// Limit of a question that is answered from memory or with one row.
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);

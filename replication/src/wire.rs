@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use zstd::bulk::Compressor;
 
-use crate::spelling;
+use domain::spelling;
 
 /// A batch has at most this many records.
 pub const BATCH_RECORDS_MAX: usize = 8192;

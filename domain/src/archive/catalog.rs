@@ -4,8 +4,8 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::wire;
 use crate::merkle::{Frontier, Hash};
+use crate::spelling;
 use crate::{Epoch, ErrorKind, Head, Position, Timestamp};
 
 /// A segment as manifest, catalog and confirmation name it.
@@ -13,43 +13,43 @@ use crate::{Epoch, ErrorKind, Head, Position, Timestamp};
 #[serde(deny_unknown_fields)]
 pub struct Segment {
     /// Position of its first record.
-    #[serde(with = "wire::text")]
+    #[serde(with = "spelling::text")]
     pub first: Position,
     /// Position of its last record.
-    #[serde(with = "wire::text")]
+    #[serde(with = "spelling::text")]
     pub last: Position,
     /// The epoch in which it was sealed.
-    #[serde(with = "wire::text")]
+    #[serde(with = "spelling::text")]
     pub epoch: Epoch,
     /// SHA-256 of the stored object.
-    #[serde(with = "wire::text")]
+    #[serde(with = "spelling::text")]
     pub sha256: Hash,
     /// CRC-32/IEEE of the stored object.
-    #[serde(with = "wire::crc")]
+    #[serde(with = "spelling::crc")]
     pub crc32: u32,
     /// Length of the stored object.
-    #[serde(with = "wire::text")]
+    #[serde(with = "spelling::text")]
     pub bytes: u64,
     /// Length of the records before compression, LFs included.
-    #[serde(with = "wire::text")]
+    #[serde(with = "spelling::text")]
     pub record_bytes: u64,
     /// SHA-256 of the index object.
-    #[serde(with = "wire::text")]
+    #[serde(with = "spelling::text")]
     pub index_sha256: Hash,
     /// CRC-32/IEEE of the index object.
-    #[serde(with = "wire::crc")]
+    #[serde(with = "spelling::crc")]
     pub index_crc32: u32,
     /// Length of the index object.
-    #[serde(with = "wire::text")]
+    #[serde(with = "spelling::text")]
     pub index_bytes: u64,
     /// RFC 6962 root over the segment's leaves alone.
-    #[serde(with = "wire::text")]
+    #[serde(with = "spelling::text")]
     pub root: Hash,
     /// `recordedat` of the first record.
-    #[serde(with = "wire::text")]
+    #[serde(with = "spelling::text")]
     pub first_at: Timestamp,
     /// `recordedat` of the last record.
-    #[serde(with = "wire::text")]
+    #[serde(with = "spelling::text")]
     pub last_at: Timestamp,
 }
 
@@ -85,13 +85,13 @@ pub struct CatalogEntry {
 #[serde(deny_unknown_fields)]
 pub struct ManifestRef {
     /// Its epoch.
-    #[serde(with = "wire::text")]
+    #[serde(with = "spelling::text")]
     pub epoch: Epoch,
     /// Its number, from 1, dense across epochs.
-    #[serde(with = "wire::text")]
+    #[serde(with = "spelling::text")]
     pub number: u64,
     /// SHA-256 of its object.
-    #[serde(with = "wire::text")]
+    #[serde(with = "spelling::text")]
     pub sha256: Hash,
 }
 

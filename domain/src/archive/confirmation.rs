@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 use super::catalog::Segment;
 use super::manifest::check_segment;
 use super::statement::{self, Statement};
-use super::wire;
 use crate::Timestamp;
 use crate::keys::KeyId;
+use crate::spelling;
 
 /// "I hold this segment and its index; I re-read both and found them right."
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,7 +24,7 @@ pub struct Confirmation {
     /// What it holds.
     pub segment: Segment,
     /// When it had read all of it back.
-    #[serde(with = "wire::text")]
+    #[serde(with = "spelling::text")]
     pub verified_at: Timestamp,
 }
 

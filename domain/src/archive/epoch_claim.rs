@@ -5,8 +5,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::statement::{self, Statement};
-use super::wire;
 use crate::keys::KeyId;
+use crate::spelling;
 use crate::{Epoch, Head, Timestamp};
 
 /// "From this position on, the log is mine."
@@ -18,18 +18,18 @@ pub struct EpochClaim {
     /// Name of the log.
     pub log: String,
     /// The epoch claimed.
-    #[serde(with = "wire::text")]
+    #[serde(with = "spelling::text")]
     pub epoch: Epoch,
     /// The newest epoch known at the promotion; `None` for the log's first.
-    #[serde(with = "wire::text_or_null")]
+    #[serde(with = "spelling::text_or_null")]
     pub previous: Option<Epoch>,
     /// Name of the region, which is the name of its key.
     pub region: String,
     /// The region's head at the promotion: the newest position that it shares with the older epoch.
-    #[serde(with = "wire::text")]
+    #[serde(with = "spelling::text")]
     pub fork: Head,
     /// When.
-    #[serde(with = "wire::text")]
+    #[serde(with = "spelling::text")]
     pub time: Timestamp,
 }
 

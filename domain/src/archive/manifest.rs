@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::catalog::{ManifestRef, Segment};
 use super::statement::{self, Signed, Statement};
-use super::wire;
 use crate::keys::KeyId;
 use crate::merkle::Hash;
+use crate::spelling;
 use crate::{Epoch, Head, Position, Timestamp};
 
 /// Every manifest whose number is a multiple of this also lists all segments in force, so that a reader in a
@@ -25,16 +25,16 @@ pub struct Manifest {
     /// Name of the log.
     pub log: String,
     /// The epoch in which it was written.
-    #[serde(with = "wire::text")]
+    #[serde(with = "spelling::text")]
     pub epoch: Epoch,
     /// From 1, dense across epochs.
-    #[serde(with = "wire::text")]
+    #[serde(with = "spelling::text")]
     pub number: u64,
     /// SHA-256 of the manifest before it; `None` for number 1.
-    #[serde(with = "wire::text_or_null")]
+    #[serde(with = "spelling::text_or_null")]
     pub previous: Option<Hash>,
     /// When it was signed.
-    #[serde(with = "wire::text")]
+    #[serde(with = "spelling::text")]
     pub time: Timestamp,
     /// In the first manifest of every epoch but 1, and nowhere else: where the epoch begins.
     pub fork: Option<Fork>,
@@ -53,7 +53,7 @@ pub struct Fork {
     /// The last manifest of an older epoch that counts; `None` if none does.
     pub after: Option<ManifestRef>,
     /// Newest position that both branches share.
-    #[serde(with = "wire::text")]
+    #[serde(with = "spelling::text")]
     pub position: Head,
 }
 
@@ -62,13 +62,13 @@ pub struct Fork {
 #[serde(deny_unknown_fields)]
 pub struct Replaced {
     /// Its first position.
-    #[serde(with = "wire::text")]
+    #[serde(with = "spelling::text")]
     pub first: Position,
     /// Its last position.
-    #[serde(with = "wire::text")]
+    #[serde(with = "spelling::text")]
     pub last: Position,
     /// SHA-256 of its object.
-    #[serde(with = "wire::text")]
+    #[serde(with = "spelling::text")]
     pub sha256: Hash,
 }
 

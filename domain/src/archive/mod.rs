@@ -17,4 +17,3 @@ pub mod read_back;
 pub mod reader;
 pub mod segment;
 pub mod statement;
-mod wire;

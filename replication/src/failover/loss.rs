@@ -7,7 +7,7 @@ use domain::{Epoch, Head, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::peer::HeardAnswer;
-use crate::spelling;
+use domain::spelling;
 
 /// How much an operator accepts to lose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
