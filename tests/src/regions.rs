@@ -3,7 +3,6 @@
 //! live log said of each event when it was appended.
 
 use std::collections::{BTreeMap, HashSet};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +29,8 @@ use sqlx::{Connection, PgConnection};
 use tempfile::TempDir;
 use toml::Value;
 
+use crate::two_regions::{binary, random};
+
 /// No state that a test waits for takes longer than this.
 const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -48,23 +49,10 @@ pub fn number(text: &str) -> u64 {
     text.parse().unwrap_or_else(|_| panic!("{text:?} is a number"))
 }
 
-/// The binary `coldstream` that was built with this test.
-///
-/// # Panics
-/// If it was not built.
-#[must_use]
-pub fn binary() -> PathBuf {
-    let test = std::env::current_exe().expect("a test has a file");
-    let found = test.ancestors().map(|folder| folder.join("coldstream")).find(|file| file.is_file());
-    found.unwrap_or_else(|| panic!("there is no coldstream beside {}: cargo build -p ops", test.display()))
-}
-
-/// The seed of a run, printed; `SEED` in the environment repeats one.
+/// The seed of a run, which is printed.
 #[must_use]
 pub fn seed() -> u64 {
-    let seed = std::env::var("SEED").map_or_else(|_| rand::random(), |text| number(&text));
-    println!("SEED={seed}");
-    seed
+    random().random()
 }
 
 /// Waits for a state; `look` gives something once it is there.
@@ -456,11 +444,11 @@ pub async fn audited(region: &Region) -> AuditReport {
 }
 
 /// ARC-1 in one region: its head is `head`, every position is live or archived, none is live twice, and the bucket
-/// alone proves what is archived. Returns the newest position that is out of the live log.
+/// alone proves what is archived. Returns the newest position that is out of the live log, and the audit's report.
 ///
 /// # Panics
 /// If any of that is not so.
-pub async fn is_whole(region: &Region, head: Head) -> u64 {
+pub async fn is_whole(region: &Region, head: Head) -> (u64, AuditReport) {
     let name = region.name;
     let (status, archive) = (Api::of(region).status().await, Api::of(region).archive().await);
     assert_eq!(number(&status.head), head.get(), "{name}'s head");
@@ -484,7 +472,7 @@ pub async fn is_whole(region: &Region, head: Head) -> u64 {
     assert!(report.is_proven(), "{name}'s bucket: {:?}", report.findings);
     assert_eq!((report.verified_head, report.archived_head), (archived, archived), "{name}'s bucket holds the catalog");
     assert_eq!(report.segments.to_string(), archive.segments, "{name}: bucket and catalog have the same segments");
-    pruned
+    (pruned, report)
 }
 
 /// Bytes of all tables of the log and its views, with their indexes.

@@ -70,7 +70,7 @@ async fn log_and_streams_read_the_same_before_and_after_pruning_in_both_regions(
     let pruned = prune(&pair).await;
     assert!((1..head.get()).contains(&pruned), "{pruned} of {head} are archived only");
     for region in [&pair.home, &pair.dr] {
-        assert_eq!(is_whole(region, head).await, pruned);
+        assert_eq!(is_whole(region, head).await.0, pruned);
         truth.is_the_log_of(region).await;
         truth.are_the_streams_of(region).await;
         let backward = Api::of(region).get("/v1/log", &[("direction", "backward")]).await;
