@@ -3,6 +3,7 @@
 
 use std::io::IsTerminal;
 
+use domain::ErrorKind;
 use thiserror::Error;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt;
@@ -15,6 +16,14 @@ use crate::config::TelemetryConfig;
 pub struct TelemetryError {
     filter: String,
     reason: String,
+}
+
+impl TelemetryError {
+    /// What the caller has to do: fix the configuration.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        ErrorKind::Invalid
+    }
 }
 
 /// Starts logging, once in a process.
