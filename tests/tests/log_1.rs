@@ -249,7 +249,8 @@ async fn a_full_queue_refuses_with_a_time_to_come_back() {
         })
         .collect();
     let error = loop {
-        let waiting = tokio::time::timeout(std::time::Duration::from_millis(50), log.append(request(&[("a-2", "x")], &[])));
+        let waiting =
+            tokio::time::timeout(std::time::Duration::from_millis(50), log.append(request(&[("a-2", "x")], &[])));
         if let Ok(answer) = waiting.await {
             break answer.expect_err("the head is held");
         }

@@ -208,7 +208,8 @@ async fn the_coming_month_has_its_partition_before_it_comes() {
     let done = log.maintain().await.expect("maintained");
     assert!(done.coming_partition);
     let mut admin = database.superuser().await;
-    let months: i64 = sqlx::query_scalar("SELECT count(*) FROM coldstream.partitions").fetch_one(&mut admin).await.expect("a count");
+    let months: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM coldstream.partitions").fetch_one(&mut admin).await.expect("a count");
     assert_eq!(months, 2, "this month's and the next one's");
     log.append(request(&[("a-1", "1")], &[])).await.expect("acknowledged");
     assert_eq!(log.metrics().late_partitions, 0, "no append waited for it");

@@ -25,7 +25,8 @@ async fn of_many_writers_that_expect_one_version_one_succeeds() {
                 let mut won = Vec::new();
                 while won.len() < 20 {
                     let head = log.stream_head(&name("a-1")).await.expect("readable");
-                    let expected = head.map_or(ExpectedVersion::NoStream, |head| ExpectedVersion::Exactly(head.version));
+                    let expected =
+                        head.map_or(ExpectedVersion::NoStream, |head| ExpectedVersion::Exactly(head.version));
                     let id = format!("{writer}-{}-{}", won.len(), head.map_or(0, |head| head.version.get()));
                     match log.append(request(&[("a-1", &id)], &[("a-1", expected)])).await {
                         Ok(appended) => won.push(appended.events[0].version.get()),

@@ -139,8 +139,11 @@ async fn a_batch_that_cannot_follow_is_refused_whole() {
     let log = database.open().await;
     log.apply(&records[..10]).await.expect("applied");
     let out_of_order = log.apply(&records[11..15]).await.expect_err("a gap");
-    assert!(matches!(out_of_order, ApplyError::OutOfOrder { expected, found }
-        if (expected, found) == (position(11), position(12))), "{out_of_order}");
+    assert!(
+        matches!(out_of_order, ApplyError::OutOfOrder { expected, found }
+        if (expected, found) == (position(11), position(12))),
+        "{out_of_order}"
+    );
     let gap_within = [&records[10..12], &records[13..14]].concat();
     assert!(matches!(log.apply(&gap_within).await, Err(ApplyError::OutOfOrder { .. })));
     let damaged = |index: usize, damage: fn(&mut domain::record::RecordedEvent)| {

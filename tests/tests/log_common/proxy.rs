@@ -33,7 +33,8 @@ impl Proxy {
     pub async fn start(target: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("bound").port();
-        let state = Arc::new(State { target: AtomicU16::new(target), next: Mutex::default(), cuts: AtomicUsize::new(0) });
+        let state =
+            Arc::new(State { target: AtomicU16::new(target), next: Mutex::default(), cuts: AtomicUsize::new(0) });
         let shared = Arc::clone(&state);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
