@@ -144,6 +144,17 @@ pub async fn claim(
     Ok(put(region, own.as_ref(), &key, &claim, bytes).await?.0)
 }
 
+/// Copies the claim of `epoch` from the other region's bucket into the own one, byte for byte, unless one is there.
+///
+/// # Errors
+/// `Store` if a bucket does not answer or another claim stands in the own one.
+pub(crate) async fn copy(region: &Region, log: &str, epoch: Epoch) -> Result<(), ClaimError> {
+    let Some(peer_store) = &region.peer_store else { return Ok(()) };
+    let (_, bytes) = read(region, peer_store.as_ref(), log, epoch).await?;
+    region.store.create(&layout::epoch_claim(epoch), &bytes).await?;
+    Ok(())
+}
+
 /// Creates the claim in one bucket and returns what stands there: our own claim, maybe an earlier one.
 async fn put(
     region: &Region,

@@ -123,6 +123,10 @@ pub fn plan(old: &Standing, new: &Standing) -> Result<Option<Step>, FailoverErro
     if new.role == Role::Active && new.epoch == old.epoch && old.role == Role::Follower {
         return Ok(None);
     }
+    // A promotion that ended between its claim and its role: the old region has seen the claim and follows.
+    if (old.role, new.role) == (Role::Follower, Role::ReadOnly) && old.epoch > new.epoch {
+        return plan_promotion(old, new).map(Some);
+    }
     if old.epoch != new.epoch {
         return Err(refused(format!("they are in epochs {} and {}", old.epoch, new.epoch)));
     }
@@ -360,16 +364,16 @@ async fn claim_for(
 ) -> Result<(EpochClaim, Option<LossStatement>), FailoverError> {
     let head = own.head;
     check_own_word(region, head).await?;
+    let highest = answers.highest_epoch().map_or(own.epoch, |highest| highest.max(own.epoch));
+    // An epoch that this region claimed before, for this very head, is its own to finish.
+    let mine = answers.claim_of(highest).filter(|c| c.region == region.name() && c.fork == head && c.epoch > own.epoch);
     let loss = match request {
         Promote::Planned { head, root } => {
-            check_consent(region, own, *head, *root).await?;
+            check_consent(region, own, (*head, *root), mine).await?;
             None
         }
         Promote::Forced { accept } => Some(check_loss(region, own, answers, *accept).await?),
     };
-    let highest = answers.highest_epoch().map_or(own.epoch, |highest| highest.max(own.epoch));
-    // An epoch that this region claimed before, for this very head, is its own to finish.
-    let mine = answers.claim_of(highest).filter(|c| c.region == region.name() && c.fork == head && c.epoch > own.epoch);
     let (epoch, previous) = mine.map_or((highest.next(), Some(highest)), |claim| (claim.epoch, claim.previous));
     let now = region.clock.now().await?;
     Ok((claim::claim(region, &own.log_id, epoch, previous, head, now).await?, loss))
@@ -386,10 +390,16 @@ async fn check_own_word(region: &Region, head: Head) -> Result<(), FailoverError
     Ok(())
 }
 
-async fn check_consent(region: &Region, own: &LogHead, head: Head, root: Hash) -> Result<(), FailoverError> {
+async fn check_consent(
+    region: &Region,
+    own: &LogHead,
+    (head, root): (Head, Hash),
+    mine: Option<&EpochClaim>,
+) -> Result<(), FailoverError> {
     let peer = region.peer.as_ref().ok_or_else(|| refused("there is no other region".into()))?;
     let old = peer.standing(true).await?;
-    if (old.role, old.epoch) != (Role::Draining, own.epoch) {
+    let follows_claim = mine.is_some_and(|mine| (old.role, old.epoch) == (Role::Follower, mine.epoch));
+    if (old.role, old.epoch) != (Role::Draining, own.epoch) && !follows_claim {
         let (role, epoch) = (old.role.as_str(), old.epoch);
         return Err(refused(format!("the other region is {role} in epoch {epoch}, it has to drain in {}", own.epoch)));
     }

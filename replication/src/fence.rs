@@ -272,6 +272,7 @@ async fn look_and_act(region: &Region, starting: bool) -> Result<Watched, FenceE
         );
         region.log.change_role((epoch, role), to).await?;
     }
+    complete_own_bucket(region, &log, &answers).await;
     Ok(Watched { verdict, role: to.1, epoch: to.0, silent: answers.silent })
 }
 
@@ -326,6 +327,23 @@ async fn claim_first(region: &Region, own: &LogHead, answers: &Answers) -> Resul
         claim::claim(region, &own.log_id, own.epoch, None, Head::EMPTY, now).await?;
     }
     Ok(())
+}
+
+/// A bucket that was away when an epoch was claimed gets the claim afterwards: who has this bucket alone, be it an
+/// auditor or this region after the loss of all else, then knows of that epoch too. The next round tries again.
+async fn complete_own_bucket(region: &Region, log: &str, answers: &Answers) {
+    let (Some(own), Some(Some(there))) = (&answers.own_bucket, &answers.peer_bucket) else { return };
+    if own.as_ref().is_some_and(|own| own.epoch >= there.epoch) {
+        return;
+    }
+    match limited(claim::copy(region, log, there.epoch)).await {
+        Some(Ok(())) => {}
+        Some(Err(error)) => {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "the claim of an epoch was not copied into the own bucket");
+        }
+        None => tracing::warn!("the claim of an epoch was not copied into the own bucket in time"),
+    }
 }
 
 #[cfg(test)]
@@ -468,6 +486,17 @@ mod tests {
         claim::claim(&pair.dr, "twin", epoch(2), Some(epoch(1)), head(3), at(0)).await.expect("claimed");
         let watched = look_now(&pair.home).await.expect("decided");
         assert_eq!((watched.role, watched.epoch), (Role::Follower, epoch(2)));
+    }
+
+    #[tokio::test]
+    async fn a_bucket_that_was_away_when_an_epoch_was_claimed_gets_the_same_claim_afterwards() {
+        let pair = Pair::new().await;
+        claim::claim(&pair.dr, "twin", epoch(2), Some(epoch(1)), head(0), at(0)).await.expect("claimed");
+        let key = domain::archive::layout::epoch_claim(epoch(2));
+        pair.home_store.delete(&key).await.expect("deleted");
+        look_now(&pair.home).await.expect("looked");
+        let (home, dr) = (pair.home_store.get(&key).await, pair.dr_store.get(&key).await);
+        assert_eq!(home.expect("copied").bytes, dr.expect("claimed").bytes);
     }
 
     #[tokio::test]

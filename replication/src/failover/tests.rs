@@ -89,6 +89,30 @@ async fn a_switchover_loses_nothing_and_turns_the_stream_round() {
 }
 
 #[tokio::test]
+async fn a_switchover_that_died_between_claim_and_role_is_finished_by_the_next_one() {
+    let pair = Pair::new().await;
+    append(&pair.home_log, 0..5).await;
+    drain(&pair.home).await.expect("drained");
+    follow(&pair.dr).await;
+    // Dr went read-only, claimed the epoch and died; home's watch saw the claim.
+    pair.dr_log.change_role((epoch(1), Role::Follower), (epoch(1), Role::ReadOnly)).await.expect("read-only");
+    claim::claim(&pair.dr, "twin", epoch(2), Some(epoch(1)), head(5), at(0)).await.expect("claimed");
+    fence::look_now(&pair.home).await.expect("looked");
+    fence::look_now(&pair.dr).await.expect("looked");
+    assert_eq!(role(&pair.home).await, (epoch(2), Role::Follower));
+    assert_eq!(role(&pair.dr).await, (epoch(1), Role::ReadOnly));
+
+    let standings = || async { tokio::join!(RegionAdmin::standing(&*pair.home), RegionAdmin::standing(&*pair.dr)) };
+    let (old, new) = standings().await;
+    let step = plan(&old.expect("stands"), &new.expect("stands")).expect("a way").expect("a step");
+    assert!(matches!(step, Step::Promote { .. }), "{step:?}");
+    execute(&step, &*pair.home, &*pair.dr).await.expect("promoted");
+    assert_eq!(role(&pair.dr).await, (epoch(2), Role::Active));
+    let (old, new) = standings().await;
+    assert_eq!(plan(&old.expect("stands"), &new.expect("stands")).expect("a way"), None);
+}
+
+#[tokio::test]
 async fn a_draining_region_cannot_append_and_resumes_as_long_as_nobody_took_over() {
     let pair = Pair::new().await;
     drain(&pair.home).await.expect("drained");
