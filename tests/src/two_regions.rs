@@ -131,6 +131,27 @@ impl TwoRegions {
         home
     }
 
+    /// Waits until both regions have the archive up to `head`, confirmed; then each bucket alone proves it.
+    ///
+    /// # Panics
+    /// If one does not.
+    pub async fn is_proven(&self, head: usize, epochs: u64) {
+        for region in [&self.home, &self.dr] {
+            until(&format!("{} has the whole archive, confirmed and cosigned", region.name), async || {
+                let status = archive_status(region).await?;
+                let cosigned = status.cosigned_head.as_deref() == Some(&head.to_string());
+                let whole = status.archived_head == head.to_string() && status.confirmed == status.segments;
+                if whole && cosigned { Ok(()) } else { Err(format!("{status:?}")) }
+            })
+            .await;
+            let Said { code, data: report, talk } = self.command(region, &["audit", "verify"]).await;
+            assert_eq!(code, Some(0), "{report} {talk}");
+            assert_eq!((&report["findings"], &report["verified_head"]), (&json!([]), &json!(head)), "{report}");
+            assert_eq!((&report["epoch_claims"], &report["cosigned_head"]), (&json!(epochs), &json!(head)), "{report}");
+            assert_eq!(report["void_manifests"], json!([]), "{report}");
+        }
+    }
+
     /// Runs `coldstream --json` as an operator of `region`, who has a token for the other one too.
     ///
     /// # Panics

@@ -4,7 +4,8 @@
 use ops::dev::Region;
 use serde_json::json;
 use system_tests::two_regions::{
-    Said, TwoRegions, append, append_run, becomes, event, head_beyond, is_fenced, lines, role, standing, status, until,
+    Said, TwoRegions, append, append_run, becomes, event, head_beyond, is_fenced, lines, role, seal_all, standing,
+    status, until,
 };
 
 /// The command ended with `code`, and said `word` on stderr.
@@ -100,10 +101,13 @@ async fn an_old_home_with_events_beyond_the_fork_serves_reads_only_whatever_it_c
 async fn an_old_home_with_nothing_of_its_own_follows_and_can_be_switched_back_to() {
     let mut regions = TwoRegions::start().await;
     append_run(&regions.home, "both", 10).await;
-    head_beyond(&regions.dr, 10).await;
+    seal_all(&regions.home).await;
+    regions.same_lines().await;
+    regions.is_proven(10, 1).await;
     regions.home.kill().await.expect("killed");
     promote(&regions).await;
     append_run(&regions.dr, "new", 10).await;
+    seal_all(&regions.dr).await;
     regions.home.revive().await.expect("revived");
     regions.home.serve().await.expect("it serves");
     becomes(&regions.home, "follower", 2).await;
@@ -112,11 +116,15 @@ async fn an_old_home_with_nothing_of_its_own_follows_and_can_be_switched_back_to
     restart(&mut regions.home).await;
     assert_eq!(role(&regions.home).await, ("follower".into(), 2));
     is_fenced(&regions.home, "after-a-restart").await;
+    // The archive of the new epoch is mirrored into the bucket that was away when the epoch was claimed.
+    regions.is_proven(20, 2).await;
     said(&regions.command(&regions.dr, &["failover", "check"]).await, 0, "");
     said(&regions.command(&regions.dr, &["failover", "switchover", "--yes"]).await, 0, "the old region follows");
     append_run(&regions.home, "home", 10).await;
     is_fenced(&regions.dr, "to-the-one-that-had-it").await;
     assert_eq!(regions.same_lines().await.len(), 30);
+    seal_all(&regions.home).await;
+    regions.is_proven(30, 3).await;
     regions.end().await;
 }
 

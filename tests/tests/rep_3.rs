@@ -8,32 +8,14 @@ use ops::dev::Region;
 use serde_json::{Value, json};
 use sqlx::{Connection, Executor, PgConnection};
 use system_tests::two_regions::{
-    Said, TwoRegions, act, append, append_run, archive_status, becomes, bucket, event, head_beyond, is_fenced, lines,
-    role, seal_all, standing, status, until,
+    Said, TwoRegions, act, append, append_run, becomes, bucket, event, head_beyond, is_fenced, lines, role, seal_all,
+    standing, status, until,
 };
 use system_tests::writers::{Belief, Writers, events, lost};
 
 /// The command ended with `code`, and said `word` on stderr.
 fn said(said: &Said, code: i32, word: &str) {
     assert!(said.code == Some(code) && said.talk.contains(word), "{code} and {word:?} are awaited: {said:?}");
-}
-
-/// Both regions have the archive up to `head`, and each bucket alone proves it.
-async fn is_proven(regions: &TwoRegions, head: usize, epochs: u64) {
-    for region in [&regions.home, &regions.dr] {
-        until(&format!("{} has the whole archive, confirmed", region.name), async || {
-            let status = archive_status(region).await?;
-            let whole = status.archived_head == head.to_string() && status.confirmed == status.segments;
-            if whole { Ok(()) } else { Err(format!("{status:?}")) }
-        })
-        .await;
-        let audit = regions.command(region, &["audit", "verify"]).await;
-        said(&audit, 0, "");
-        let report = &audit.data;
-        assert_eq!((&report["findings"], &report["verified_head"]), (&json!([]), &json!(head)), "{report}");
-        assert_eq!((&report["epoch_claims"], &report["cosigned_head"]), (&json!(epochs), &json!(head)), "{report}");
-        assert_eq!(report["void_manifests"], json!([]), "{report}");
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -73,7 +55,7 @@ async fn a_switchover_there_and_back_under_load_loses_nothing() {
         assert!(epochs.contains(&epoch), "something was acknowledged in epoch {epoch}");
     }
     seal_all(&regions.home).await;
-    is_proven(&regions, lines.len(), 3).await;
+    regions.is_proven(lines.len(), 3).await;
     regions.end().await;
 }
 
