@@ -55,7 +55,8 @@ fn arrows_point_down() {
     for (folder, allowed) in ARROWS {
         let manifest: toml::Table = read(&Path::new(folder).join("Cargo.toml")).parse().expect("a manifest");
         for section in ["dependencies", "dev-dependencies", "build-dependencies"] {
-            let named = manifest.get(section).and_then(|table| table.as_table()).into_iter().flat_map(|table| table.keys());
+            let named =
+                manifest.get(section).and_then(|table| table.as_table()).into_iter().flat_map(|table| table.keys());
             for name in named.filter(|name| names.contains(&name.as_str())) {
                 // A dev-dependency on oneself only turns a feature on.
                 let own = manifest["package"]["name"].as_str() == Some(name);
@@ -128,7 +129,8 @@ fn nothing_of_a_machine_is_left() {
 
 #[test]
 fn unfinished_work_does_not_land() {
-    let words = [["to", "do!("].concat(), ["unimple", "mented!("].concat(), ["FIX", "ME"].concat(), ["#[ig", "nore"].concat()];
+    let words =
+        [["to", "do!("].concat(), ["unimple", "mented!("].concat(), ["FIX", "ME"].concat(), ["#[ig", "nore"].concat()];
     let found = rust_files().into_iter().flat_map(|(file, text)| {
         let hit = words.iter().find(|word| text.contains(word.as_str())).cloned();
         hit.map(|word| format!("{}: {word}", file.display()))

@@ -1,6 +1,7 @@
-//! How fast the log is: figures to report, never a verdict. Run with
-//! `cargo nextest run --release -p system-tests --test log_speed --run-ignored all --no-capture`.
+//! How fast the log is on a private cluster with fsync on: figures to report, never a verdict. Run with
+//! `cargo bench -p system-tests --bench log`, on a machine that does nothing else.
 
+#[path = "../tests/log_common/mod.rs"]
 mod log_common;
 
 use std::sync::Arc;
@@ -25,8 +26,6 @@ async fn measure(what: &str, log: &PgLog, requests: Vec<AppendRequest>, in_fligh
     println!("{what}: {events} events in {seconds:.3} s = {:.0} events/s; {metrics:?}", events as f64 / seconds);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a measurement"]
 async fn single_appends_by_many_writers() {
     let rig = Rig::start().await;
     for writers in [1_usize, 8, 64, 512] {
@@ -50,8 +49,6 @@ async fn single_appends_by_many_writers() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a measurement"]
 async fn an_import_of_twelve_years() {
     let rig = Rig::start().await;
     let database = rig.database(new_log()).await;
@@ -73,4 +70,13 @@ async fn an_import_of_twelve_years() {
     measure("import", &log, requests.collect(), 2000).await;
     assert_eq!(is_sound(&database).await.get(), 50_000);
     log.shut_down().await;
+}
+
+fn main() {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        single_appends_by_many_writers().await;
+        an_import_of_twelve_years().await;
+    });
 }
