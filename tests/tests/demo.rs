@@ -21,7 +21,9 @@ fn run(history: Option<PathBuf>) {
     assert!(output.status.success(), "the demo failed:\n{said}");
     assert!(said.contains("every check held"), "{said}");
     println!("{}", String::from_utf8_lossy(&output.stdout));
-    for left in ["home/manifest", "dr/manifest", "dr/checkpoint", "dr/confirm", "journals", "result.json", "public-keys.txt"] {
+    for left in
+        ["home/manifest", "dr/manifest", "dr/checkpoint", "dr/confirm", "journals", "result.json", "public-keys.txt"]
+    {
         assert!(kept.path().join(left).exists(), "{left} is kept");
     }
 }
