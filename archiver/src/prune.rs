@@ -3,6 +3,7 @@
 //! It decides nothing itself: [`PruneProof::of`] does, and the database checks again. Any doubt leaves the rows
 //! where they are and is reported with its reason.
 
+use std::fmt;
 use std::sync::Arc;
 
 use domain::archive::catalog::{
@@ -47,6 +48,14 @@ pub struct Waiting {
     pub partition: Partition,
     /// Why.
     pub doubts: Vec<Doubt>,
+}
+
+impl fmt::Display for Waiting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let doubts: Vec<String> = self.doubts.iter().map(ToString::to_string).collect();
+        let (year, month) = self.partition.month.year_month();
+        write!(f, "{year:04}-{month:02} has to stay: {}", doubts.join("; "))
+    }
 }
 
 /// What a run did.

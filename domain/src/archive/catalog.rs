@@ -1,5 +1,7 @@
 //! What the archive holds, as the database caches it, and what must be so before anything is pruned.
 
+use std::fmt;
+
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -218,6 +220,23 @@ pub enum Doubt {
     Rows(u64),
     /// An older partition is still there: they go in order.
     OlderFirst,
+}
+
+/// As `status` says it: with what has to come about before the month goes.
+impl fmt::Display for Doubt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::InWindow => write!(f, "it is inside the live window"),
+            Self::NotSealed(position) => write!(f, "position {position} is in no segment in force"),
+            Self::NotVerified(first) => write!(f, "the segment from {first} was not found whole in the own store"),
+            Self::NotConfirmed(first) => write!(f, "the segment from {first} is not confirmed by the other store"),
+            Self::NotCosigned(None) => write!(f, "no checkpoint is signed by both regions"),
+            Self::NotCosigned(Some(size)) => write!(f, "both regions have signed {size} events and no more"),
+            Self::ConsumerBehind(name, at) => write!(f, "{name} is at {at}"),
+            Self::Rows(rows) => write!(f, "it has {rows} rows, which is not one a position"),
+            Self::OlderFirst => write!(f, "an older month is still live"),
+        }
+    }
 }
 
 /// What the log says of its oldest partition and of those who read it.

@@ -162,7 +162,7 @@ async fn seal_and_prune(node: &ArchiveNode, demand: Demand) -> Result<ArchiveRun
         sealed: sealed.iter().map(|segment| [segment.first.to_string(), segment.last.to_string()]).collect(),
         not_sealed,
         pruned: report.pruned.iter().map(|partition| partition.month.to_string()).collect(),
-        waiting: report.waiting.map(|waiting| format!("{}: {:?}", waiting.partition.month, waiting.doubts)),
+        waiting: report.waiting.map(|waiting| waiting.to_string()),
     })
 }
 

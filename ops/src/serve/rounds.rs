@@ -134,7 +134,7 @@ impl Worker for PruneWorker {
     async fn round(&mut self) -> Result<Done, RoundError> {
         let report = self.0.pruner.run().await?;
         let note = match report.waiting {
-            Some(waiting) => format!("{} has to stay: {:?}", waiting.partition.month, waiting.doubts),
+            Some(waiting) => waiting.to_string(),
             None => format!("{} months in the last round, cutoff {}", report.pruned.len(), report.cutoff),
         };
         Ok(Done::for_now(note))
