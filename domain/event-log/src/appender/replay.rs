@@ -76,7 +76,10 @@ async fn past_expected(
         .filter(|record| record.version() == past.version)
         .and_then(|record| Position::new(record.position().get().checked_sub(past.events_before)?));
     let Some(first) = first else { return Err(otherwise) };
-    let records = read(&*history, first, request.events.len()).await.map_err(unknown)?;
+    let records = match request.events.len() {
+        1 => found,
+        count => read(&*history, first, count).await.map_err(unknown)?,
+    };
     arbiter::replay_past(request, &records, otherwise)
 }
 
