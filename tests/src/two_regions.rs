@@ -2,7 +2,6 @@
 //! here is said by the regions; nothing is looked up behind their back but the buckets, as an outsider would.
 
 use std::fmt::Debug;
-use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -21,6 +20,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::Command;
 
+use crate::binary;
+
 /// The longest that a test waits for one state.
 const STATE_WITHIN: Duration = Duration::from_secs(50);
 /// How often it looks.
@@ -28,19 +29,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(40);
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 const COMMAND_WITHIN: Duration = Duration::from_secs(55);
 const OBJECTS_MAX: usize = 1000;
-
-/// The binary `coldstream`, built beside the tests.
-///
-/// # Panics
-/// If it is not there.
-#[must_use]
-pub fn binary() -> PathBuf {
-    let test = std::env::current_exe().expect("a test has a file");
-    let profile = test.parent().and_then(|deps| deps.parent()).expect("a test lies in target/PROFILE/deps");
-    let binary = profile.join("coldstream");
-    assert!(binary.is_file(), "{} is missing: cargo build -p ops --bins", binary.display());
-    binary
-}
 
 /// A generator of random moments; its seed is printed, and COLDSTREAM_TEST_SEED gives it again.
 ///
