@@ -29,7 +29,8 @@ use sqlx::{Connection, PgConnection};
 use tempfile::TempDir;
 use toml::Value;
 
-use crate::two_regions::{binary, random};
+use crate::binary;
+use crate::two_regions::random;
 
 /// No state that a test waits for takes longer than this.
 const PATIENCE: Duration = Duration::from_secs(60);
