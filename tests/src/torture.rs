@@ -15,25 +15,12 @@ use domain::Timestamp;
 use domain::window::LiveWindow;
 use ops::dev::process::Server;
 use ops::dev::region::{Plan, Region};
-use rand::SeedableRng;
-use rand::rngs::StdRng;
+
+use crate::binary;
 
 pub use judge::{Stored, served};
 pub use request::{Answer, Client, Place, Request};
 pub use writer::{Journal, Writers};
-
-/// The binary that the workspace built beside the test.
-///
-/// # Panics
-/// With the command that builds it, where it is missing.
-#[must_use]
-pub fn binary() -> PathBuf {
-    let test = std::env::current_exe().expect("a running test has a file");
-    let profile = test.parent().and_then(Path::parent).expect("a test lies in its profile's deps");
-    let binary = profile.join("coldstream");
-    assert!(binary.is_file(), "{} is missing: run cargo build -p ops --bins", binary.display());
-    binary
-}
 
 /// A plan for regions in `folder`, with simulated time from `now` on if that is given.
 #[must_use]
@@ -42,18 +29,6 @@ pub fn plan(folder: &Path, now: Option<Timestamp>) -> Plan {
     drop(rustls::crypto::ring::default_provider().install_default());
     let window = LiveWindow::default();
     Plan { binary: binary(), folder: folder.to_owned(), simulated_now: now, window, settings: Vec::new() }
-}
-
-/// Random numbers of a test; what they were is printed, and `TORTURE_SEED` repeats it.
-///
-/// # Panics
-/// If `TORTURE_SEED` is no number.
-#[must_use]
-pub fn seeded() -> StdRng {
-    let given = std::env::var("TORTURE_SEED").ok();
-    let seed = given.map_or_else(rand::random, |text| text.parse().expect("TORTURE_SEED is a number"));
-    println!("seed: TORTURE_SEED={seed}");
-    StdRng::seed_from_u64(seed)
 }
 
 /// A further process of a region's log, beside the region's own.

@@ -11,7 +11,8 @@ use ops::dev::region::Region;
 use rand::Rng;
 use rustix::process::Signal;
 use sqlx::{Connection, PgConnection, Row};
-use system_tests::torture::{Answer, Client, Journal, Request, Second, Writers, plan, seeded, served};
+use system_tests::torture::{Answer, Client, Journal, Request, Second, Writers, plan, served};
+use system_tests::two_regions::random;
 use tempfile::TempDir;
 
 /// How often the database says, one look after the other, that a session waits for its client until that is believed:
@@ -139,7 +140,7 @@ async fn a_process_stopped_in_the_middle_of_a_copy_does_not_stop_the_other_one()
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn processes_stopped_at_random_moments_under_load_acknowledge_nothing_that_is_not_there() {
-    let (mut two, mut rng) = (Two::start().await, seeded());
+    let (mut two, mut rng) = (Two::start().await, random());
     let token = two.region.tokens.appender.clone();
     let mut of_first = Writers::start(4, "a", &[&two.region.url], &token, &mut rng);
     let mut of_second = Writers::start(4, "b", &[&two.second.url], &token, &mut rng);

@@ -7,7 +7,8 @@ use log_common::{Database, is_sound};
 use ops::dev::region::Region;
 use rand::Rng;
 use rand::rngs::StdRng;
-use system_tests::torture::{Client, Journal, Second, Writers, plan, seeded, served};
+use system_tests::torture::{Client, Journal, Second, Writers, plan, served};
+use system_tests::two_regions::random;
 
 /// Who dies in a round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,7 +86,7 @@ async fn torture(region: &mut Region, mut second: Option<&mut Second>, rounds: u
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_acknowledged_survives_twenty_kills_of_server_and_database_under_eight_writers() {
-    let (folder, mut rng) = (tempfile::tempdir().expect("a folder"), seeded());
+    let (folder, mut rng) = (tempfile::tempdir().expect("a folder"), random());
     let mut region = Region::single(&plan(folder.path(), None)).await.expect("a region");
     region.serve().await.expect("it serves");
     torture(&mut region, None, 20, &mut rng).await;
@@ -94,7 +95,7 @@ async fn what_was_acknowledged_survives_twenty_kills_of_server_and_database_unde
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_processes_append_to_one_log_at_once_and_survive_each_others_death() {
-    let (folder, mut rng) = (tempfile::tempdir().expect("a folder"), seeded());
+    let (folder, mut rng) = (tempfile::tempdir().expect("a folder"), random());
     let mut region = Region::single(&plan(folder.path(), None)).await.expect("a region");
     region.serve().await.expect("it serves");
     let mut second = Second::start(&region).await;
