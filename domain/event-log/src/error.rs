@@ -119,9 +119,11 @@ pub(crate) fn trouble(error: &sqlx::Error) -> Trouble {
         "25006" | "42883" | "42501" => Trouble::Server,
         other => match &other[..other.len().min(2)] {
             "08" => Trouble::Lost,
-            // insufficient resources, operator intervention, system error, configuration file, snapshot too old.
-            "53" | "57" | "58" | "F0" | "72" => Trouble::Server,
-            _ => Trouble::Poison,
+            // Data exception, integrity constraint violation, program limit exceeded: what only this data can be blamed for.
+            "22" | "23" | "54" => Trouble::Poison,
+            // Insufficient resources, operator intervention, system and internal errors, and whatever we do not know: a
+            // client is never told that its request is wrong for what may be the server's fault.
+            _ => Trouble::Server,
         },
     }
 }
