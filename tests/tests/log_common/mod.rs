@@ -3,8 +3,8 @@
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
-pub mod proxy;
-pub mod pruning;
+pub(crate) mod proxy;
+pub(crate) mod pruning;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -23,42 +23,42 @@ use sqlx::{Connection, Executor, PgConnection, Row};
 use uuid::Uuid;
 
 /// The role that the service logs in as.
-pub const SERVICE: &str = "coldstream_app";
+pub(crate) const SERVICE: &str = "coldstream_app";
 const TEMPLATE: &str = "log_template";
 
-pub fn at(text: &str) -> Timestamp {
+pub(crate) fn at(text: &str) -> Timestamp {
     Timestamp::parse_rfc3339(text).expect("an instant")
 }
 
-pub fn name(text: &str) -> StreamName {
+pub(crate) fn name(text: &str) -> StreamName {
     StreamName::parse(text).expect("a stream's name")
 }
 
-pub fn position(number: u64) -> Position {
+pub(crate) fn position(number: u64) -> Position {
     Position::new(number).expect("from 1")
 }
 
-pub fn version(number: u64) -> StreamVersion {
+pub(crate) fn version(number: u64) -> StreamVersion {
     StreamVersion::new(number).expect("from 1")
 }
 
 /// A cluster that makes empty logs fast.
-pub struct Rig {
-    pub cluster: PostgresCluster,
+pub(crate) struct Rig {
+    pub(crate) cluster: PostgresCluster,
     made: AtomicU32,
 }
 
 /// A database with a log.
-pub struct Database {
-    pub name: String,
+pub(crate) struct Database {
+    pub(crate) name: String,
     /// As the service.
-    pub url: String,
+    pub(crate) url: String,
     /// As the superuser.
-    pub admin_url: String,
+    pub(crate) admin_url: String,
 }
 
 /// How a log is created unless a test says otherwise.
-pub fn new_log() -> NewLog {
+pub(crate) fn new_log() -> NewLog {
     NewLog {
         log_id: "log-under-test".into(),
         incarnation: Uuid::from_u128(rand::random()),
@@ -72,16 +72,16 @@ pub fn new_log() -> NewLog {
 }
 
 /// The same with simulated time.
-pub fn new_simulated(now: &str) -> NewLog {
+pub(crate) fn new_simulated(now: &str) -> NewLog {
     NewLog { simulated_now: Some(at(now)), ..new_log() }
 }
 
 impl Rig {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::start_with(&[]).await
     }
 
-    pub async fn start_with(settings: &[(&str, &str)]) -> Self {
+    pub(crate) async fn start_with(settings: &[(&str, &str)]) -> Self {
         let settings = settings.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
         let options = PostgresOptions { settings, ..PostgresOptions::default() };
         let cluster = PostgresCluster::launch(options).await.expect("a cluster");
@@ -91,7 +91,7 @@ impl Rig {
     }
 
     /// A database with an empty log.
-    pub async fn database(&self, log: NewLog) -> Database {
+    pub(crate) async fn database(&self, log: NewLog) -> Database {
         let name = format!("log_{}", self.made.fetch_add(1, Ordering::Relaxed));
         let mut admin = PgConnection::connect(&self.cluster.superuser_url("postgres")).await.expect("connected");
         let create = format!("CREATE DATABASE {name} TEMPLATE {TEMPLATE}");
@@ -103,13 +103,13 @@ impl Rig {
     }
 
     /// An empty log in a database of its own.
-    pub async fn log(&self, log: NewLog) -> PgLog {
+    pub(crate) async fn log(&self, log: NewLog) -> PgLog {
         self.database(log).await.open().await
     }
 }
 
 /// Roles, schema and migrations.
-pub async fn prepare(admin_url: &str) {
+pub(crate) async fn prepare(admin_url: &str) {
     let mut admin = Admin::connect(admin_url).await.expect("connected");
     let login = ServiceLogin { name: SERVICE.into(), password: None };
     assert!(!admin.prepare(&login).await.expect("prepared").is_empty());
@@ -117,28 +117,28 @@ pub async fn prepare(admin_url: &str) {
 }
 
 impl Database {
-    pub async fn open(&self) -> PgLog {
+    pub(crate) async fn open(&self) -> PgLog {
         self.open_at(&self.url).await
     }
 
-    pub async fn open_at(&self, url: &str) -> PgLog {
+    pub(crate) async fn open_at(&self, url: &str) -> PgLog {
         PgLog::connect(PgConfig::at(url), Arc::new(SystemClock)).await.expect("the log opens")
     }
 
-    pub async fn superuser(&self) -> PgConnection {
+    pub(crate) async fn superuser(&self) -> PgConnection {
         PgConnection::connect(&self.admin_url).await.expect("connected")
     }
 
-    pub async fn service(&self) -> PgConnection {
+    pub(crate) async fn service(&self) -> PgConnection {
         PgConnection::connect(&self.url).await.expect("connected")
     }
 
-    pub async fn run(&self, statement: &str) {
+    pub(crate) async fn run(&self, statement: &str) {
         self.superuser().await.execute(statement).await.expect("runs");
     }
 }
 
-pub fn event(stream: &str, id: &str) -> NewEvent {
+pub(crate) fn event(stream: &str, id: &str) -> NewEvent {
     NewEvent {
         id: id.into(),
         source: "/tests".into(),
@@ -153,7 +153,7 @@ pub fn event(stream: &str, id: &str) -> NewEvent {
     }
 }
 
-pub fn request(events: &[(&str, &str)], expect: &[(&str, ExpectedVersion)]) -> AppendRequest {
+pub(crate) fn request(events: &[(&str, &str)], expect: &[(&str, ExpectedVersion)]) -> AppendRequest {
     AppendRequest {
         events: events.iter().map(|(stream, id)| event(stream, id)).collect(),
         expect: expect
@@ -165,20 +165,20 @@ pub fn request(events: &[(&str, &str)], expect: &[(&str, ExpectedVersion)]) -> A
 }
 
 /// The request recorded at a given instant, as an import does.
-pub fn recorded(at_text: &str, request: AppendRequest) -> AppendRequest {
+pub(crate) fn recorded(at_text: &str, request: AppendRequest) -> AppendRequest {
     AppendRequest { recorded_at: Some(at(at_text)), ..request }
 }
 
-pub fn places(appended: &Appended) -> Vec<(u64, u64)> {
+pub(crate) fn places(appended: &Appended) -> Vec<(u64, u64)> {
     appended.events.iter().map(|event| (event.position.get(), event.version.get())).collect()
 }
 
-pub fn is_unavailable(error: &AppendError) -> bool {
+pub(crate) fn is_unavailable(error: &AppendError) -> bool {
     matches!(error, AppendError::Unavailable { .. })
 }
 
 /// All records from position 1 on, read in pages.
-pub async fn all(log: &dyn LogReader) -> Vec<Record> {
+pub(crate) async fn all(log: &dyn LogReader) -> Vec<Record> {
     let mut records: Vec<Record> = Vec::new();
     loop {
         let next = records.last().map_or(Position::FIRST, |record| record.position().next());
@@ -192,7 +192,7 @@ pub async fn all(log: &dyn LogReader) -> Vec<Record> {
 
 /// LOG-2, LOG-3 and LOG-4 on the rows themselves: dense positions and versions, back links, instants that never go
 /// back, each id once, and head rows that agree with all of it. Returns the head.
-pub async fn is_sound(database: &Database) -> Head {
+pub(crate) async fn is_sound(database: &Database) -> Head {
     let mut admin = database.superuser().await;
     let row = admin.fetch_one(include_str!("soundness.sql")).await.expect("readable");
     let count = |column: &str| row.try_get::<i64, _>(column).expect("a count");

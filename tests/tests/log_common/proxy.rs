@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 /// What happens to the next COMMIT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cut {
+pub(crate) enum Cut {
     /// The server never sees it.
     Before,
     /// The server has done it; its reply gets lost.
@@ -18,7 +18,7 @@ pub enum Cut {
     AfterThenTo(u16),
 }
 
-pub struct Proxy {
+pub(crate) struct Proxy {
     port: u16,
     state: Arc<State>,
 }
@@ -30,7 +30,7 @@ struct State {
 }
 
 impl Proxy {
-    pub async fn start(target: u16) -> Self {
+    pub(crate) async fn start(target: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("bound").port();
         let state =
@@ -50,18 +50,18 @@ impl Proxy {
     }
 
     /// `url`, through the proxy.
-    pub fn url(&self, url: &str) -> String {
+    pub(crate) fn url(&self, url: &str) -> String {
         let (before, rest) = url.split_once("127.0.0.1:").expect("a url of a private cluster");
         let (_, after) = rest.split_once('/').expect("a database");
         format!("{before}127.0.0.1:{}/{after}", self.port)
     }
 
     /// Cuts the next COMMIT.
-    pub fn cut(&self, cut: Cut) {
+    pub(crate) fn cut(&self, cut: Cut) {
         *self.state.next.lock().unwrap_or_else(PoisonError::into_inner) = Some(cut);
     }
 
-    pub fn cuts(&self) -> usize {
+    pub(crate) fn cuts(&self) -> usize {
         self.state.cuts.load(Ordering::SeqCst)
     }
 }

@@ -18,7 +18,7 @@ use event_log::PgLog;
 use super::at;
 
 /// A segment that claims the positions.
-pub fn segment(first: Position, last: Position) -> Segment {
+pub(crate) fn segment(first: Position, last: Position) -> Segment {
     Segment {
         first,
         last,
@@ -36,12 +36,12 @@ pub fn segment(first: Position, last: Position) -> Segment {
     }
 }
 
-pub fn manifest(number: u64) -> ManifestRef {
+pub(crate) fn manifest(number: u64) -> ManifestRef {
     ManifestRef { epoch: Epoch::FIRST, number, sha256: Hash::of(&number.to_be_bytes()) }
 }
 
 /// Adds a segment over all positions up to `last` that no segment holds.
-pub async fn seal_to(log: &PgLog, last: Position) -> Position {
+pub(crate) async fn seal_to(log: &PgLog, last: Position) -> Position {
     let after = log.last_manifest().await.expect("readable");
     let sealed = log.segments().await.expect("readable");
     let first = sealed.last().map_or(Position::FIRST, |entry| entry.segment.last.next());
@@ -51,13 +51,13 @@ pub async fn seal_to(log: &PgLog, last: Position) -> Position {
 }
 
 /// A checkpoint of that size that both regions signed.
-pub async fn cosign(log: &PgLog, size: Head) {
+pub(crate) async fn cosign(log: &PgLog, size: Head) {
     let checkpoint = StoredCheckpoint { size, root: Hash::of(b"root"), note: "a note".into(), cosigned: true };
     log.save_checkpoint(&checkpoint).await.expect("saved");
 }
 
 /// A proof that rests on nothing: what the database sees by itself is then all that protects the rows.
-pub fn unfounded_proof(partition: &Partition) -> PruneProof {
+pub(crate) fn unfounded_proof(partition: &Partition) -> PruneProof {
     let entry = CatalogEntry {
         segment: segment(partition.first, partition.last),
         manifest: (Epoch::FIRST, 1),
@@ -77,7 +77,7 @@ pub fn unfounded_proof(partition: &Partition) -> PruneProof {
 }
 
 /// Makes the archive complete up to the window's cutoff as of simulated `now`, and prunes. Returns what was pruned.
-pub async fn prune_as_of(log: &PgLog, now: &str) -> Vec<Record> {
+pub(crate) async fn prune_as_of(log: &PgLog, now: &str) -> Vec<Record> {
     log.set_simulated_now(at(now)).await.expect("moved on");
     let cutoff = domain::window::LiveWindow::default().cutoff(at(now)).expect("in range");
     let mut pruned = Vec::new();
@@ -102,9 +102,9 @@ pub async fn prune_as_of(log: &PgLog, now: &str) -> Vec<Record> {
 }
 
 /// Reads live log and archive as one: the archive is what a test has kept.
-pub struct History {
-    pub live: Arc<PgLog>,
-    pub archived: Vec<Record>,
+pub(crate) struct History {
+    pub(crate) live: Arc<PgLog>,
+    pub(crate) archived: Vec<Record>,
 }
 
 impl History {
@@ -180,7 +180,7 @@ impl LogReader for History {
 }
 
 /// The error's reason, of one that refuses.
-pub fn refusal(result: Result<(), CatalogError>) -> String {
+pub(crate) fn refusal(result: Result<(), CatalogError>) -> String {
     match result {
         Err(CatalogError::Refused { reason }) => reason,
         other => panic!("not refused: {other:?}"),
