@@ -46,63 +46,64 @@ async fn satisfy(log: &PgLog) {
     cosign(log, position(10).as_head()).await;
 }
 
+/// What the first column breaks, the last one mends; the middle one is how it is said.
+const DOUBTS: [(&str, &str, &str); 11] = [
+    ("DELETE FROM coldstream.segments", "in no segment", ""),
+    ("", "", "INSERT"),
+    (
+        "UPDATE coldstream.segments SET verified_at = NULL",
+        "not read back",
+        "UPDATE coldstream.segments SET verified_at = now()",
+    ),
+    (
+        "UPDATE coldstream.segments SET confirmed_at = NULL",
+        "not confirmed",
+        "UPDATE coldstream.segments SET confirmed_at = now()",
+    ),
+    (
+        "UPDATE coldstream.segments SET last_position = 9",
+        "position 10 is in no segment",
+        "UPDATE coldstream.segments SET last_position = 10",
+    ),
+    (
+        "UPDATE coldstream.segments SET first_position = 2",
+        "position 1 is in no segment",
+        "UPDATE coldstream.segments SET first_position = 1",
+    ),
+    (
+        "UPDATE coldstream.signed_checkpoints SET cosigned = false",
+        "no checkpoint that both regions signed",
+        "UPDATE coldstream.signed_checkpoints SET cosigned = true",
+    ),
+    (
+        "UPDATE coldstream.signed_checkpoints SET size = 9",
+        "no checkpoint that both regions signed",
+        "UPDATE coldstream.signed_checkpoints SET size = 10",
+    ),
+    (
+        "INSERT INTO coldstream.consumers (name, kind, checkpoint) VALUES ('a view', 'projection', 9)",
+        "a view is at 9",
+        "UPDATE coldstream.consumers SET checkpoint = 10",
+    ),
+    (
+        "UPDATE coldstream.log_head SET role = 'read_only'",
+        "does not know whether it holds the epoch",
+        "UPDATE coldstream.log_head SET role = 'active'",
+    ),
+    (
+        "UPDATE coldstream.log_head SET window_months = 12",
+        "inside the live window",
+        "UPDATE coldstream.log_head SET window_months = 6",
+    ),
+];
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_doubt_alone_keeps_the_rows() {
     let rig = Rig::start().await;
     let (database, log) = a_year(&rig, new_simulated("2020-01-01T00:00:00Z")).await;
     let mut admin = database.superuser().await;
     satisfy(&log).await;
-    // What the first column breaks, the last one mends.
-    let doubts = [
-        ("DELETE FROM coldstream.segments", "in no segment", ""),
-        ("", "", "INSERT"),
-        (
-            "UPDATE coldstream.segments SET verified_at = NULL",
-            "not read back",
-            "UPDATE coldstream.segments SET verified_at = now()",
-        ),
-        (
-            "UPDATE coldstream.segments SET confirmed_at = NULL",
-            "not confirmed",
-            "UPDATE coldstream.segments SET confirmed_at = now()",
-        ),
-        (
-            "UPDATE coldstream.segments SET last_position = 9",
-            "position 10 is in no segment",
-            "UPDATE coldstream.segments SET last_position = 10",
-        ),
-        (
-            "UPDATE coldstream.segments SET first_position = 2",
-            "position 1 is in no segment",
-            "UPDATE coldstream.segments SET first_position = 1",
-        ),
-        (
-            "UPDATE coldstream.signed_checkpoints SET cosigned = false",
-            "no checkpoint that both regions signed",
-            "UPDATE coldstream.signed_checkpoints SET cosigned = true",
-        ),
-        (
-            "UPDATE coldstream.signed_checkpoints SET size = 9",
-            "no checkpoint that both regions signed",
-            "UPDATE coldstream.signed_checkpoints SET size = 10",
-        ),
-        (
-            "INSERT INTO coldstream.consumers (name, kind, checkpoint) VALUES ('a view', 'projection', 9)",
-            "a view is at 9",
-            "UPDATE coldstream.consumers SET checkpoint = 10",
-        ),
-        (
-            "UPDATE coldstream.log_head SET role = 'read_only'",
-            "does not know whether it holds the epoch",
-            "UPDATE coldstream.log_head SET role = 'active'",
-        ),
-        (
-            "UPDATE coldstream.log_head SET window_months = 12",
-            "inside the live window",
-            "UPDATE coldstream.log_head SET window_months = 6",
-        ),
-    ];
-    for (break_it, reason, mend) in doubts {
+    for (break_it, reason, mend) in DOUBTS {
         if mend == "INSERT" {
             // The catalog was emptied: sealed again, without its marks, it is still a doubt.
             admin.execute("DELETE FROM coldstream.last_manifest").await.expect("runs");
