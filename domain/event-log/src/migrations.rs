@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn versions_count_from_one() {
-        assert!(MIGRATIONS.iter().map(|migration| migration.version).eq(1..));
+        assert!(MIGRATIONS.iter().zip(1..).all(|(migration, number)| migration.version == number));
     }
 
     #[test]
