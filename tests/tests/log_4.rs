@@ -95,6 +95,32 @@ async fn one_request_sent_many_times_at_once_is_stored_once() {
     assert_eq!(is_sound(&database).await.get(), 20);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_made_of_events_that_were_stored_apart_is_known_as_a_whole() {
+    let rig = Rig::start().await;
+    let database = rig.database(new_log()).await;
+    let log = database.open().await;
+    for (stream, id) in [("a-1", "1"), ("a-2", "2"), ("a-1", "3")] {
+        log.append(request(&[(stream, id)], &[])).await.expect("acknowledged");
+    }
+    let apart = log.append(request(&[("a-1", "3"), ("a-1", "1")], &[])).await.expect("known");
+    assert_eq!((apart.replayed, places(&apart)), (true, vec![(3, 2), (1, 1)]));
+    assert_eq!(is_sound(&database).await.get(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_small_event_with_the_id_of_a_large_one_is_refused() {
+    let rig = Rig::start().await;
+    let database = rig.database(new_log()).await;
+    let log = database.open().await;
+    let mut large = request(&[("a-1", "1"), ("a-1", "2")], &[]);
+    large.events[1].data = Data::Json(format!("\"{}\"", "x".repeat(900_000)));
+    let first = log.append(large.clone()).await.expect("acknowledged");
+    let error = log.append(request(&[("a-1", "1"), ("a-1", "2")], &[])).await.expect_err("other content");
+    assert!(matches!(&error, AppendError::IdTaken { id, position, .. } if id == "2" && position.get() == 2), "{error}");
+    is_replayed(&log, &large, &first).await;
+}
+
 /// A log with old events of every mode that are archived, and the answers that they got.
 async fn archived(rig: &Rig) -> (Database, Arc<PgLog>, Vec<(AppendRequest, Appended)>) {
     let database = rig.database(new_simulated("2020-01-10T00:00:00Z")).await;

@@ -105,24 +105,22 @@ pub(crate) fn trouble(error: &sqlx::Error) -> Trouble {
     };
     let code = database.code().unwrap_or_default();
     match code.as_ref() {
-        // lock_not_available; deadlock_detected frees the locks just as well.
-        "55P03" | "40P01" => Trouble::Busy,
+        // lock_not_available.
+        "55P03" => Trouble::Busy,
         // undefined_table.
         "42P01" => Trouble::Gone,
         // check_violation: on our tables only "no partition of relation found for row", unless an operator adds one.
         "23514" if database.message().contains("no partition") => Trouble::Gone,
         // admin_shutdown, crash_shutdown, cannot_connect_now, idle_session_timeout; idle_in_transaction too.
         "57P01" | "57P02" | "57P03" | "57P05" | "25P03" => Trouble::Lost,
-        // data_corrupted, index_corrupted; and a second row where our head said that there is none.
-        "XX001" | "XX002" | "23505" => Trouble::Damage,
-        // read_only_sql_transaction; undefined_function, insufficient_privilege: the schema or its grants are wrong.
-        "25006" | "42883" | "42501" => Trouble::Server,
+        // data_corrupted, index_corrupted; a second row where our head said that there is none; a guard's refusal.
+        "XX001" | "XX002" | "23505" | "23000" => Trouble::Damage,
         other => match &other[..other.len().min(2)] {
             "08" => Trouble::Lost,
-            // Data exception, integrity constraint violation, program limit exceeded: what only this data can be blamed for.
+            "40" => Trouble::Busy,
+            // data exception, integrity constraint, program limit: what a request brings.
             "22" | "23" | "54" => Trouble::Poison,
-            // Insufficient resources, operator intervention, system and internal errors, and whatever we do not know: a
-            // client is never told that its request is wrong for what may be the server's fault.
+            // Insufficient resources, read-only, operator intervention, system error; a wrong schema or its grants.
             _ => Trouble::Server,
         },
     }

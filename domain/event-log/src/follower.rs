@@ -10,12 +10,13 @@ use domain::log::ApplyError;
 use domain::record::Record;
 use domain::{Epoch, Head, StreamName, StreamVersion, Timestamp};
 use tokio::sync::Mutex;
+use tokio::time::timeout;
 
 use crate::error::{Trouble, chain, trouble};
 use crate::holder;
 use crate::log::Shared;
 use crate::rows::NewRow;
-use crate::session::{self, Purpose};
+use crate::session::{self, Purpose, SERVER_LIMIT, silent};
 use crate::writer::{Group, LockedHead, Writer};
 
 /// How often the head is waited for: each time its holder is looked at, and ended if it is frozen.
@@ -64,14 +65,15 @@ impl Follower {
                 Some(writer) => writer,
                 None => self.connect().await?,
             };
-            let fault = match self.attempt(&mut writer, records).await {
+            let attempt = timeout(SERVER_LIMIT, self.attempt(&mut writer, records)).await;
+            let fault = match attempt.unwrap_or_else(|_| Err(silent().into())) {
                 Ok(head) => {
                     *slot = Some(writer);
                     return Ok(head);
                 }
                 Err(fault) => fault,
             };
-            if writer.roll_back().await.is_ok() {
+            if timeout(SERVER_LIMIT, writer.roll_back()).await.is_ok_and(|rolled_back| rolled_back.is_ok()) {
                 *slot = Some(writer);
             }
             match fault {
@@ -142,10 +144,11 @@ impl Follower {
         let live: Vec<&Record> = known.iter().filter(|r| !locked.head.pruned.includes(r.position())).collect();
         let positions: Vec<_> = live.iter().map(|record| record.position()).collect();
         let here = self.shared.reader.at_positions(&positions).await.map_err(|error| unavailable(&error))?;
-        match live.iter().zip(&here).find(|(there, here)| ***there != **here) {
-            Some((there, _)) => {
+        let differs = |record: &&&Record| here.get(&record.position()).is_some_and(|here| here != **record);
+        match live.iter().find(differs) {
+            Some(record) => {
                 let reason = "another record is there".into();
-                Err(ApplyError::Refused { position: there.position(), reason }.into())
+                Err(ApplyError::Refused { position: record.position(), reason }.into())
             }
             None => Ok(()),
         }

@@ -124,9 +124,12 @@ impl Partitions {
         self.load().await.map(drop)
     }
 
-    /// Whether the month's partition is missing and nobody makes it: the caller then has to, by `make_claimed`.
+    /// Whether the month is to come, its partition is missing and nobody makes it: the caller then has to, by
+    /// `make_claimed`.
     pub(crate) fn claim(&self, month: Timestamp) -> bool {
-        self.cached().table(month).is_none()
+        let map = self.cached();
+        map.table(month).is_none()
+            && map.spans.last().is_none_or(|newest| newest.month < month)
             && self.claimed.lock().unwrap_or_else(PoisonError::into_inner).insert(month)
     }
 

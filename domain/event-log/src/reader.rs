@@ -1,6 +1,8 @@
 //! Reads of the live log. A read names the partitions it needs and no other; a partition that vanishes meanwhile was
 //! pruned, and the read starts again on a fresh map. Never returns a hole: it says `Corrupt`.
 
+mod page;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -17,9 +19,8 @@ use crate::error::{Trouble, chain, trouble};
 use crate::instant::Instant;
 use crate::partitions::{PartitionMap, Partitions};
 use crate::rows::{self, COLUMNS};
+use page::{Page, after, gap, middle};
 
-/// An answer is cut after this many bytes: what a reader can hold many of.
-const ANSWER_BYTES_MAX: i64 = 8 << 20;
 /// How often a read starts again because a partition vanished. Each time one month was pruned.
 const RESTARTS_MAX: usize = 5;
 
@@ -84,39 +85,6 @@ impl Restarts {
     }
 }
 
-/// The records of an answer, and what still fits.
-struct Page {
-    records: Vec<Record>,
-    limit: usize,
-    bytes: i64,
-}
-
-impl Page {
-    fn new(limit: usize) -> Self {
-        Self { records: Vec::new(), limit, bytes: 0 }
-    }
-
-    fn push(&mut self, record: Record) {
-        // As the column `bytes` has it, so that the statement and the page stop at the same row.
-        if let Record::Event(recorded) = &record {
-            self.bytes += i64::try_from(recorded.event.bytes()).unwrap_or(i64::MAX);
-        }
-        self.records.push(record);
-    }
-
-    fn is_full(&self) -> bool {
-        self.records.len() >= self.limit || self.bytes > ANSWER_BYTES_MAX
-    }
-
-    fn rows_left(&self) -> i64 {
-        i64::try_from(self.limit - self.records.len()).unwrap_or(i64::MAX)
-    }
-
-    fn bytes_left(&self) -> i64 {
-        ANSWER_BYTES_MAX - self.bytes
-    }
-}
-
 impl Reader {
     pub(crate) fn new(pool: PgPool, partitions: Arc<Partitions>) -> Self {
         Self { pool, partitions }
@@ -154,12 +122,11 @@ impl Reader {
         loop {
             let before = next;
             if let Some(index) = map.holding(next) {
-                for record in self.log_rows(include_str!("sql/log_forward.sql"), &map, index, next, &page).await? {
-                    if record.position() != next {
+                for row in self.log_rows(include_str!("sql/log_forward.sql"), &map, index, next, &page).await? {
+                    if page.push(&row)?.position() != next {
                         return Err(hole(next).into());
                     }
                     next = next.next();
-                    page.push(record);
                 }
             }
             if page.is_full() {
@@ -195,12 +162,12 @@ impl Reader {
         let mut next = from.as_head().min(map.head);
         while let Some(at) = next.newest().filter(|at| !page.is_full() && !map.pruned.includes(*at)) {
             let Some(index) = map.holding(at) else { return Err(hole(at).into()) };
-            for record in self.log_rows(include_str!("sql/log_backward.sql"), &map, index, at, &page).await? {
-                if record.position().as_head() != next {
+            for row in self.log_rows(include_str!("sql/log_backward.sql"), &map, index, at, &page).await? {
+                let position = page.push(&row)?.position();
+                if position.as_head() != next {
                     return Err(hole(at).into());
                 }
-                next = record.position().head_before();
-                page.push(record);
+                next = position.head_before();
             }
             if next == at.as_head() {
                 return Err(hole(at).into());
@@ -216,12 +183,11 @@ impl Reader {
         index: usize,
         from: Position,
         page: &Page,
-    ) -> Result<Vec<Record>, Stop> {
+    ) -> Result<Vec<PgRow>, Stop> {
         let statement = with_partition(statement, &map.spans[index].table);
         let query = sqlx::query(&statement).bind(from.as_i64()).bind(page.rows_left()).bind(page.bytes_left());
         let read = query.fetch_all(&self.pool).await;
-        let rows = self.unless_vanished(read).await?;
-        Ok(rows.iter().map(rows::record).collect::<Result<_, _>>()?)
+        self.unless_vanished(read).await
     }
 
     /// A partition that vanished makes the cached map useless: it is loaded before the read starts again.
@@ -281,9 +247,7 @@ impl Reader {
             let query = sqlx::query(&statement).bind(at.as_i64()).bind(page.rows_left()).bind(page.bytes_left());
             let read = query.bind(stream.category()).bind(stream.id()).fetch_all(&self.pool).await;
             for row in &self.unless_vanished(read).await? {
-                let record = rows::record(row)?;
-                next = after(record.version(), direction);
-                page.push(record);
+                next = after(page.push(row)?.version(), direction);
             }
         }
         let whole = !map.pruned.includes(head.first);
@@ -371,8 +335,49 @@ impl Reader {
         Ok(known)
     }
 
-    /// The records at `positions`, in their order.
-    pub(crate) async fn at_positions(&self, positions: &[Position]) -> Result<Vec<Record>, ReadError> {
+    /// Length of what was appended, by position. Positions that are not live any more are left out.
+    pub(crate) async fn bytes_at(&self, positions: &[Position]) -> Result<HashMap<Position, usize>, ReadError> {
+        let mut restarts = Restarts::default();
+        loop {
+            match self.measure(positions).await {
+                Ok(bytes) => return Ok(bytes),
+                Err(stop) => restarts.allow(stop)?,
+            }
+        }
+    }
+
+    async fn measure(&self, positions: &[Position]) -> Result<HashMap<Position, usize>, Stop> {
+        let (map, wanted) = self.spread(positions).await?;
+        let mut found = HashMap::new();
+        for (index, positions) in wanted {
+            let statement = "SELECT position, bytes FROM {partition} WHERE position = ANY ($1)";
+            let statement = with_partition(statement, &map.spans[index].table);
+            let read = sqlx::query(&statement).bind(positions).fetch_all(&self.pool).await;
+            for row in &self.unless_vanished(read).await? {
+                let bytes: i32 = row.try_get(1)?;
+                found.insert(rows::number(row, 0, Position::from_i64)?, usize::try_from(bytes).unwrap_or(0));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Which positions are in which partition.
+    async fn spread(&self, positions: &[Position]) -> Result<(Arc<PartitionMap>, BTreeMap<usize, Vec<i64>>), Stop> {
+        let mut map = self.partitions.cached();
+        if positions.iter().any(|position| !map.head.includes(*position)) {
+            map = self.partitions.load().await?;
+        }
+        let mut wanted: BTreeMap<usize, Vec<i64>> = BTreeMap::new();
+        for position in positions {
+            if let Some(index) = map.holding(*position) {
+                wanted.entry(index).or_default().push(position.as_i64());
+            }
+        }
+        Ok((map, wanted))
+    }
+
+    /// The records at `positions`. Those that are not live any more are left out.
+    pub(crate) async fn at_positions(&self, positions: &[Position]) -> Result<HashMap<Position, Record>, ReadError> {
         let mut restarts = Restarts::default();
         loop {
             match self.pick(positions).await {
@@ -382,19 +387,8 @@ impl Reader {
         }
     }
 
-    async fn pick(&self, positions: &[Position]) -> Result<Vec<Record>, Stop> {
-        let Some(newest) = positions.iter().max() else { return Ok(Vec::new()) };
-        let mut map = self.partitions.cached();
-        if !map.head.includes(*newest) {
-            map = self.partitions.load().await?;
-        }
-        let mut wanted: BTreeMap<usize, Vec<i64>> = BTreeMap::new();
-        for position in positions {
-            let Some(index) = map.holding(*position) else {
-                return Err(ReadError::Pruned { pruned: map.pruned }.into());
-            };
-            wanted.entry(index).or_default().push(position.as_i64());
-        }
+    async fn pick(&self, positions: &[Position]) -> Result<HashMap<Position, Record>, Stop> {
+        let (map, wanted) = self.spread(positions).await?;
         let mut found = HashMap::new();
         for (index, positions) in wanted {
             let statement = with_partition(include_str!("sql/at_positions.sql"), &map.spans[index].table);
@@ -404,50 +398,13 @@ impl Reader {
                 found.insert(record.position(), record);
             }
         }
-        positions.iter().map(|at| found.remove(at).ok_or_else(|| hole(*at).into())).collect()
-    }
-}
-
-/// Halfway between a head that is known and a position that is beyond; `None` when nothing is between.
-fn middle(known: Head, beyond: Position) -> Option<Position> {
-    let between = beyond.get().checked_sub(known.get() + 1)?;
-    if between == 0 { None } else { Position::new(known.get() + 1 + (between - 1) / 2) }
-}
-
-/// The version that follows in reading order.
-fn after(version: StreamVersion, direction: Direction) -> Option<StreamVersion> {
-    match direction {
-        Direction::Forward => Some(version.next()),
-        Direction::Backward => StreamVersion::new(version.get() - 1),
-    }
-}
-
-/// The first version that is missing from a page of a stream. `whole` says that none of its events is pruned.
-fn gap(
-    page: &Page,
-    from: StreamVersion,
-    direction: Direction,
-    head: &StreamHead,
-    whole: bool,
-) -> Option<StreamVersion> {
-    let start = match direction {
-        Direction::Forward => from,
-        Direction::Backward => from.min(head.version),
-    };
-    let mut next = Some(start);
-    for (index, version) in page.records.iter().map(Record::version).enumerate() {
-        // Forward, a read may begin above `from`: what is older is archived.
-        let archived_before = index == 0 && !whole && direction == Direction::Forward && version > start;
-        if next != Some(version) && !archived_before {
-            return next.or(Some(version));
+        // What the map knows of is there, or its table is gone: anything else is a hole.
+        let mut live = positions.iter().filter(|at| map.holding(**at).is_some());
+        match live.find(|at| !found.contains_key(*at)) {
+            Some(at) => Err(hole(*at).into()),
+            None => Ok(found),
         }
-        next = after(version, direction);
     }
-    let missing = match direction {
-        Direction::Forward => next.filter(|next| *next <= head.version),
-        Direction::Backward => next.filter(|_| whole),
-    };
-    missing.filter(|_| !page.is_full())
 }
 
 fn with_partition(statement: &str, table: &str) -> String {

@@ -222,6 +222,11 @@ pub(crate) fn record(row: &PgRow) -> Result<Record, sqlx::Error> {
     Ok(Record::Event(Box::new(RecordedEvent { position, recorded_at, version, previous, epoch, event })))
 }
 
+/// Length of what was appended, of a row of [`COLUMNS`].
+pub(crate) fn bytes(row: &PgRow) -> Result<i64, sqlx::Error> {
+    row.try_get::<i32, _>(5).map(i64::from)
+}
+
 fn extensions(metadata: &str) -> Result<Vec<domain::event::Extension>, String> {
     match metadata {
         "{}" => Ok(Vec::new()),

@@ -2,6 +2,7 @@
 //! No other module opens a connection.
 
 use std::str::FromStr;
+use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection, Row};
@@ -11,8 +12,15 @@ use crate::error::EventLogError;
 
 /// How long a session waits for a lock before it looks who holds it.
 pub(crate) const LOCK_WAIT_SECONDS: u32 = 2;
+/// Longer than every time-out of a writing session: only a server that is gone without a word takes as long.
+pub(crate) const SERVER_LIMIT: Duration = Duration::from_secs(30);
 /// The oldest PostgreSQL that has what the schema uses.
 const SERVER_VERSION_MIN: i32 = 140_000;
+
+/// The error of a server that took longer than [`SERVER_LIMIT`].
+pub(crate) fn silent() -> sqlx::Error {
+    sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, "the server says nothing"))
+}
 
 /// What a session is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,7 +134,7 @@ pub(crate) fn pool(config: &PgConfig) -> Result<PgPool, EventLogError> {
     let allow_superuser = config.allow_superuser;
     let pool = PgPoolOptions::new()
         .max_connections(config.connections)
-        .acquire_timeout(std::time::Duration::from_secs(10))
+        .acquire_timeout(Duration::from_secs(10))
         .after_connect(move |connection, _| {
             Box::pin(async move {
                 match Server::of(connection).await?.danger(allow_superuser) {

@@ -1,7 +1,6 @@
 //! One group: from the head's lock to its commit, and what is tried again when something fails on the way.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use domain::Timestamp;
 use domain::append::{AppendError, AppendRequest};
@@ -13,14 +12,12 @@ use crate::error::{Trouble, chain, trouble};
 use crate::holder;
 use crate::log::{CLOCK_DIFFERENCE_MAX_SECONDS, Shared};
 use crate::rows::{Content, NewRow};
-use crate::session::{self, Purpose};
+use crate::session::{self, Purpose, SERVER_LIMIT, silent};
 use crate::writer::{Group, LockedHead, Writer};
 
 /// How often a group is tried. Each further attempt follows a state that has changed: a lock that was waited for, a
 /// holder that was ended, a partition that was made, a new connection.
 const ATTEMPTS_MAX: usize = 5;
-/// Longer than every time-out of the session: only a server that is gone without a word takes as long.
-const SERVER_LIMIT: Duration = Duration::from_secs(30);
 
 /// What became of a group.
 pub(super) enum Settled {
@@ -274,10 +271,6 @@ fn failed(requests: usize, error: &AppendError) -> Settled {
 
 fn unavailable(reason: String) -> AppendError {
     AppendError::Unavailable { reason, retry_after_seconds: None }
-}
-
-fn silent() -> sqlx::Error {
-    sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, "the server says nothing"))
 }
 
 #[cfg(test)]
