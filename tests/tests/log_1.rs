@@ -152,15 +152,16 @@ async fn data_that_the_server_refuses_is_refused_alone() {
     let database = rig.database(new_log()).await;
     database.run("ALTER TABLE coldstream.events ADD CHECK (payload::text NOT LIKE '%poison%')").await;
     let log = Arc::new(database.open().await);
-    // All of them in one group: the head is held while they queue up.
+    // One group waits for the head, the others queue up behind it and are the next one.
     let mut holder = hold_head(&database).await;
-    let appends: Vec<_> = (0..33)
-        .map(|number| {
-            let log = Arc::clone(&log);
-            let id = if number == 20 { "poison".to_owned() } else { number.to_string() };
-            tokio::spawn(async move { (number, log.append(request(&[("a-1", &id)], &[])).await) })
-        })
-        .collect();
+    let append = |number: usize| {
+        let log = Arc::clone(&log);
+        let id = if number == 20 { "poison".to_owned() } else { number.to_string() };
+        tokio::spawn(async move { (number, log.append(request(&[("a-1", &id)], &[])).await) })
+    };
+    let mut appends = vec![append(0)];
+    waits_for_the_head(&database).await;
+    appends.extend((1..33).map(append));
     while log.metrics().queued_requests < 32 {
         tokio::task::yield_now().await;
     }
@@ -213,12 +214,13 @@ async fn what_was_accepted_before_a_shutdown_is_answered_and_the_rest_is_refused
     let database = rig.database(new_log()).await;
     let log = Arc::new(database.open().await);
     let mut holder = hold_head(&database).await;
-    let appends: Vec<_> = (0..20)
-        .map(|number| {
-            let log = Arc::clone(&log);
-            tokio::spawn(async move { log.append(request(&[("a-1", &number.to_string())], &[])).await })
-        })
-        .collect();
+    let append = |number: usize| {
+        let log = Arc::clone(&log);
+        tokio::spawn(async move { log.append(request(&[("a-1", &number.to_string())], &[])).await })
+    };
+    let mut appends = vec![append(0)];
+    waits_for_the_head(&database).await;
+    appends.extend((1..20).map(append));
     while log.metrics().queued_requests < 19 {
         tokio::task::yield_now().await;
     }
@@ -282,6 +284,14 @@ async fn hold_head(database: &Database) -> PgConnection {
     let mut holder = database.superuser().await;
     holder.execute("BEGIN; SELECT FROM coldstream.log_head FOR UPDATE").await.expect("held");
     holder
+}
+
+/// Returns when the appender has taken a group and waits for the head.
+async fn waits_for_the_head(database: &Database) {
+    let mut admin = database.superuser().await;
+    let waiting = "SELECT EXISTS (SELECT FROM pg_stat_activity
+        WHERE application_name = 'coldstream append' AND wait_event_type = 'Lock' AND datname = current_database())";
+    while !sqlx::query_scalar::<_, bool>(waiting).fetch_one(&mut admin).await.expect("readable") {}
 }
 
 /// Ends the sessions of the service, as a restart of the server would.

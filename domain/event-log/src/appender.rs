@@ -80,11 +80,15 @@ impl Appender {
         let units = u32::try_from(bytes / QUEUE_UNIT_BYTES + 1).unwrap_or(u32::MAX);
         let share = Arc::clone(&self.shares).try_acquire_many_owned(units).map_err(|_| full("bytes"))?;
         let (answer, answered) = oneshot::channel();
-        self.queue.try_send(Ticket { request, answer, _share: share }).map_err(|refused| match refused {
-            mpsc::error::TrySendError::Full(_) => full("requests"),
-            mpsc::error::TrySendError::Closed(_) => shutting_down(),
-        })?;
+        // Counted first: the task may take it before this returns.
         self.shared.counters.queued_requests.add(1);
+        if let Err(refused) = self.queue.try_send(Ticket { request, answer, _share: share }) {
+            self.shared.counters.queued_requests.sub(1);
+            return Err(match refused {
+                mpsc::error::TrySendError::Full(_) => full("requests"),
+                mpsc::error::TrySendError::Closed(_) => shutting_down(),
+            });
+        }
         let lost = |_| AppendError::Indeterminate { reason: "the appender ended before it answered".into() };
         answered.await.map_err(lost)?
     }
