@@ -24,6 +24,7 @@ async fn a_switchover_there_and_back_under_load_loses_nothing() {
     let writers = Writers::start([&regions.home, &regions.dr], "load", Belief::Exact);
     writers.more(150).await;
     seal_all(&regions.home).await;
+    regions.same_archive().await;
     said(&regions.command(&regions.home, &["failover", "switchover"]).await, 2, "--yes");
     assert_eq!(role(&regions.home).await, ("active".into(), 1), "without --yes nothing was done");
 
@@ -37,6 +38,7 @@ async fn a_switchover_there_and_back_under_load_loses_nothing() {
     is_fenced(&regions.home, "to-the-old-one").await;
     writers.more(150).await;
     seal_all(&regions.dr).await;
+    regions.same_archive().await;
     // Again: it is done, and says so.
     said(&regions.command(&regions.home, &["failover", "switchover", "--yes"]).await, 0, "");
 
