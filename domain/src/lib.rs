@@ -36,3 +36,4 @@ pub use types::kind::ErrorKind;
 pub use types::number::{Epoch, Head, Position, StreamVersion};
 pub use types::stream::{Category, StreamName, StreamNameError};
 pub use types::timestamp::{Timestamp, TimestampError};
+pub use types::token::ResumeToken;

@@ -145,7 +145,7 @@ pub fn write(record: &Record, out: &mut Vec<u8>) {
     match record {
         Record::Event(recorded) => {
             let RecordedEvent { position, recorded_at, version, previous, epoch, ref event } = **recorded;
-            write_event(Place { position, recorded_at, version, previous, epoch }, event, out);
+            write_event(Some(Place { position, recorded_at, version, previous, epoch }), event, out);
         }
         Record::Removed(removed) => write_removed(removed, out),
     }
@@ -163,22 +163,29 @@ pub(crate) fn longest_line_bytes(event: &NewEvent) -> usize {
         epoch: Epoch::new(longest).expect("2^63 - 1 is an epoch"),
     };
     let mut line = Vec::with_capacity(event.bytes() + 1024);
-    write_event(place, event, &mut line);
+    write_event(Some(place), event, &mut line);
     line.len()
 }
 
-fn write_event(place: Place, event: &NewEvent, out: &mut Vec<u8>) {
+/// Appends a client's event to `out`, as it sends it: the record's line without what the log assigns.
+pub(crate) fn write_new(event: &NewEvent, out: &mut Vec<u8>) {
+    write_event(None, event, out);
+}
+
+fn write_event(place: Option<Place>, event: &NewEvent, out: &mut Vec<u8>) {
     out.extend_from_slice(b"{\"specversion\":\"1.0\"");
     write_text("id", &event.id, out);
     write_text("source", &event.source, out);
     write_text("type", &event.event_type, out);
     write_text("subject", event.stream.as_str(), out);
     write_optional("time", event.time.as_deref(), out);
-    write_plain("recordedat", place.recorded_at, out);
-    write_plain("position", place.position, out);
-    write_plain("version", place.version, out);
-    write_plain("previous", place.previous.map_or(0, Position::get), out);
-    write_plain("epoch", place.epoch, out);
+    if let Some(place) = place {
+        write_plain("recordedat", place.recorded_at, out);
+        write_plain("position", place.position, out);
+        write_plain("version", place.version, out);
+        write_plain("previous", place.previous.map_or(0, Position::get), out);
+        write_plain("epoch", place.epoch, out);
+    }
     write_optional("eventversion", event.event_version.as_deref(), out);
     write_optional("dataschema", event.data_schema.as_deref(), out);
     write_optional("datacontenttype", event.data_content_type.as_deref(), out);

@@ -1,9 +1,13 @@
 //! The append document (`application/vnd.coldstream.append+json`): events of one stream or many, and what is
 //! expected of streams: `{"expect":[{"stream":"…","version":"7"|7|"any"|"none"|"exists"}],"events":[…]}`.
 
+use std::fmt;
+use std::io::Write as _;
+
 use super::{AppendRequest, Expectation, ExpectedVersion, InvalidRequest, REQUEST_BYTES_MAX, REQUEST_EVENTS_MAX};
-use crate::event::client_events;
-use crate::json::{Kind, Scanner, Value};
+use crate::event::{NewEvent, client_events};
+use crate::json::{self, Kind, Scanner, Value};
+use crate::record;
 use crate::{StreamName, StreamVersion};
 
 impl AppendRequest {
@@ -34,6 +38,31 @@ impl AppendRequest {
         scanner.end()?;
         request.check()?;
         Ok(request)
+    }
+}
+
+impl AppendRequest {
+    /// Writes the append document that [`AppendRequest::from_document`] reads. What only an importer may say
+    /// (`recorded_at`, `checkpoint`) is no part of it.
+    #[must_use]
+    pub fn to_document(&self) -> Vec<u8> {
+        let bytes: usize = self.events.iter().map(NewEvent::bytes).sum();
+        let mut out = Vec::with_capacity(bytes + 256 * (self.events.len() + self.expect.len()));
+        out.extend_from_slice(b"{\"expect\":[");
+        for (index, expectation) in self.expect.iter().enumerate() {
+            out.extend_from_slice(if index == 0 { b"{\"stream\":" } else { b",{\"stream\":" });
+            json::write_string(expectation.stream.as_str(), &mut out);
+            write!(out, ",\"version\":\"{}\"}}", expectation.version).expect("a Vec takes all that is written");
+        }
+        out.extend_from_slice(b"],\"events\":[");
+        for (index, event) in self.events.iter().enumerate() {
+            if index > 0 {
+                out.push(b',');
+            }
+            record::write_new(event, &mut out);
+        }
+        out.extend_from_slice(b"]}");
+        out
     }
 }
 
@@ -70,6 +99,17 @@ fn expected_version(value: &Value<'_>) -> Result<ExpectedVersion, InvalidRequest
     })
 }
 
+impl fmt::Display for ExpectedVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => f.write_str("any"),
+            Self::NoStream => f.write_str("none"),
+            Self::StreamExists => f.write_str("exists"),
+            Self::Exactly(version) => version.fmt(f),
+        }
+    }
+}
+
 impl ExpectedVersion {
     /// Reads `any`, `none`, `exists` or a stream version: the form in documents and headers.
     #[must_use]
@@ -83,5 +123,23 @@ impl ExpectedVersion {
             }
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_document_reads_back() {
+        let text = br#"{"expect":[{"stream":"a-1","version":"7"},{"stream":"b-\"","version":"none"},
+            {"stream":"c-1","version":"exists"},{"stream":"d-1","version":"any"}],"events":[
+            {"specversion":"1.0","id":"1","source":"/s","type":"t","subject":"a-1","time":"2026-01-01T00:00:00Z","x":true,
+             "data":{"n":1e400}},
+            {"specversion":"1.0","id":"2","source":"/s","type":"t","subject":"b-\"","data_base64":"AA=="}]}"#;
+        let request = AppendRequest::from_document(text).expect("a document");
+        let written = request.to_document();
+        assert_eq!(AppendRequest::from_document(&written).expect("read again"), request);
+        assert!(written.starts_with(br#"{"expect":[{"stream":"a-1","version":"7"},"#), "{written:?}");
     }
 }

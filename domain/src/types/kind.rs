@@ -28,6 +28,26 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::Conflict,
+        Self::Fenced,
+        Self::Unavailable,
+        Self::Indeterminate,
+        Self::Invalid,
+        Self::Held,
+        Self::Forked,
+        Self::Corrupt,
+        Self::NotFound,
+        Self::Denied,
+    ];
+
+    /// Reads [`ErrorKind::as_str`]'s word.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == word)
+    }
+
     /// The word that stands in API answers and metrics.
     #[must_use]
     pub fn as_str(self) -> &'static str {

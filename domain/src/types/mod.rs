@@ -5,3 +5,4 @@ pub(crate) mod kind;
 pub(crate) mod number;
 pub(crate) mod stream;
 pub(crate) mod timestamp;
+pub(crate) mod token;

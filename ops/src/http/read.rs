@@ -17,13 +17,13 @@ use domain::append::LogHead;
 use domain::content::CATEGORY;
 use domain::log::{Direction, LogReader, ReadError};
 use domain::record::{self, Record};
-use domain::{ErrorKind, Head, Position, StreamName, StreamVersion};
+use domain::{ErrorKind, Head, Position, ResumeToken, StreamName, StreamVersion};
 use futures::stream::{self, Stream};
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
 use super::problem::Problem;
-use super::resume::{ResumeToken, epoch_at};
+use super::resume::{self, epoch_at};
 use super::{ApiState, query};
 use crate::subject;
 
@@ -102,7 +102,7 @@ pub(super) async fn log(State(state): State<Arc<ApiState>>, uri: Uri) -> Result<
     let head = state.reader.log_head().await?;
     let token = token_of(&query)?;
     if let Some(token) = token {
-        token.check(&*state.reader, &head).await?;
+        resume::check(token, &*state.reader, &head).await?;
     }
     let range = LogRange::plan(&query, token, head.head)?;
     let resume = range.resume(&*state.reader, token).await?;

@@ -1,0 +1,191 @@
+//! The client for services in Rust: appends that keep their ids until somebody acknowledges them, reads that go on
+//! where they broke off, and the active region found by itself.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use coldstream_client::{Client, From, Settings};
+//! use domain::append::{AppendRequest, Expectation, ExpectedVersion};
+//! use domain::{StreamName, event::NewEvent};
+//!
+//! let settings = Settings::new("https://home.example:7400", "token").or_region("https://dr.example:7400", "its token");
+//! let client = Client::new(settings)?;
+//! let event = br#"{"specversion":"1.0","id":"1","source":"/shop","type":"order.placed","subject":"order-1"}"#;
+//! let expect = vec![Expectation { stream: StreamName::parse("order-1")?, version: ExpectedVersion::NoStream }];
+//! let events = vec![NewEvent::from_cloudevent(event)?];
+//! let appended = client.append(&AppendRequest { events, expect, ..AppendRequest::default() }).await?;
+//! println!("stored at {}", appended.events[0].position);
+//!
+//! let mut records = client.tail(From::Start);
+//! while let Some(record) = records.next().await? {
+//!     println!("{} {}", record.position(), record.stream());
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! In other languages the same takes three rules. **Which region:** `GET /health/ready` of each (no token) answers
+//! `ready active` in the one that takes appends; or append to any of them, and turn to the next one where the answer
+//! has the kind `fenced` or does not come. **Appends:** choose each event's `id` once, and send the same document
+//! again until it is answered with 200, 201 or a kind other than `unavailable`, `indeterminate` and `fenced`.
+//! **Reads:** keep `position@epoch` of the last record and go on with `token=position@epoch`.
+//!
+//! It never invents an event id, and never takes a part of an answer for the whole.
+
+mod answer;
+mod error;
+mod records;
+mod regions;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use domain::append::{AppendRequest, Appended};
+use domain::{Position, ResumeToken, StreamName, StreamVersion};
+use reqwest::{Method, RequestBuilder};
+
+pub use error::ClientError;
+pub use records::Records;
+
+use regions::{Patience, Region, Regions};
+
+/// An append is answered within this time or asked for again.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// A connection is made within this time, or the next region is asked.
+const CONNECT_WITHIN: Duration = Duration::from_secs(3);
+/// A read that says nothing for so long is asked for again: a tail has a sign of life about every second.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
+
+/// Which servers, as whom, and for how long.
+#[derive(Clone)]
+pub struct Settings {
+    regions: Vec<Region>,
+    give_up_after: Duration,
+}
+
+impl Settings {
+    /// The region at `url` (scheme, host and port), with a bearer token.
+    #[must_use]
+    pub fn new(url: &str, token: &str) -> Self {
+        Self { regions: vec![Region::new(url, token)], give_up_after: Duration::from_secs(60) }
+    }
+
+    /// Another region of the same log, which may be the active one, with a token of its own: tokens belong to a region.
+    #[must_use]
+    pub fn or_region(mut self, url: &str, token: &str) -> Self {
+        self.regions.push(Region::new(url, token));
+        self
+    }
+
+    /// How long one call is tried before it is given up; 60 s unless said otherwise. A longer time outlasts a longer
+    /// failover, and holds the caller for as long.
+    #[must_use]
+    pub fn give_up_after(mut self, limit: Duration) -> Self {
+        self.give_up_after = limit;
+        self
+    }
+}
+
+/// Where a read of the log begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum From {
+    /// With the first event.
+    Start,
+    /// With the event at this position.
+    Position(Position),
+    /// After the record of this token; refused with the kind Forked if that record's branch lost.
+    Token(ResumeToken),
+}
+
+/// A client of one log in one or more regions. Cheap to clone; clones share connections, and what they learn of which
+/// region is active.
+#[derive(Clone)]
+pub struct Client {
+    shared: Arc<Shared>,
+}
+
+pub(crate) struct Shared {
+    http: reqwest::Client,
+    /// Where appends go.
+    writers: Regions,
+    /// Where reads go: a follower serves them too.
+    readers: Regions,
+    give_up_after: Duration,
+}
+
+impl Client {
+    /// A client with TLS by rustls and the system's certificates.
+    ///
+    /// # Errors
+    /// [`ClientError::Setup`] if this machine cannot speak HTTP.
+    pub fn new(settings: Settings) -> Result<Self, ClientError> {
+        // One provider a process: whoever was first has chosen.
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let http = reqwest::Client::builder().connect_timeout(CONNECT_WITHIN).build();
+        Ok(Self::with_http(settings, http.map_err(|error| ClientError::Setup { reason: error::chain(&error) })?))
+    }
+
+    /// A client that uses your own connections, with your own TLS, proxies and limits.
+    #[must_use]
+    pub fn with_http(settings: Settings, http: reqwest::Client) -> Self {
+        let Settings { regions, give_up_after } = settings;
+        let (writers, readers) = (Regions::new(regions.clone()), Regions::new(regions));
+        Self { shared: Arc::new(Shared { http, writers, readers, give_up_after }) }
+    }
+
+    /// Appends a request: all of it or nothing. Sends it again, with the same ids, to whichever region answers, until
+    /// it is acknowledged, refused, or the time is over.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with the server's kind; nothing of the request was stored. After
+    /// [`ClientError::GaveUp`] of the kind Indeterminate it may be stored: append the same request again later.
+    pub async fn append(&self, request: &AppendRequest) -> Result<Appended, ClientError> {
+        let document = request.to_document();
+        let streams: Vec<&StreamName> = request.events.iter().map(|event| &event.stream).collect();
+        let mut patience = Patience::of(self.shared.give_up_after);
+        loop {
+            let region = self.shared.writers.current();
+            let sent = self
+                .shared
+                .request(Method::POST, region, "/v1/append")
+                .timeout(ANSWER_WITHIN)
+                .header("content-type", "application/vnd.coldstream.append+json")
+                .body(document.clone());
+            let error = match answer::of(sent).await {
+                Ok(response) => match answer::appended(response, &streams).await {
+                    Ok(appended) => return Ok(appended),
+                    Err(error) => error,
+                },
+                Err(error) => error,
+            };
+            self.shared.writers.learn(region, &error);
+            patience.after(error).await?;
+        }
+    }
+
+    /// The log from `from` to the head that it has when the read begins.
+    #[must_use]
+    pub fn log(&self, from: From) -> Records {
+        Records::of_log(Arc::clone(&self.shared), from, false)
+    }
+
+    /// The log from `from` on, and then whatever is appended, without end. Nothing is missed and nothing comes twice,
+    /// also across broken connections and a switchover.
+    #[must_use]
+    pub fn tail(&self, from: From) -> Records {
+        Records::of_log(Arc::clone(&self.shared), from, true)
+    }
+
+    /// A stream's events from a version on, live and archived, to the one that is the newest when the read begins. A
+    /// stream that has never had an event is refused with the kind NotFound.
+    #[must_use]
+    pub fn stream(&self, stream: &StreamName, from: StreamVersion) -> Records {
+        Records::of_stream(Arc::clone(&self.shared), stream.clone(), from)
+    }
+}
+
+impl Shared {
+    fn request(&self, method: Method, region: usize, path: &str) -> RequestBuilder {
+        let Region { url, token } = self.writers.at(region);
+        self.http.request(method, format!("{url}{path}")).bearer_auth(token)
+    }
+}

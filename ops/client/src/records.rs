@@ -1,0 +1,272 @@
+//! A read that goes on where it broke off: each record once, in order, without a hole, across broken connections and
+//! from whichever region answers.
+
+use std::sync::Arc;
+
+use domain::record::{self, Record};
+use domain::{Head, Position, ResumeToken, StreamName, StreamVersion};
+use reqwest::{Method, RequestBuilder, Response};
+use tokio::time::timeout;
+
+use crate::error::ClientError;
+use crate::regions::Patience;
+use crate::{From, SILENCE_MAX, Shared, answer};
+
+/// A line is never longer: an event's limit, and as much again.
+const LINE_BYTES_MAX: usize = domain::append::EVENT_BYTES_MAX * 2;
+
+/// Records that come one by one. What is not asked for is not fetched: a slow reader slows nobody else.
+pub struct Records {
+    shared: Arc<Shared>,
+    place: Place,
+    answer: Option<Answer>,
+    lines: Lines,
+    patience: Patience,
+    ended: bool,
+}
+
+/// An answer that is being read.
+struct Answer {
+    response: Response,
+    region: usize,
+}
+
+/// What comes next.
+enum Place {
+    Log { next: Position, token: Option<ResumeToken>, end: End },
+    Stream { stream: StreamName, next: StreamVersion },
+}
+
+/// Where a read of the log ends.
+#[derive(Clone, Copy)]
+enum End {
+    /// Never.
+    Tail,
+    /// At the head that the first answer will name.
+    AtHead,
+    /// At this head, which the first answer named.
+    At(Head),
+}
+
+impl Records {
+    pub(crate) fn of_log(shared: Arc<Shared>, from: From, follow: bool) -> Self {
+        let (next, token) = match from {
+            From::Start => (Position::FIRST, None),
+            From::Position(position) => (position, None),
+            From::Token(token) => (token.position.next(), Some(token)),
+        };
+        let end = if follow { End::Tail } else { End::AtHead };
+        Self::of(shared, Place::Log { next, token, end })
+    }
+
+    pub(crate) fn of_stream(shared: Arc<Shared>, stream: StreamName, next: StreamVersion) -> Self {
+        Self::of(shared, Place::Stream { stream, next })
+    }
+
+    fn of(shared: Arc<Shared>, place: Place) -> Self {
+        let patience = Patience::of(shared.give_up_after);
+        Self { shared, place, answer: None, lines: Lines::default(), patience, ended: false }
+    }
+
+    /// The next record; `None` at the end. A call that is dropped before it is done loses nothing.
+    ///
+    /// # Errors
+    /// What the server refuses, such as Forked for a token whose branch lost; `GaveUp` when nobody has answered for
+    /// too long; `Corrupt` for a hole. It may be called again: it then goes on after the last record that it gave.
+    pub async fn next(&mut self) -> Result<Option<Record>, ClientError> {
+        loop {
+            while let Some(line) = self.lines.next()? {
+                if let Some(record) = self.place.take(line)? {
+                    self.patience.renew(self.shared.give_up_after);
+                    return Ok(Some(record));
+                }
+            }
+            if self.ended || self.place.is_done() {
+                return Ok(None);
+            }
+            if let Err(error) = self.read_on().await {
+                let region = self.answer.take().map_or_else(|| self.shared.readers.current(), |answer| answer.region);
+                self.lines = Lines::default();
+                self.shared.readers.learn(region, &error);
+                self.patience.after(error).await?;
+            }
+        }
+    }
+
+    /// The token of the last event that was given: keep it with your own work, and go on with [`From::Token`].
+    #[must_use]
+    pub fn token(&self) -> Option<ResumeToken> {
+        match &self.place {
+            Place::Log { token, .. } => *token,
+            Place::Stream { .. } => None,
+        }
+    }
+
+    /// Reads some more bytes, from a new answer if there is none.
+    async fn read_on(&mut self) -> Result<(), ClientError> {
+        let Some(answer) = &mut self.answer else {
+            let region = self.shared.readers.current();
+            let response = answer::of(self.place.request(&self.shared, region)).await?;
+            self.place.begins(&response)?;
+            self.answer = Some(Answer { response, region });
+            return Ok(());
+        };
+        let silent = || ClientError::NoAnswer {
+            url: self.shared.readers.at(answer.region).url.clone(),
+            reason: format!("it said nothing for {} s", SILENCE_MAX.as_secs()),
+            may_have_arrived: false,
+        };
+        match timeout(SILENCE_MAX, answer.response.chunk()).await {
+            Ok(Ok(Some(bytes))) => self.lines.push(&bytes),
+            Ok(Ok(None)) => return self.body_ended(),
+            Ok(Err(error)) => return Err(answer::no_answer(&error)),
+            Err(_elapsed) => return Err(silent()),
+        }
+        Ok(())
+    }
+
+    fn body_ended(&mut self) -> Result<(), ClientError> {
+        let region = self.answer.take().map_or(0, |answer| answer.region);
+        let stopped = |reason: &str| ClientError::NoAnswer {
+            url: self.shared.readers.at(region).url.clone(),
+            reason: reason.to_owned(),
+            may_have_arrived: false,
+        };
+        match self.place {
+            _ if !self.lines.is_empty() => Err(stopped("its answer ends within a line")),
+            Place::Log { end: End::Tail, .. } => Err(stopped("it ended the tail")),
+            Place::Log { .. } if !self.place.is_done() => Err(stopped("its log ends before the head that was named")),
+            Place::Log { .. } | Place::Stream { .. } => {
+                self.ended = true;
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Place {
+    fn request(&self, shared: &Shared, region: usize) -> RequestBuilder {
+        match self {
+            Self::Log { next, token, end } => {
+                let mut query = vec![match token {
+                    Some(token) => ("token", token.to_string()),
+                    None => ("from", next.to_string()),
+                }];
+                if let End::Tail = end {
+                    query.push(("follow", "true".to_owned()));
+                }
+                shared.request(Method::GET, region, "/v1/log").query(&query)
+            }
+            Self::Stream { stream, next } => {
+                let query = [("stream", stream.as_str().to_owned()), ("from", next.to_string())];
+                shared.request(Method::GET, region, "/v1/stream").query(&query)
+            }
+        }
+    }
+
+    /// Takes the head from an answer's header: the end of the whole read, also if a later answer knows more.
+    fn begins(&mut self, response: &Response) -> Result<(), ClientError> {
+        let Self::Log { end: end @ End::AtHead, .. } = self else { return Ok(()) };
+        let head = response.headers().get("coldstream-head").and_then(|head| head.to_str().ok()?.parse().ok());
+        let head = head.and_then(Head::new).ok_or_else(|| corrupt("an answer does not name the head"))?;
+        *end = End::At(head);
+        Ok(())
+    }
+
+    fn is_done(&self) -> bool {
+        matches!(self, Self::Log { next, end: End::At(head), .. } if !head.includes(*next))
+    }
+
+    /// Takes a line; `None` for a sign of life, and for a record that was given before.
+    fn take(&mut self, line: &[u8]) -> Result<Option<Record>, ClientError> {
+        if line.is_empty() || self.is_done() {
+            return Ok(None);
+        }
+        let record = record::read(line).map_err(|error| corrupt(&crate::error::chain(&error)))?;
+        match self {
+            // A removed record has no token of its own: after one, the token leads back to the event before it.
+            Self::Log { next, .. } if record.position() < *next => return Ok(None),
+            Self::Log { next, token, .. } if record.position() == *next => {
+                *next = next.next();
+                if let Record::Event(event) = &record {
+                    *token = Some(ResumeToken { position: event.position, epoch: event.epoch });
+                }
+            }
+            Self::Stream { stream, next } if record.version() == *next && record.stream() == stream => {
+                *next = next.next();
+            }
+            Self::Log { next, .. } => {
+                return Err(corrupt(&format!("position {} stands where {next} should", record.position())));
+            }
+            Self::Stream { stream, next } => {
+                let (found, version) = (record.stream(), record.version());
+                return Err(corrupt(&format!("{found} {version} stands where {stream} {next} should")));
+            }
+        }
+        Ok(Some(record))
+    }
+}
+
+fn corrupt(reason: &str) -> ClientError {
+    ClientError::Corrupt { reason: reason.to_owned() }
+}
+
+/// Bytes that become lines.
+#[derive(Default)]
+struct Lines {
+    bytes: Vec<u8>,
+    /// Where the next line begins.
+    at: usize,
+    /// Up to where there is no line's end.
+    searched: usize,
+}
+
+impl Lines {
+    fn push(&mut self, bytes: &[u8]) {
+        self.bytes.drain(..self.at);
+        self.searched -= self.at;
+        self.at = 0;
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.at == self.bytes.len()
+    }
+
+    /// The next whole line, without its LF.
+    fn next(&mut self) -> Result<Option<&[u8]>, ClientError> {
+        match self.bytes[self.searched..].iter().position(|byte| *byte == b'\n') {
+            Some(length) => {
+                let (begin, end) = (self.at, self.searched + length);
+                (self.at, self.searched) = (end + 1, end + 1);
+                Ok(Some(&self.bytes[begin..end]))
+            }
+            None if self.bytes.len() - self.at > LINE_BYTES_MAX => Err(corrupt("a line is longer than any record")),
+            None => {
+                self.searched = self.bytes.len();
+                Ok(None)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_come_whole_however_the_bytes_come() {
+        let mut lines = Lines::default();
+        let mut got: Vec<String> = Vec::new();
+        for bytes in ["ab", "c\n\nd", "", "e\nf", "\n"] {
+            lines.push(bytes.as_bytes());
+            while let Some(line) = lines.next().expect("short") {
+                got.push(String::from_utf8(line.to_vec()).expect("text"));
+            }
+        }
+        assert_eq!(got, ["abc", "", "de", "f"]);
+        assert!(lines.is_empty());
+        lines.push(&vec![b'x'; LINE_BYTES_MAX + 1]);
+        assert!(lines.next().is_err());
+    }
+}

@@ -1,0 +1,150 @@
+//! Which region is asked, and how often: what an error says of the region, and how long is waited after it.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use domain::ErrorKind;
+use tokio::time::Instant;
+
+use crate::error::ClientError;
+
+/// First pause after a failed attempt; it doubles with each further one.
+const PAUSE_FIRST: Duration = Duration::from_millis(25);
+/// Longest pause: a service comes back to a region that is active again within about this time.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// Where a region is, and what opens it.
+#[derive(Clone)]
+pub(crate) struct Region {
+    pub(crate) url: String,
+    pub(crate) token: String,
+}
+
+impl Region {
+    pub(crate) fn new(url: &str, token: &str) -> Self {
+        Self { url: url.trim_end_matches('/').to_owned(), token: token.to_owned() }
+    }
+}
+
+/// The regions, and the one that is asked first.
+pub(crate) struct Regions {
+    all: Vec<Region>,
+    current: AtomicUsize,
+}
+
+impl Regions {
+    pub(crate) fn new(all: Vec<Region>) -> Self {
+        Self { all, current: AtomicUsize::new(0) }
+    }
+
+    pub(crate) fn current(&self) -> usize {
+        self.current.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn at(&self, region: usize) -> &Region {
+        &self.all[region]
+    }
+
+    /// Turns to the next region if `error` says that `asked` is not the one, and no other call has turned meanwhile.
+    pub(crate) fn learn(&self, asked: usize, error: &ClientError) {
+        let elsewhere = matches!(error, ClientError::NoAnswer { .. })
+            || matches!(error.kind(), ErrorKind::Fenced | ErrorKind::Unavailable | ErrorKind::Indeterminate);
+        if elsewhere {
+            let next = (asked + 1) % self.all.len();
+            // Where somebody else has turned meanwhile, their choice is as good.
+            let _ = self.current.compare_exchange(asked, next, Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+}
+
+/// How long one call goes on.
+pub(crate) struct Patience {
+    until: Instant,
+    pause: Duration,
+    attempts: u32,
+    may_be_stored: bool,
+}
+
+impl Patience {
+    pub(crate) fn of(limit: Duration) -> Self {
+        Self { until: Instant::now() + limit, pause: PAUSE_FIRST, attempts: 0, may_be_stored: false }
+    }
+
+    /// Waits before the next attempt after `error`.
+    ///
+    /// # Errors
+    /// `error` itself where a further attempt would be refused in the same way; `GaveUp` when the time is over.
+    pub(crate) async fn after(&mut self, error: ClientError) -> Result<(), ClientError> {
+        self.attempts += 1;
+        match error.kind() {
+            ErrorKind::Indeterminate => self.may_be_stored = true,
+            ErrorKind::Unavailable | ErrorKind::Fenced => {}
+            _ => return Err(error),
+        }
+        let asked_for = match &error {
+            ClientError::Refused { retry_after_seconds: Some(seconds), .. } => Duration::from_secs(*seconds),
+            _ => Duration::ZERO,
+        };
+        // Up to half more or less: clients that were refused together do not come back together.
+        let pause = self.pause.mul_f64(rand::random_range(0.5..1.5)).max(asked_for.min(PAUSE_MAX));
+        self.pause = (self.pause * 2).min(PAUSE_MAX);
+        let next = Instant::now() + pause;
+        if next >= self.until {
+            let (attempts, may_be_stored) = (self.attempts, self.may_be_stored);
+            return Err(ClientError::GaveUp { attempts, may_be_stored, last: Box::new(error) });
+        }
+        tokio::time::sleep_until(next).await;
+        Ok(())
+    }
+
+    /// An attempt succeeded in part: the next failure is met with the whole patience.
+    pub(crate) fn renew(&mut self, limit: Duration) {
+        *self = Self::of(limit);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(kind: ErrorKind) -> ClientError {
+        ClientError::Refused { kind, detail: String::new(), members: Box::default(), retry_after_seconds: None }
+    }
+
+    #[test]
+    fn one_error_turns_all_calls_to_the_next_region_once() {
+        let regions = Regions::new(["a", "b"].map(|url| Region::new(url, "token")).to_vec());
+        regions.learn(0, &refused(ErrorKind::Conflict));
+        assert_eq!(regions.current(), 0);
+        regions.learn(0, &refused(ErrorKind::Fenced));
+        regions.learn(0, &refused(ErrorKind::Fenced));
+        assert_eq!(regions.at(regions.current()).url, "b");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_retry_cannot_change_is_not_tried_again() {
+        let mut patience = Patience::of(Duration::from_secs(1));
+        for kind in [ErrorKind::Conflict, ErrorKind::Invalid, ErrorKind::Denied, ErrorKind::Corrupt, ErrorKind::Forked]
+        {
+            assert_eq!(patience.after(refused(kind)).await.expect_err("the end").kind(), kind);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_gives_up_says_whether_anything_may_be_stored() {
+        for (kinds, told) in [
+            ([ErrorKind::Unavailable, ErrorKind::Fenced], ErrorKind::Unavailable),
+            ([ErrorKind::Indeterminate, ErrorKind::Unavailable], ErrorKind::Indeterminate),
+        ] {
+            let mut patience = Patience::of(Duration::from_secs(10));
+            let mut kinds = kinds.into_iter().chain(std::iter::repeat(ErrorKind::Unavailable));
+            let error = loop {
+                if let Err(error) = patience.after(refused(kinds.next().expect("without end"))).await {
+                    break error;
+                }
+            };
+            assert_eq!(error.kind(), told);
+            assert!(matches!(error, ClientError::GaveUp { attempts: 9.., .. }), "{error}");
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! The Rust client on real regions: nothing lost, nothing doubled, nothing in the wrong order, whatever breaks between.
+
+mod door_common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use coldstream_client::{Client, ClientError, From, Settings};
+use domain::append::{AppendRequest, Appended, Expectation, ExpectedVersion};
+use domain::event::NewEvent;
+use domain::record::Record;
+use domain::{ErrorKind, Position, StreamName, StreamVersion};
+use door_common::Rig;
+use ops::dev::Region;
+use system_tests::two_regions::{TwoRegions, append_run, event, head_beyond, lines};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+/// A test that waits for longer is broken.
+const GIVE_UP: Duration = Duration::from_secs(50);
+
+fn name(stream: &str) -> StreamName {
+    StreamName::parse(stream).expect("a stream")
+}
+
+fn request(stream: &str, ids: &[String], version: Option<ExpectedVersion>) -> AppendRequest {
+    let new = |id: &String| NewEvent::from_cloudevent(event(stream, id).to_string().as_bytes()).expect("an event");
+    let expect = version.map(|version| Expectation { stream: name(stream), version });
+    AppendRequest {
+        events: ids.iter().map(new).collect(),
+        expect: expect.into_iter().collect(),
+        ..AppendRequest::default()
+    }
+}
+
+fn of_both(regions: &TwoRegions) -> Client {
+    let settings = Settings::new(&regions.home.url, &regions.home.tokens.appender);
+    let settings = settings.or_region(&regions.dr.url, &regions.dr.tokens.appender).give_up_after(GIVE_UP);
+    Client::new(settings).expect("a client")
+}
+
+fn id(record: &Record) -> String {
+    match record {
+        Record::Event(recorded) => recorded.event.id.clone(),
+        Record::Removed(_) => panic!("nothing is removed here"),
+    }
+}
+
+/// Stands between a client and a server, and cuts each connection after so many bytes of answers.
+struct Proxy {
+    url: String,
+    connections: Arc<AtomicUsize>,
+}
+
+impl Proxy {
+    async fn start(region: &Region, bytes: impl Fn(usize) -> u64 + Send + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("bound"));
+        let server = region.url.trim_start_matches("http://").to_owned();
+        let connections = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&connections);
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let limit = bytes(counted.fetch_add(1, Ordering::SeqCst));
+                tokio::spawn(Self::carry(client, server.clone(), limit));
+            }
+        });
+        Self { url, connections }
+    }
+
+    /// Ends when either side does, or after `limit` bytes from the server.
+    async fn carry(client: TcpStream, server: String, limit: u64) {
+        let server = TcpStream::connect(server).await.expect("the server");
+        let (mut from_client, mut to_client) = client.into_split();
+        let (from_server, mut to_server) = server.into_split();
+        let mut answer = from_server.take(limit);
+        tokio::select! {
+            _ = tokio::io::copy(&mut from_client, &mut to_server) => {}
+            _ = tokio::io::copy(&mut answer, &mut to_client) => {}
+        }
+        // What was cut off is not finished politely.
+        let _ = to_client.shutdown().await;
+    }
+}
+
+#[tokio::test]
+async fn a_reader_whose_connections_break_sees_each_record_once_and_in_order() {
+    let rig = Rig::serving().await;
+    for run in 0..6 {
+        append_run(&rig.region, &format!("run{run}"), 500).await;
+    }
+    // The first answer of each try ends somewhere else: in a header, in a line, at a line's end.
+    let proxy = Proxy::start(&rig.region, |connection| 20_011 * (connection as u64 + 1)).await;
+    let client = Client::new(Settings::new(&proxy.url, &rig.region.tokens.reader).give_up_after(GIVE_UP));
+    let client = client.expect("a client");
+
+    let mut records = client.log(From::Start);
+    let mut read = Vec::new();
+    while let Some(record) = records.next().await.expect("it goes on") {
+        read.push(record.to_line());
+    }
+    assert!(read == lines(&rig.region).await, "{} records", read.len());
+    assert!(proxy.connections.load(Ordering::SeqCst) > 3, "it was cut");
+
+    let mut tail = client.tail(From::Position(Position::new(2_900).expect("a position")));
+    append_run(&rig.region, "late", 3).await;
+    let mut last = None;
+    while last.as_ref().is_none_or(|record| id(record) != "late:2") {
+        let record = tail.next().await.expect("it goes on").expect("a tail has no end");
+        let expected = last.as_ref().map_or(2_900, |last: &Record| last.position().get() + 1);
+        assert_eq!(record.position().get(), expected);
+        last = Some(record);
+    }
+    let mut stream = client.stream(&name("note-run3"), StreamVersion::new(2).expect("a version"));
+    let mut versions = Vec::new();
+    while let Some(record) = stream.next().await.expect("it goes on") {
+        versions.push(record.version().get());
+    }
+    assert!(versions.iter().copied().eq(2..=500), "{versions:?}");
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn an_append_whose_answers_are_lost_is_stored_once_and_acknowledged_as_replayed() {
+    let rig = Rig::serving().await;
+    // Three answers are lost as a whole, the fourth comes.
+    let proxy = Proxy::start(&rig.region, |connection| if connection < 3 { 0 } else { u64::MAX }).await;
+    let client = Client::new(Settings::new(&proxy.url, &rig.region.tokens.appender).give_up_after(GIVE_UP));
+    let client = client.expect("a client");
+    let ids = ["a".to_owned(), "b".to_owned()];
+    let appended = client.append(&request("note-1", &ids, Some(ExpectedVersion::NoStream))).await.expect("stored");
+    assert!(appended.replayed, "the first attempt had been stored");
+    assert_eq!(appended.events.iter().map(|event| event.position.get()).collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(lines(&rig.region).await.len(), 2);
+
+    let stale = client.append(&request("note-1", &["c".to_owned()], Some(ExpectedVersion::NoStream))).await;
+    let stale = stale.expect_err("a conflict is the caller's to decide");
+    assert_eq!((stale.kind(), stale.actual_version()), (ErrorKind::Conflict, Some(2)));
+    let missing = client.stream(&name("note-none"), StreamVersion::FIRST).next().await.expect_err("no such stream");
+    assert_eq!(missing.kind(), ErrorKind::NotFound);
+    rig.end().await;
+}
+
+/// Appends events one by one, each expecting the version before it.
+async fn append_all(client: Client, stream: &'static str, numbers: std::ops::Range<u64>) -> Vec<Appended> {
+    let mut told = Vec::new();
+    for number in numbers {
+        let version = StreamVersion::new(number).map_or(ExpectedVersion::NoStream, ExpectedVersion::Exactly);
+        let request = request(stream, &[format!("{stream}:{number}")], Some(version));
+        told.push(client.append(&request).await.expect("acknowledged in the end"));
+    }
+    told
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn service_and_reader_go_on_across_a_failover_without_being_told() {
+    let mut regions = TwoRegions::start().await;
+    let client = of_both(&regions);
+    let mut tail = client.tail(From::Start);
+    let told = append_all(client.clone(), "note-a", 0..20).await;
+    assert!(told.iter().all(|appended| appended.events[0].epoch.get() == 1));
+    let mut seen = Vec::new();
+    while seen.len() < 20 {
+        seen.push(id(&tail.next().await.expect("it goes on").expect("a tail has no end")));
+    }
+    head_beyond(&regions.dr, 20).await;
+
+    regions.home.kill().await.expect("killed");
+    let service = tokio::spawn(append_all(client.clone(), "note-a", 20..40));
+    let words = ["failover", "promote", "--force", "--accept-unknown-loss", "--yes"];
+    let promoted = regions.command(&regions.dr, &words).await;
+    assert_eq!(promoted.code, Some(0), "{promoted:?}");
+    let told = service.await.expect("acknowledged");
+    assert!(told.iter().all(|appended| appended.events[0].epoch.get() == 2 && !appended.replayed));
+    while seen.len() < 40 {
+        seen.push(id(&tail.next().await.expect("it goes on").expect("a tail has no end")));
+    }
+    let expected: Vec<String> = (0..40).map(|number| format!("note-a:{number}")).collect();
+    assert_eq!(seen, expected, "each event once, in order");
+    regions.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_of_a_branch_that_lost_is_refused_with_the_fork() {
+    let mut regions = TwoRegions::start().await;
+    append_run(&regions.home, "both", 10).await;
+    head_beyond(&regions.dr, 10).await;
+    regions.dr.kill_server().await.expect("killed");
+    append_run(&regions.home, "alone", 5).await;
+    let client = of_both(&regions);
+    let mut records = client.log(From::Start);
+    while records.next().await.expect("read").is_some() {}
+    let token = records.token().expect("the last record's");
+    assert_eq!(token.to_string(), "15@1");
+
+    regions.home.kill().await.expect("killed");
+    regions.dr.serve().await.expect("it serves again");
+    let words = ["failover", "promote", "--force", "--accept-unknown-loss", "--yes"];
+    let promoted = regions.command(&regions.dr, &words).await;
+    assert_eq!(promoted.code, Some(0), "{promoted:?}");
+    append_run(&regions.dr, "new", 20).await;
+    let forked: ClientError = client.tail(From::Token(token)).next().await.expect_err("its branch lost");
+    assert_eq!((forked.kind(), forked.fork()), (ErrorKind::Forked, Position::new(10)));
+    let mut after = client.log(From::Position(forked.fork().expect("a fork").next()));
+    assert_eq!(id(&after.next().await.expect("read").expect("a record")), "new:0");
+    regions.end().await;
+}
