@@ -192,7 +192,8 @@ impl NewEvent {
         not_empty("source", &self.source)?;
         not_empty("type", &self.event_type)?;
         self.time.as_deref().map_or(Ok(()), instant)?;
-        self.event_version.as_deref().map_or(Ok(()), |text| attribute_text("eventversion", text))?;
+        // Empty, a column of postgres-es could not tell it from an absent one.
+        self.event_version.as_deref().map_or(Ok(()), |text| not_empty("eventversion", text))?;
         self.data_schema.as_deref().map_or(Ok(()), |text| not_empty("dataschema", text))?;
         self.data_content_type.as_deref().map_or(Ok(()), |text| not_empty("datacontenttype", text))?;
         check_extensions(&self.extensions)?;

@@ -108,6 +108,13 @@ fn json_with_two_meanings_is_refused() {
 }
 
 #[test]
+fn an_optional_attribute_that_is_empty_is_refused() {
+    for name in ["eventversion", "dataschema", "datacontenttype"] {
+        assert_refused(&format!(r#","{name}":"""#), "it is empty");
+    }
+}
+
+#[test]
 fn attributes_hold_no_control_characters_and_data_may() {
     for escape in [r"\n", r"\u0000", r"\u001f", r"\u007f", r"\u0080", r"\u009F", "\u{7f}", "\u{85}"] {
         assert_refused(&format!(r#","mine":"{escape}""#), "no control characters");

@@ -109,11 +109,6 @@ fn check(request: &AppendRequest) -> Result<(), InvalidRequest> {
     request.check()?;
     for (index, event) in request.events.iter().enumerate() {
         event.check().map_err(|source| InvalidRequest::Event { index, source })?;
-        // The column cannot tell it from an absent one.
-        if event.event_version.as_deref() == Some("") {
-            let source = EventError::Attribute { name: "eventversion".into(), reason: "it is empty".into() };
-            return Err(InvalidRequest::Event { index, source });
-        }
     }
     Ok(())
 }

@@ -242,8 +242,5 @@ fn contradiction(record: &Record, before: Option<StreamHead>, log: &Followed, ep
     if event.previous != before.map(|head| head.position) {
         return Some("its back link is not the stream's newest event".into());
     }
-    if event.event.event_version.as_deref() == Some("") {
-        return Some("its eventversion is empty, which no log writes".into());
-    }
     (event.epoch > epoch).then(|| format!("it is of epoch {}, this region knows {epoch}", event.epoch))
 }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 
+use super::archive::MemoryArchive;
 use super::catalog::Archive;
 use crate::append::{AppendError, AppendRequest, Appended, LogHead, Role, StreamHead};
 use crate::arbiter::{self, EventKey, Facts, PastRequest, Verdict, Wanted};
@@ -23,8 +24,8 @@ pub(super) struct State {
     pub(super) head: LogHead,
     /// Live records; the first is at `head.pruned` + 1.
     pub(super) records: Vec<Record>,
-    /// What was pruned: stands for the archive where a retry is looked up.
-    pub(super) archived: Vec<Record>,
+    /// What was pruned.
+    archived: Arc<MemoryArchive>,
     streams: BTreeMap<StreamName, StreamHead>,
     checkpoints: HashMap<String, u64>,
     pub(super) archive: Archive,
@@ -47,7 +48,7 @@ impl MemoryLog {
         let state = State {
             head,
             records: Vec::new(),
-            archived: Vec::new(),
+            archived: Arc::default(),
             streams: BTreeMap::new(),
             checkpoints: HashMap::new(),
             archive: Archive::default(),
@@ -59,6 +60,12 @@ impl MemoryLog {
     /// Takes every position up to `head` out of the live log, as pruning does.
     pub fn prune_to(&self, head: Head) {
         self.state().prune_to(head);
+    }
+
+    /// What was pruned, as an archive: it answers retries, and whoever reads beyond the live log.
+    #[must_use]
+    pub fn archive(&self) -> Arc<MemoryArchive> {
+        Arc::clone(&self.state().archived)
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
@@ -125,12 +132,11 @@ impl State {
         past: &PastRequest,
         no: AppendError,
     ) -> Result<Appended, AppendError> {
-        let mut all = self.archived.iter().chain(&self.records);
-        let found = all.find(|record| *record.stream() == past.stream && record.version() == past.version);
+        let all: Vec<Record> = self.archived.records().into_iter().chain(self.records.iter().cloned()).collect();
+        let found = all.iter().find(|record| *record.stream() == past.stream && record.version() == past.version);
         let first = found.and_then(|record| record.position().get().checked_sub(past.events_before));
         let from = first.and_then(|first| usize::try_from(first).ok()).unwrap_or(1).saturating_sub(1);
-        let all = self.archived.iter().chain(&self.records);
-        let records: Vec<Record> = all.skip(from).take(request.events.len()).cloned().collect();
+        let records: Vec<Record> = all.into_iter().skip(from).take(request.events.len()).collect();
         arbiter::replay_past(request, &records, no)
     }
 
