@@ -3,10 +3,14 @@
 //! A point read costs at most two requests in a segment that holds the stream (its index and one block), and none
 //! in one that does not, once its index is cached. A stream is followed by its back links, so segments without it
 //! are not even looked at. Nothing here waits for the live log or holds it up.
+//!
+//! While the own bucket does not answer, the other region's is read: with the same comparisons, and without healing,
+//! because what cannot be read is not known to be damaged.
 
 mod cache;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use domain::archive::catalog::{Catalog, CatalogError, Segment};
@@ -15,7 +19,7 @@ use domain::archive::{layout, reader};
 use domain::log::{Direction, ReadError};
 use domain::merkle::Hash;
 use domain::record::Record;
-use domain::store::StoreError;
+use domain::store::{ObjectStore, StoreError};
 use domain::tiered::{ANSWER_BYTES, ArchiveReader};
 use domain::{Head, Position, StreamName, StreamVersion, Timestamp};
 use futures::future::try_join_all;
@@ -35,6 +39,27 @@ pub struct ColdReader {
     catalog: Arc<dyn Catalog>,
     healer: Healer,
     cache: Cache,
+    /// Whether the own bucket did not answer the last time; so that it is said once, and once again when it does.
+    own_is_away: AtomicBool,
+}
+
+/// What a bucket gave for something that was stored in it.
+enum Fetched<T> {
+    /// What was stored.
+    Good(T),
+    /// Something else, or nothing: what gave it away.
+    Bad(String),
+    /// No answer, or none for us.
+    Away(StoreError),
+}
+
+impl<T> Fetched<T> {
+    fn no_answer(error: StoreError) -> Self {
+        match error {
+            StoreError::NotFound { .. } | StoreError::Different { .. } => Self::Bad(error.to_string()),
+            StoreError::Unavailable { .. } | StoreError::Refused { .. } => Self::Away(error),
+        }
+    }
 }
 
 /// A segment that holds a stream, and where in it.
@@ -47,7 +72,7 @@ impl ColdReader {
     /// Reads what `catalog` says is in force, with `cache_bytes` of memory for what was read.
     #[must_use]
     pub fn new(catalog: Arc<dyn Catalog>, healer: Healer, cache_bytes: usize) -> Self {
-        Self { catalog, healer, cache: Cache::new(cache_bytes) }
+        Self { catalog, healer, cache: Cache::new(cache_bytes), own_is_away: AtomicBool::new(false) }
     }
 
     async fn segment_holding(&self, position: Position) -> Result<Option<Segment>, ReadError> {
@@ -60,17 +85,35 @@ impl ColdReader {
         if let Some(Cached::Index(index)) = self.cache.get(&key) {
             return Ok(index);
         }
-        let cause = match self.healer.own.get(&layout::index(segment)).await {
-            Ok(object) => match reader::read_index(segment, &object.bytes) {
-                Ok(index) => return Ok(self.keep_index(key, index)),
-                Err(error) => chain(&error),
-            },
-            Err(error @ (StoreError::NotFound { .. } | StoreError::Different { .. })) => error.to_string(),
-            Err(error) => return Err(unavailable(&error)),
+        let own = fetch_index(&*self.healer.own, segment).await;
+        let fetched = match self.other_for(&own) {
+            Some((away, other)) => instead(away, fetch_index(other, segment).await)?,
+            None => own,
         };
-        let good = self.healer.heal(segment, Part::Index, &cause).await?;
-        let index = reader::read_index(segment, &good).map_err(|error| corrupt(&error))?;
+        let index = match fetched {
+            Fetched::Good(index) => index,
+            Fetched::Away(error) => return Err(unavailable(&error)),
+            Fetched::Bad(cause) => {
+                let good = self.healer.heal(segment, Part::Index, &cause).await?;
+                reader::read_index(segment, &good).map_err(|error| corrupt(&error))?
+            }
+        };
         Ok(self.keep_index(key, index))
+    }
+
+    /// The bucket to read instead of the own one that gave `own`: the other one while the own one is away.
+    fn other_for<'a, T>(&'a self, own: &'a Fetched<T>) -> Option<(&'a StoreError, &'a dyn ObjectStore)> {
+        let Fetched::Away(error) = own else {
+            if self.own_is_away.swap(false, Ordering::Relaxed) {
+                tracing::info!("the own bucket answers again");
+            }
+            return None;
+        };
+        let other = self.healer.other.as_deref()?;
+        if !self.own_is_away.swap(true, Ordering::Relaxed) {
+            tracing::warn!(%error, "the own bucket does not answer: the archive is read from the other one");
+        }
+        Some((error, other))
     }
 
     fn keep_index(&self, key: Key, index: Index) -> Arc<Index> {
@@ -85,19 +128,21 @@ impl ColdReader {
         if let Some(Cached::Block(records)) = self.cache.get(&key) {
             return Ok(records);
         }
-        let fetched = self.healer.own.get_range(&layout::segment(segment), row.offset, row.bytes.into()).await;
-        let cause = match fetched {
-            Ok(stored) => match decode(stored, row).await? {
-                Ok(records) => return Ok(self.keep_block(key, records, row)),
-                Err(cause) => cause,
-            },
-            Err(error @ (StoreError::NotFound { .. } | StoreError::Different { .. })) => error.to_string(),
-            Err(error) => return Err(unavailable(&error)),
+        let own = fetch_block(&*self.healer.own, segment, row).await?;
+        let fetched = match self.other_for(&own) {
+            Some((away, other)) => instead(away, fetch_block(other, segment, row).await?)?,
+            None => own,
         };
-        let good = self.healer.heal(segment, Part::Segment, &cause).await?;
-        let range = usize::try_from(row.offset).ok().zip(usize::try_from(row.bytes).ok());
-        let stored = range.and_then(|(offset, bytes)| good.get(offset..)?.get(..bytes)).unwrap_or_default();
-        let records = decode(stored.to_vec(), row).await?.map_err(|reason| ReadError::Corrupt { reason })?;
+        let records = match fetched {
+            Fetched::Good(records) => records,
+            Fetched::Away(error) => return Err(unavailable(&error)),
+            Fetched::Bad(cause) => {
+                let good = self.healer.heal(segment, Part::Segment, &cause).await?;
+                let range = usize::try_from(row.offset).ok().zip(usize::try_from(row.bytes).ok());
+                let stored = range.and_then(|(offset, bytes)| good.get(offset..)?.get(..bytes)).unwrap_or_default();
+                decode(stored.to_vec(), row).await?.map_err(|reason| ReadError::Corrupt { reason })?
+            }
+        };
         Ok(self.keep_block(key, records, row))
     }
 
@@ -305,6 +350,38 @@ impl ArchiveReader for ColdReader {
         let newest = records.iter().take_while(|record| record.recorded_at() <= at).last();
         Ok(newest.map_or(row.first.head_before(), |record| record.position().as_head()))
     }
+}
+
+async fn fetch_index(store: &dyn ObjectStore, segment: &Segment) -> Fetched<Index> {
+    match store.get(&layout::index(segment)).await {
+        Ok(object) => match reader::read_index(segment, &object.bytes) {
+            Ok(index) => Fetched::Good(index),
+            Err(error) => Fetched::Bad(chain(&error)),
+        },
+        Err(error) => Fetched::no_answer(error),
+    }
+}
+
+async fn fetch_block(
+    store: &dyn ObjectStore,
+    segment: &Segment,
+    row: &Block,
+) -> Result<Fetched<Vec<Record>>, ReadError> {
+    match store.get_range(&layout::segment(segment), row.offset, row.bytes.into()).await {
+        Ok(stored) => Ok(decode(stored, row).await?.map_or_else(Fetched::Bad, Fetched::Good)),
+        Err(error) => Ok(Fetched::no_answer(error)),
+    }
+}
+
+/// What the other bucket gave while the own one was `away`. If it is not good, nobody knows whether the record is
+/// lost: the own bucket may still have it.
+fn instead<T>(away: &StoreError, other: Fetched<T>) -> Result<Fetched<T>, ReadError> {
+    let cause = match other {
+        good @ Fetched::Good(_) => return Ok(good),
+        Fetched::Bad(cause) => cause,
+        Fetched::Away(error) => error.to_string(),
+    };
+    Err(ReadError::Unavailable { reason: format!("{away}; the other bucket: {cause}") })
 }
 
 /// Decodes a block on a thread where that holds up nobody. The inner error says why the bytes are not right.

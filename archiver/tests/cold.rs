@@ -7,12 +7,13 @@ use std::sync::Arc;
 use archiver::heal::{Finding, Outcome};
 use archiver::scrub::{ScrubReport, Scrubber};
 use archiver::seal::Demand;
+use async_trait::async_trait;
 use common::{Counting, Findings, Region, copy_of, hour, now, position, stream};
 use domain::archive::layout;
 use domain::log::{Direction, LogReader, ReadError};
 use domain::merkle::{Hash, root_of};
 use domain::record::Record;
-use domain::store::ObjectStore;
+use domain::store::{Created, Object, ObjectMeta, ObjectStore, StoreError};
 use domain::tiered::{ArchiveReader, TieredLog};
 use domain::twin::{MemoryLog, MemoryStore};
 use domain::{Head, Position, StreamName, StreamVersion, Timestamp};
@@ -269,6 +270,64 @@ async fn without_a_good_copy_the_answer_is_corrupt() {
     }
     let bytes = damaged.region.store.get(&key).await.expect("there").bytes;
     assert_eq!(bytes, damaged.good.get(&key).await.expect("there").bytes, "nothing was rewritten with a bad copy");
+}
+
+/// A bucket that cannot be reached, and must not be written to meanwhile.
+struct Away;
+
+#[async_trait]
+impl ObjectStore for Away {
+    async fn create(&self, key: &str, _bytes: &[u8]) -> Result<Created, StoreError> {
+        panic!("{key} is created")
+    }
+    async fn replace(&self, key: &str, _etag: &str, _bytes: &[u8]) -> Result<(), StoreError> {
+        panic!("{key} is replaced")
+    }
+    async fn get(&self, key: &str) -> Result<Object, StoreError> {
+        Err(away(key))
+    }
+    async fn get_range(&self, key: &str, _offset: u64, _bytes: u64) -> Result<Vec<u8>, StoreError> {
+        Err(away(key))
+    }
+    async fn head(&self, key: &str) -> Result<Option<ObjectMeta>, StoreError> {
+        Err(away(key))
+    }
+    async fn list(&self, prefix: &str, _: Option<&str>, _: usize) -> Result<Vec<ObjectMeta>, StoreError> {
+        Err(away(prefix))
+    }
+    async fn delete(&self, key: &str) -> Result<(), StoreError> {
+        panic!("{key} is deleted")
+    }
+}
+
+fn away(key: &str) -> StoreError {
+    StoreError::Unavailable { key: key.into(), reason: "nobody answers".into() }
+}
+
+#[tokio::test]
+async fn while_the_own_bucket_is_away_the_other_one_is_read_and_nothing_is_healed() {
+    let damaged = Damaged::new().await;
+    let read = async |own: Arc<dyn ObjectStore>, other: Option<Arc<dyn ObjectStore>>| {
+        let cold = damaged.region.reader_of(own, other, damaged.findings.clone());
+        cold.read_log(position(400), Direction::Forward, 200).await
+    };
+    let expected = damaged.whole.read_log(position(400), Direction::Forward, 200).await.expect("read");
+    assert_eq!(read(Arc::new(Away), Some(damaged.good.clone())).await.expect("served"), expected);
+    assert!(matches!(read(Arc::new(Away), None).await, Err(ReadError::Unavailable { .. })));
+    assert!(matches!(read(Arc::new(Away), Some(Arc::new(Away))).await, Err(ReadError::Unavailable { .. })));
+    let segment = &damaged.region.segments().await[1];
+    for key in [layout::segment(segment), layout::index(segment)] {
+        let good = damaged.good.get(&key).await.expect("there").bytes;
+        let flip = |bytes: &mut Vec<u8>| {
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+        };
+        assert!(damaged.good.damage(&key, flip));
+        let both = read(Arc::new(Away), Some(damaged.good.clone())).await;
+        assert!(matches!(both, Err(ReadError::Unavailable { .. })), "it may be good where nobody answers: {both:?}");
+        assert!(damaged.good.damage(&key, |bytes| *bytes = good));
+    }
+    assert_eq!(damaged.findings.take(), [], "nothing is known to be damaged");
 }
 
 #[tokio::test]
