@@ -42,11 +42,12 @@ pub async fn own_manifests(
     }
 }
 
-/// Builds the catalog of the log `log` from the bucket: takes all manifests that count and that it does not have.
-/// Returns how many it took.
+/// Builds the catalog of the log `log` from the bucket: takes all manifests that count and that it does not have. A
+/// catalog that stands on a branch that lost is wound back first. Returns how many it took.
 ///
 /// # Errors
-/// [`ArchiveError::OtherChain`] if the catalog stands on a branch that lost; it is not changed then.
+/// [`ArchiveError::OtherChain`] if the bucket has another manifest than the catalog under the same name; the catalog is
+/// not changed then.
 pub async fn rebuild(
     store: &dyn ObjectStore,
     catalog: &dyn Catalog,
@@ -54,12 +55,26 @@ pub async fn rebuild(
     log: &str,
 ) -> Result<u64, ArchiveError> {
     let lineage = lineage(store, keys).await?;
-    let last = catalog.last_manifest().await?;
-    if let Some(ManifestRef { epoch, number, sha256 }) = last
-        && (!lineage.counts(epoch, number) || manifest(store, keys, epoch, number).await?.sha256 != sha256)
-    {
-        return Err(ArchiveError::OtherChain(format!("manifest {number} of epoch {epoch} is void there")));
-    }
+    let last = match catalog.last_manifest().await? {
+        Some(last) if lineage.counts(last.epoch, last.number) => {
+            let ManifestRef { epoch, number, sha256 } = last;
+            if manifest(store, keys, epoch, number).await?.sha256 != sha256 {
+                return Err(ArchiveError::OtherChain(format!(
+                    "manifest {number} of epoch {epoch} is another one there"
+                )));
+            }
+            Some(last)
+        }
+        Some(void) => {
+            let to = match lineage.newest_of(&catalog.segments().await?) {
+                Some((epoch, number)) => Some(manifest(store, keys, epoch, number).await?.reference()),
+                None => None,
+            };
+            catalog.wind_back(void, to).await?;
+            to
+        }
+        None => None,
+    };
     let mut taken = 0;
     for stretch in lineage.stretches() {
         for number in stretch.first..=stretch.last {

@@ -17,6 +17,7 @@ use domain::keys::{KeyRing, SigningKey};
 use domain::log::{Direction, LogReader};
 use domain::store::{ObjectStore, StoreError};
 use domain::{Clock, Epoch, Position, Timestamp};
+use tokio::sync::Mutex;
 use tracing::info;
 
 use crate::error::busy;
@@ -94,6 +95,9 @@ pub struct SealIo {
     pub key: Arc<SigningKey>,
     /// The public keys of all regions.
     pub keys: KeyRing,
+    /// Held while a manifest is written and taken into the catalog. Whoever is to say which one is the last stops
+    /// sealing by the region's role first and then waits for this.
+    pub publishing: Arc<Mutex<()>>,
     /// Is told of each step.
     pub steps: Arc<dyn StepObserver>,
 }
@@ -119,7 +123,9 @@ impl Sealer {
     /// [`ArchiveError`]; what was sealed before it stays sealed. `Conflict` and `Unavailable`: run again.
     /// `Fenced`: this region does not hold the epoch. `Corrupt`: a person has to look.
     pub async fn run(&mut self, demand: Demand) -> Result<Vec<Segment>, ArchiveError> {
-        let asked_at = self.active_head().await?;
+        // Also while the region drains: a manifest that a crash left in the bucket is the other region's to mirror, so
+        // the catalog has to have it before both can say that they end with the same one.
+        let asked_at = self.head_as(&[Role::Active, Role::Draining]).await?;
         catch_up::own_manifests(&*self.io.store, &*self.io.catalog, &self.io.keys, &asked_at).await?;
         self.verify_pending().await?;
         let mut sealed = Vec::new();
@@ -145,13 +151,18 @@ impl Sealer {
         }
     }
 
-    /// The log's head, if this region may seal it.
+    /// The log's head, if this region may seal it. One that drains may not: the region that takes over names the last
+    /// manifest that it has, and what is sealed after it has said so would be void.
     async fn active_head(&self) -> Result<LogHead, ArchiveError> {
+        self.head_as(&[Role::Active]).await
+    }
+
+    async fn head_as(&self, roles: &[Role]) -> Result<LogHead, ArchiveError> {
         let head = self.io.log.log_head().await?;
-        match head.role {
-            Role::Active | Role::Draining => Ok(head),
-            role => Err(ArchiveError::NotActive { role, epoch: head.epoch }),
+        if roles.contains(&head.role) {
+            return Ok(head);
         }
+        Err(ArchiveError::NotActive { role: head.role, epoch: head.epoch })
     }
 
     /// The writer that stands where the archive ends: the one kept from the last run, if it still does.
@@ -238,6 +249,9 @@ impl Sealer {
         (after, fork): (Option<ManifestRef>, Option<Fork>),
     ) -> Result<(), ArchiveError> {
         let io = &self.io;
+        // The lock before the role, and until the catalog has it: a drain changes the role and then waits for the lock,
+        // so either it finds this manifest in the catalog, or this look finds the drain and nothing is written.
+        let _publishing = io.publishing.lock().await;
         // Reading back took a while: a region that lost its epoch meanwhile writes no manifest.
         let now_in_force = self.active_head().await?;
         if now_in_force.epoch != head.epoch {

@@ -151,6 +151,41 @@ async fn a_region_that_does_not_hold_the_epoch_does_not_seal() {
     assert_eq!(error.kind(), ErrorKind::Fenced);
 }
 
+#[tokio::test]
+async fn a_draining_region_takes_what_it_had_written_and_seals_nothing_more() {
+    let region = Region::with_events(1500).await;
+    run_and_be_killed(&region, "seal.manifest").await;
+    region.append(1501, 1600).await;
+    region.log.change_role((Epoch::FIRST, Role::Active), (Epoch::FIRST, Role::Draining)).await.expect("drains");
+    let refused = region.seal(Demand::Everything).await.expect_err("it drains");
+    assert!(matches!(refused, ArchiveError::NotActive { role: Role::Draining, .. }), "{refused}");
+    let segments = region.segments().await;
+    assert_eq!((segments.len(), segments[0].last), (1, position(1500)), "the manifest in the bucket was taken");
+    let manifests = region.store.keys().into_iter().filter(|key| key.starts_with(layout::MANIFESTS)).count();
+    assert_eq!(manifests, 1);
+}
+
+/// Drains the region when it has read a segment back, as an operator does meanwhile.
+struct DrainWhenReadBack(Arc<MemoryLog>);
+
+impl StepObserver for DrainWhenReadBack {
+    fn reached(&self, step: &'static str) {
+        if step == "seal.read_back" {
+            let change = self.0.change_role((Epoch::FIRST, Role::Active), (Epoch::FIRST, Role::Draining));
+            futures::executor::block_on(change).expect("drains");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_drain_before_the_manifest_is_written_leaves_none() {
+    let region = Region::with_events(1500).await;
+    let steps = Arc::new(DrainWhenReadBack(region.log.clone()));
+    let error = Sealer::new(region.io(steps), ArchiverConfig::default()).run(Demand::Everything).await;
+    assert_eq!(error.expect_err("refused").kind(), ErrorKind::Fenced);
+    assert!(!region.store.keys().iter().any(|key| key.starts_with(layout::MANIFESTS)));
+}
+
 /// A region that followed `home` up to `head`, has its objects, and was promoted to epoch 2.
 async fn promoted(home: &Region, head: usize) -> Region {
     let dr = Region { store: common::copy_of(&home.store).await, ..Region::new("dr", Role::Follower) };
@@ -198,6 +233,29 @@ async fn a_promoted_region_goes_on_where_its_claim_says_and_the_lost_branch_is_v
     assert_eq!((report.verified_head, report.manifests, report.void_manifests.len()), (1300, 2, 1));
     assert_eq!(report.orphans.len(), 2, "the lost branch's segment and index stay");
     assert_eq!(sweep::find(&*dr.store, &*dr.log).await.expect("found"), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_catalog_on_a_branch_that_lost_is_built_anew_from_where_it_parts() {
+    let home = Region::with_events(1000).await;
+    home.seal(Demand::Everything).await.expect("sealed");
+    home.append(1001, 1300).await;
+    let dr = promoted(&home, 1300).await;
+    claim(&dr, 1300).await;
+    dr.seal(Demand::Everything).await.expect("sealed");
+    // Home has sealed the same events, and nobody knew it.
+    home.seal(Demand::Everything).await.expect("sealed");
+    for key in dr.store.keys() {
+        let object = dr.store.get(&key).await.expect("an object");
+        home.store.create(&key, &object.bytes).await.expect("created");
+    }
+    assert_eq!(catch_up::rebuild(&*home.store, &*home.log, &keys(), "twin").await.expect("built"), 1);
+    assert_eq!(home.segments().await, dr.segments().await);
+    assert_eq!(home.log.last_manifest().await.expect("one"), dr.log.last_manifest().await.expect("one"));
+    let report = home.audit().await;
+    assert!(report.is_proven(), "{:?}", report.findings);
+    assert_eq!((report.verified_head, report.void_manifests.len(), report.orphans.len()), (1300, 1, 2));
+    assert_eq!(sweep::find(&*home.store, &*home.log).await.expect("found"), [""; 0], "nobody removes what is void");
 }
 
 #[tokio::test]

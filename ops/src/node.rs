@@ -168,6 +168,7 @@ struct ArchiveParts {
     peer_store: Option<Arc<S3Store>>,
     key: Arc<SigningKey>,
     keys: KeyRing,
+    publishing: Arc<Mutex<()>>,
     heals: Arc<HealRecorder>,
 }
 
@@ -184,6 +185,7 @@ impl ArchiveParts {
             heals: Arc::new(HealRecorder::new(log.clone(), &config.region.name)),
             key: Arc::new(key),
             keys,
+            publishing: Arc::default(),
         })
     }
 
@@ -206,6 +208,7 @@ impl ArchiveParts {
             clock: clock.clone(),
             key: self.key.clone(),
             keys: self.keys.clone(),
+            publishing: self.publishing.clone(),
             steps: steps.clone(),
         };
         let prune = PruneIo {
@@ -249,6 +252,7 @@ impl ArchiveParts {
             key: self.key.clone(),
             keys: Arc::new(self.keys.clone()),
             clock,
+            publishing: self.publishing.clone(),
             steps: Arc::new(move |step| steps.reached(step)),
             role_change: Mutex::new(()),
         })

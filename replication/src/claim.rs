@@ -12,10 +12,8 @@ use domain::{Epoch, ErrorKind, Head, Timestamp};
 use thiserror::Error;
 
 use crate::fence::limited;
+use crate::listing;
 use crate::region::Region;
-
-/// Claims are listed this many at a time.
-const PAGE: usize = 1000;
 
 /// Why an epoch was not claimed, or the claims are not known.
 #[derive(Debug, Error)]
@@ -72,17 +70,8 @@ impl ClaimError {
 /// # Errors
 /// A [`ClaimError`]: then nothing is known of this bucket.
 pub async fn highest(region: &Region, store: &dyn ObjectStore, log: &str) -> Result<Option<EpochClaim>, ClaimError> {
-    let mut newest: Option<Epoch> = None;
-    let mut after: Option<String> = None;
-    loop {
-        let page = store.list(layout::EPOCHS, after.as_deref(), PAGE).await?;
-        newest = page.iter().filter_map(|object| layout::parse_epoch_claim(&object.key)).max().max(newest);
-        match page.last() {
-            Some(last) if page.len() == PAGE => after = Some(last.key.clone()),
-            _ => break,
-        }
-    }
-    match newest {
+    let claimed = listing::names(store, layout::EPOCHS, None, layout::parse_epoch_claim).await?;
+    match claimed.into_iter().max() {
         Some(epoch) => Ok(Some(read(region, store, log, epoch).await?.0)),
         None => Ok(None),
     }

@@ -158,7 +158,9 @@ async fn take_word(region: &Region, log: &str, entry: &CatalogEntry) -> Result<b
             Err(ConfirmError::Store(StoreError::NotFound { .. })) => continue,
             Err(error) => return Err(error),
         }
+        region.reached("confirm.read");
         region.catalog.mark_confirmed(entry.segment.first, region.clock.now().await?).await?;
+        region.reached("confirm.take");
         return Ok(true);
     }
     Ok(false)

@@ -88,6 +88,7 @@ async fn sign(region: &Region) -> Result<Round, CosignError> {
     let before = region.evidence.newest_checkpoint(false).await?;
     // Stored before anybody sees it: a region never forgets what it has signed.
     let signed = region.tree.sign(&region.key).await?;
+    region.reached("cosign.sign");
     let grown = before.is_none_or(|before| signed.size > before.size);
     Ok(if grown { Round::Signed(signed.size) } else { Round::Idle })
 }
@@ -120,6 +121,7 @@ async fn cosign(region: &Region, epoch: Epoch) -> Result<Round, CosignError> {
     // Own bucket, own database, then home: when home prunes because of it, this region can show it.
     keep(region, &checkpoint, &note).await?;
     peer.deliver_cosignature(&note).await?;
+    region.reached("cosign.deliver");
     Ok(Round::Cosigned(checkpoint.size))
 }
 
@@ -157,8 +159,11 @@ async fn keep(region: &Region, checkpoint: &Checkpoint, note: &str) -> Result<()
         Err(StoreError::Different { .. }) => check_published(region, &key, checkpoint).await?,
         Err(error) => return Err(error.into()),
     }
+    region.reached("cosign.publish");
     let stored = StoredCheckpoint { size, root, note: note.to_owned(), cosigned: true };
-    Ok(region.evidence.save_checkpoint(&stored).await?)
+    region.evidence.save_checkpoint(&stored).await?;
+    region.reached("cosign.store");
+    Ok(())
 }
 
 async fn check_published(region: &Region, key: &str, wanted: &Checkpoint) -> Result<(), CosignError> {

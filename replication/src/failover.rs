@@ -8,6 +8,7 @@
 //! A region is never promoted behind its own word, and never without having said first what may be lost.
 
 mod loss;
+mod steps;
 
 use async_trait::async_trait;
 use domain::append::{LogHead, Role};
@@ -26,7 +27,8 @@ use crate::peer::{HeardAnswer, PeerClient, PeerError, Standing};
 use crate::region::Region;
 use domain::spelling;
 
-pub use loss::{AcceptLoss, Bound, LossStatement, state_loss};
+pub use loss::{AcceptLoss, Bound, LossStatement, Shown, Source, state_loss};
+pub use steps::{Behind, Outlook, Step, execute, outlook, plan};
 
 /// Why an act did not happen. Unless it says otherwise, nothing was changed.
 #[derive(Debug, Error)]
@@ -84,82 +86,6 @@ impl FailoverError {
     }
 }
 
-/// The next step of a switchover.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step {
-    /// The active region takes no more appends.
-    Drain,
-    /// The follower has `behind` events to fetch; look again shortly.
-    CatchUp {
-        /// How many.
-        behind: u64,
-    },
-    /// The follower takes over at this head and root.
-    Promote {
-        /// Head of both.
-        head: Head,
-        /// Root of both.
-        root: Hash,
-    },
-    /// The old region follows the new epoch.
-    StepDown,
-}
-
-/// Plans the next step of a switchover from `old` to `new`; `None`: it is done. Touches nothing. Both standings
-/// have to be newer than the last step; with their roots once the old one is draining.
-///
-/// # Errors
-/// `Refused` or `Corrupt` if there is no way from here.
-pub fn plan(old: &Standing, new: &Standing) -> Result<Option<Step>, FailoverError> {
-    if old.log != new.log {
-        return Err(refused(format!("{:?} and {:?} are two logs", old.log, new.log)));
-    }
-    if old.region == new.region {
-        return Err(refused(format!("both are region {:?}", old.region)));
-    }
-    if new.role == Role::Active && new.epoch > old.epoch {
-        return Ok(Some(Step::StepDown));
-    }
-    if new.role == Role::Active && new.epoch == old.epoch && old.role == Role::Follower {
-        return Ok(None);
-    }
-    // A promotion that ended between its claim and its role: the old region has seen the claim and follows.
-    if (old.role, new.role) == (Role::Follower, Role::ReadOnly) && old.epoch > new.epoch {
-        return plan_promotion(old, new).map(Some);
-    }
-    if old.epoch != new.epoch {
-        return Err(refused(format!("they are in epochs {} and {}", old.epoch, new.epoch)));
-    }
-    match (old.role, new.role) {
-        (Role::Active, Role::Follower) => Ok(Some(Step::Drain)),
-        (Role::Draining, Role::Follower) if new.head < old.head => {
-            Ok(Some(Step::CatchUp { behind: old.head.get() - new.head.get() }))
-        }
-        // Read-only too: a promotion that was interrupted.
-        (Role::Draining, Role::Follower | Role::ReadOnly) => plan_promotion(old, new).map(Some),
-        (old_role, new_role) => Err(refused(format!(
-            "{} is {} and {} is {}: an active region and its follower are needed",
-            old.region,
-            old_role.as_str(),
-            new.region,
-            new_role.as_str()
-        ))),
-    }
-}
-
-fn plan_promotion(old: &Standing, new: &Standing) -> Result<Step, FailoverError> {
-    let (Some(old_root), Some(new_root)) = (old.root, new.root) else {
-        return Err(refused("the roots were not asked for".into()));
-    };
-    if (old.head, old_root) != (new.head, new_root) {
-        let (old_head, new_head) = (old.head, new.head);
-        return Err(FailoverError::Corrupt(format!(
-            "the logs differ: {old_root} at {old_head}, and {new_root} at {new_head}"
-        )));
-    }
-    Ok(Step::Promote { head: new.head, root: new_root })
-}
-
 fn refused(reason: String) -> FailoverError {
     FailoverError::Refused(reason)
 }
@@ -179,20 +105,6 @@ pub trait RegionAdmin: Send + Sync {
     async fn resume(&self) -> Result<Standing, FailoverError>;
     /// [`confirm`]
     async fn confirm(&self) -> Result<Standing, FailoverError>;
-}
-
-/// Does one step of a switchover; safe to repeat.
-///
-/// # Errors
-/// The region's own; look again and plan anew.
-pub async fn execute(step: &Step, old: &impl RegionAdmin, new: &impl RegionAdmin) -> Result<(), FailoverError> {
-    match step {
-        Step::Drain => old.drain().await.map(|_| ()),
-        // The follower does that by itself.
-        Step::CatchUp { .. } => Ok(()),
-        Step::Promote { head, root } => new.promote(&Promote::Planned { head: *head, root: *root }).await.map(|_| ()),
-        Step::StepDown => old.step_down().await.map(|_| ()),
-    }
 }
 
 /// How a promotion is asked for.
@@ -236,9 +148,18 @@ pub struct Promoted {
 pub async fn standing(region: &Region, with_root: bool) -> Result<Standing, FailoverError> {
     let LogHead { log_id: log, epoch, role, head, .. } = region.log.log_head().await?;
     let root = if with_root { Some(region.tree.root_at(head).await?) } else { None };
+    if role == Role::Draining {
+        // Role, then lock, then manifest. The sealer takes the lock before it looks at the role: one that began before
+        // the drain is waited for here, and one that begins later finds the drain. So what is read now is the last
+        // manifest that this process writes in its epoch. Another process of the region may still write one, and so
+        // may a request of a killed one that is on its way; then the step is void, and the mirror winds it back.
+        drop(region.publishing.lock().await);
+    }
+    let manifest = region.catalog.last_manifest().await?;
     let heard = region.memory.heard().await?.map(HeardAnswer::from);
     let clock = region.clock.now().await?;
-    Ok(Standing { log, region: region.name().to_owned(), epoch, role, head, root, clock, heard })
+    let (name, mirrors) = (region.name().to_owned(), region.peer_store.is_some());
+    Ok(Standing { log, region: name, epoch, role, head, root, manifest, mirrors, clock, heard })
 }
 
 /// `POST /v1/admin/drain`: stops appends for a switchover. When it returns no append is acknowledged any more.
@@ -406,6 +327,11 @@ async fn check_consent(
     if own.head != head || old.head != head {
         return Err(refused(format!("the heads are {} and {}, not both {head}", own.head, old.head)));
     }
+    // Once more, for whoever did not plan. After the claim it is too late to wait: this region mirrors no more.
+    let has = region.catalog.last_manifest().await?;
+    if let Some(behind) = Behind::archive(&old, region.peer_store.is_some(), has).filter(|_| !follows_claim) {
+        return Err(refused(format!("{} has {behind}", region.name())));
+    }
     let own_root = region.tree.root_at(head).await?;
     if own_root != root || old.root != Some(root) {
         return Err(FailoverError::Corrupt(format!("the logs differ in their first {head} events")));
@@ -424,7 +350,8 @@ async fn check_loss(
     {
         return Err(refused(format!("{:?} answers and is {}: switch over instead", peer.region, peer.role.as_str())));
     }
-    let loss = state_loss(own.head, own.epoch, region.memory.heard().await?);
+    let shown = loss::shown(region, &own.log_id, own.epoch, answers).await;
+    let loss = state_loss(own.head, own.epoch, region.memory.heard().await?, shown);
     if loss.is_accepted(accept) { Ok(loss) } else { Err(FailoverError::Loss(loss)) }
 }
 

@@ -373,6 +373,8 @@ mod tests {
             role,
             head: head(10),
             root: None,
+            manifest: None,
+            mirrors: true,
             clock: at(0),
             heard: None,
         }
@@ -533,6 +535,7 @@ mod tests {
             key: region.key.clone(),
             keys: region.keys.clone(),
             clock: region.clock.clone(),
+            publishing: region.publishing.clone(),
             steps: region.steps.clone(),
             role_change: tokio::sync::Mutex::default(),
         }

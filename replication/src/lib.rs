@@ -21,6 +21,7 @@ pub mod cosign;
 pub mod failover;
 pub mod fence;
 pub mod follow;
+mod listing;
 pub mod mirror;
 pub mod peer;
 pub mod region;

@@ -2,9 +2,11 @@
 //! record with its own log before it keeps the object (ARC-2). Manifests are copied byte for byte, so both
 //! buckets tell the same history.
 //!
+//! Where the own catalog stands on a branch that lost, it is wound back first to where the branches part.
+//!
 //! It seals nothing and never overwrites. A segment that differs from the own log is an alarm, not a copy.
 
-use domain::append::Role;
+use domain::append::{LogHead, Role};
 use domain::archive::catalog::{CatalogError, ManifestRef, Segment};
 use domain::archive::chain::{Chain, ChainError, Lineage};
 use domain::archive::layout;
@@ -17,10 +19,8 @@ use domain::{Epoch, ErrorKind, Head, Position};
 use thiserror::Error;
 
 use crate::confirm::{self, ConfirmError};
+use crate::listing;
 use crate::region::Region;
-
-/// Names are listed this many at a time.
-const PAGE: usize = 1000;
 
 /// Why the mirror did not go on.
 #[derive(Debug, Error)]
@@ -72,6 +72,14 @@ pub enum MirrorError {
         /// Its number.
         number: u64,
     },
+    /// Both buckets have a manifest of this name, and not the same one.
+    #[error("manifest {number} of epoch {epoch} is another one in the other region's bucket")]
+    TwoOfAName {
+        /// Its epoch.
+        epoch: Epoch,
+        /// Its number.
+        number: u64,
+    },
     /// What was mirrored was not confirmed.
     #[error(transparent)]
     Confirm(#[from] ConfirmError),
@@ -88,7 +96,7 @@ impl MirrorError {
             Self::Statement { source, .. } => source.kind(),
             Self::Chain(error) => error.kind(),
             Self::Segment { source, .. } => source.kind(),
-            Self::Misplaced { .. } => ErrorKind::Corrupt,
+            Self::Misplaced { .. } | Self::TwoOfAName { .. } => ErrorKind::Corrupt,
             Self::Replaces { .. } => ErrorKind::Invalid,
             Self::Confirm(error) => error.kind(),
         }
@@ -111,6 +119,12 @@ pub enum Round {
         /// The archive's head after it.
         head: Head,
     },
+    /// The end of the own archive was void: the catalog was wound back to the manifest of this number, 0 if none
+    /// counts.
+    WoundBack {
+        /// Its number.
+        number: u64,
+    },
 }
 
 /// One round: mirrors at most one manifest with its segments, then settles what is still unconfirmed
@@ -121,24 +135,30 @@ pub enum Round {
 pub async fn round(region: &Region) -> Result<Round, MirrorError> {
     let own = region.log.log_head().await?;
     let round = match &region.peer_store {
-        Some(peer) if own.role == Role::Follower => mirror_next(region, peer.as_ref(), &own.log_id, own.head).await?,
+        Some(peer) if own.role == Role::Follower => mirror_next(region, peer.as_ref(), &own).await?,
         _ => Round::Idle,
     };
     confirm::settle(region).await?;
     Ok(round)
 }
 
-async fn mirror_next(region: &Region, peer: &dyn ObjectStore, log: &str, head: Head) -> Result<Round, MirrorError> {
+async fn mirror_next(region: &Region, peer: &dyn ObjectStore, own: &LogHead) -> Result<Round, MirrorError> {
     let last = region.catalog.last_manifest().await?;
-    let Some((epoch, number)) = next_manifest(region, peer, last).await? else { return Ok(Round::CaughtUp) };
+    let (epoch, number) = match next_manifest(region, peer, last).await? {
+        Next::None => return Ok(Round::CaughtUp),
+        Next::Manifest(epoch, number) => (epoch, number),
+        // A newer epoch than the own one is for the watch first: until it is followed it makes nothing void.
+        Next::Void { last, by } if by <= own.epoch => return wind_back(region, peer, last).await,
+        Next::Void { .. } => return Ok(Round::Idle),
+    };
     let (bytes, step) = read_manifest(region, peer, epoch, number).await?;
     if !step.statement.replaced.is_empty() {
         return Err(MirrorError::Replaces { number });
     }
     let entries = region.catalog.segments().await?;
-    let mut chain = Chain::resume(log, last, entries.into_iter().map(|entry| entry.segment).collect());
+    let mut chain = Chain::resume(&own.log_id, last, entries.into_iter().map(|entry| entry.segment).collect());
     chain.accept(&step)?;
-    if chain.head() > head {
+    if chain.head() > own.head {
         return Ok(Round::Behind(chain.head()));
     }
     for segment in &step.statement.added {
@@ -153,36 +173,72 @@ async fn mirror_next(region: &Region, peer: &dyn ObjectStore, log: &str, head: H
     Ok(Round::Mirrored { number, head: chain.head() })
 }
 
-/// Epoch and number of the manifest after `last`: the next of its epoch, or the first of a newer one.
+/// What follows the last manifest that was accepted.
+enum Next {
+    None,
+    /// This one: the next of its epoch, or the first of a newer one.
+    Manifest(Epoch, u64),
+    /// Nothing: the last one itself is beyond where the newest epoch forked.
+    Void {
+        last: ManifestRef,
+        by: Epoch,
+    },
+}
+
 async fn next_manifest(
     region: &Region,
     peer: &dyn ObjectStore,
     last: Option<ManifestRef>,
-) -> Result<Option<(Epoch, u64)>, MirrorError> {
-    let mut names: Vec<(Epoch, u64)> = last.iter().map(|last| (last.epoch, last.number)).collect();
-    let mut after = last.map(|last| layout::manifest(last.epoch, last.number));
-    loop {
-        let page = peer.list(layout::MANIFESTS, after.as_deref(), PAGE).await?;
-        names.extend(page.iter().filter_map(|object| layout::parse_manifest(&object.key)));
-        match page.last() {
-            Some(newest) if page.len() == PAGE => after = Some(newest.key.clone()),
-            _ => break,
-        }
-    }
-    let wanted = last.map_or(1, |last| last.number + 1);
-    if !names.iter().any(|(_, number)| *number == wanted) {
-        return Ok(None);
-    }
-    // Two manifests may have the wanted number: an older epoch's step beyond the fork is void.
-    let mut lineage = Lineage::of(names.iter().copied());
+) -> Result<Next, MirrorError> {
+    let after = last.map(|last| layout::manifest(last.epoch, last.number));
+    let newer = listing::names(peer, layout::MANIFESTS, after, layout::parse_manifest).await?;
+    let Some(by) = newer.last().map(|(epoch, _)| *epoch) else { return Ok(Next::None) };
+    let names = last.iter().map(|last| (last.epoch, last.number)).chain(newer.iter().copied());
+    let mut lineage = Lineage::of(names);
     while let Some((epoch, number)) = lineage.wanted() {
-        if last.is_some_and(|last| last.epoch == epoch) {
+        if last.is_some_and(|last| epoch <= last.epoch) {
             break;
         }
         let fork = read_manifest(region, peer, epoch, number).await?.1.statement.fork;
         lineage.forked(fork.and_then(|fork| fork.after));
     }
-    Ok(names.into_iter().find(|(epoch, number)| *number == wanted && lineage.counts(*epoch, *number)))
+    if let Some(last) = last.filter(|last| !lineage.counts(last.epoch, last.number)) {
+        return Ok(Next::Void { last, by });
+    }
+    // Two manifests may have the wanted number: an older epoch's step beyond the fork is void.
+    let wanted = last.map_or(1, |last| last.number + 1);
+    let next = newer.into_iter().find(|(epoch, number)| *number == wanted && lineage.counts(*epoch, *number));
+    Ok(next.map_or(Next::None, |(epoch, number)| Next::Manifest(epoch, number)))
+}
+
+/// The end of the own archive lost: a promotion that did not know it (this region had just written it and died, or
+/// was cut off) forked before it. Takes the catalog back to where both branches part; the next rounds mirror from
+/// there. All that the void steps archived is still live, or the catalog refuses (ARC-1). Their objects stay in the
+/// own bucket: an audit lists them as void, and nobody removes them.
+async fn wind_back(region: &Region, peer: &dyn ObjectStore, last: ManifestRef) -> Result<Round, MirrorError> {
+    let mut lineage = Lineage::of(listing::names(peer, layout::MANIFESTS, None, layout::parse_manifest).await?);
+    while let Some((epoch, number)) = lineage.wanted() {
+        let fork = read_manifest(region, peer, epoch, number).await?.1.statement.fork;
+        lineage.forked(fork.and_then(|fork| fork.after));
+    }
+    let to = match lineage.newest_of(&region.catalog.segments().await?) {
+        None => None,
+        Some((epoch, number)) => {
+            let (_, own) = read_manifest(region, region.store.as_ref(), epoch, number).await?;
+            let (_, theirs) = read_manifest(region, peer, epoch, number).await?;
+            // Before anything is forgotten: what is under the same name must be the same step.
+            if own.sha256 != theirs.sha256 {
+                return Err(MirrorError::TwoOfAName { epoch, number });
+            }
+            Some(own.reference())
+        }
+    };
+    let number = to.map_or(0, |to| to.number);
+    let (from_epoch, from) = (last.epoch.get(), last.number);
+    tracing::warn!(from_epoch, from, to = number, "the end of the own archive is void: its catalog is wound back");
+    region.catalog.wind_back(last, to).await?;
+    region.reached("mirror.wind_back");
+    Ok(Round::WoundBack { number })
 }
 
 pub(crate) async fn read_manifest(

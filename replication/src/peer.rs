@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use domain::append::Role;
+use domain::archive::catalog::ManifestRef;
 use domain::merkle::Hash;
 use domain::replication::Heard;
 use domain::{Epoch, ErrorKind, Head, Timestamp};
@@ -74,6 +75,11 @@ pub struct Standing {
     /// Root of its tree at `head`, if that was asked for: it costs reading what was appended since the last time.
     #[serde(default, with = "spelling::text_or_null")]
     pub root: Option<Hash>,
+    /// The last manifest that its catalog has accepted; `null` before the first. Of a region that drains it is
+    /// the last one there will be: it is told only when nobody writes one any more.
+    pub manifest: Option<ManifestRef>,
+    /// Whether it copies the other region's archive while it follows: it can reach the other's bucket.
+    pub mirrors: bool,
     /// What time it is there.
     #[serde(with = "spelling::text")]
     pub clock: Timestamp,
@@ -319,13 +325,19 @@ mod tests {
             role: Role::Draining,
             head: Head::new(7).expect("small"),
             root: None,
+            manifest: Some(ManifestRef { epoch: Epoch::FIRST, number: 3, sha256: Hash([0xab; 32]) }),
+            mirrors: true,
             clock: Timestamp::from_unix_micros(0).expect("an instant"),
             heard: None,
         };
         let json = serde_json::to_string(&standing).expect("json");
+        let sha256 = "ab".repeat(32);
+        let manifest = format!(r#"{{"epoch":"1","number":"3","sha256":"{sha256}"}}"#);
         assert_eq!(
             json,
-            r#"{"log":"log","region":"home","epoch":"1","role":"draining","head":"7","root":null,"clock":"1970-01-01T00:00:00.000000Z","heard":null}"#
+            format!(
+                r#"{{"log":"log","region":"home","epoch":"1","role":"draining","head":"7","root":null,"manifest":{manifest},"mirrors":true,"clock":"1970-01-01T00:00:00.000000Z","heard":null}}"#
+            )
         );
         assert_eq!(serde_json::from_str::<Standing>(&json).expect("read"), standing);
     }

@@ -39,7 +39,9 @@ pub struct Region {
     pub keys: Arc<KeyRing>,
     /// What time it is.
     pub clock: Arc<dyn Clock>,
-    /// Is told of each step of mirroring and confirming whose effect is stored, by a name such as
+    /// Held by this process's sealer while it writes a manifest; the same lock as the sealer's.
+    pub publishing: Arc<Mutex<()>>,
+    /// Is told of each step of mirroring, confirming and cosigning whose effect is stored, by a name such as
     /// `mirror.segment`: a place at which a test can kill the process. Nobody looks: `Arc::new(|_| ())`.
     pub steps: Arc<dyn Fn(&'static str) + Send + Sync>,
     /// Held while this process changes the region's role: the watch and a promotion never interleave.

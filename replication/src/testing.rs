@@ -6,6 +6,10 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use async_trait::async_trait;
 use domain::append::{AppendRequest, Role};
+use domain::archive::manifest::{Fork, Manifest};
+use domain::archive::segment::SegmentWriter;
+use domain::archive::statement::FORMAT;
+use domain::archive::{layout, statement};
 use domain::event::{Data, NewEvent};
 use domain::evidence::Evidence;
 use domain::keys::{KeyRing, SigningKey};
@@ -64,6 +68,39 @@ pub(crate) async fn records(count: u64) -> Vec<Record> {
     let log = MemoryLog::new(Arc::new(FixedClock(at(0))), at(0), Role::Active);
     append(&log, 0..count).await;
     log.read_log(Position::FIRST, Direction::Forward, usize::MAX).await.expect("readable")
+}
+
+/// Seals the positions `first` to `last` of a region's log as its next manifest, as the archiver does; `fork` of the
+/// first one of a newer epoch.
+pub(crate) async fn seal(region: &Region, fork: Option<Head>, first: u64, last: u64) {
+    let epoch = region.log.log_head().await.expect("head").epoch;
+    let first = Position::new(first).expect("from 1");
+    let count = usize::try_from(last + 1 - first.get()).expect("small");
+    let records = region.history.read_log(first, Direction::Forward, count).await.expect("readable");
+    let mut writer = SegmentWriter::new(first, epoch).expect("a writer");
+    records.iter().for_each(|record| writer.push(record).expect("in order"));
+    let sealed = writer.finish().expect("sealed");
+    let before = region.catalog.last_manifest().await.expect("read");
+    let manifest = Manifest {
+        format: FORMAT,
+        log: "twin".into(),
+        epoch,
+        number: before.map_or(1, |before| before.number + 1),
+        previous: before.map(|before| before.sha256),
+        time: at(0),
+        fork: fork.map(|position| Fork { after: before, position }),
+        added: vec![sealed.segment.clone()],
+        replaced: Vec::new(),
+        in_force: None,
+    };
+    let bytes = statement::sign(&manifest, &region.key).expect("signed");
+    let step = statement::verify::<Manifest>(&bytes, &region.keys).expect("good");
+    let store = &region.store;
+    store.create(&layout::segment(&sealed.segment), &sealed.object).await.expect("created");
+    store.create(&layout::index(&sealed.segment), &sealed.index).await.expect("created");
+    store.create(&layout::manifest(epoch, manifest.number), &bytes).await.expect("created");
+    region.catalog.accept(before, step.reference(), &manifest.added).await.expect("accepted");
+    region.catalog.mark_verified(sealed.segment.first, at(0)).await.expect("marked");
 }
 
 /// What happens to the next batch on its way.
@@ -183,6 +220,7 @@ impl Pair {
                     key,
                     keys: Arc::clone(&keys),
                     clock: clock.clone(),
+                    publishing: Arc::default(),
                     steps: Arc::new(|_| ()),
                     role_change: AsyncMutex::default(),
                 })

@@ -70,6 +70,7 @@ impl Region {
             clock: Arc::clone(&clock),
             key,
             keys: keys.clone(),
+            publishing: Arc::default(),
             steps: Arc::new(Silent),
         };
         Sealer::new(io, ArchiverConfig::default()).run(Demand::Everything).await.expect("sealed");

@@ -80,6 +80,8 @@ async fn the_service_can_do_only_what_it_is_for() {
         "DELETE FROM coldstream.tokens",
         "UPDATE coldstream.tokens SET role = 'operator'",
         "DELETE FROM coldstream.consumers",
+        "DELETE FROM coldstream.segments",
+        "DELETE FROM coldstream.last_manifest",
         "UPDATE coldstream.migrations SET version = 0",
         "SELECT coldstream.prune_doubt(1, 1)",
     ] {

@@ -125,6 +125,7 @@ impl Region {
             clock: Arc::new(FixedClock(now())),
             key: self.key.clone(),
             keys: keys(),
+            publishing: Arc::default(),
             steps,
         }
     }

@@ -175,6 +175,21 @@ pub trait Catalog: Send + Sync {
         added: &[Segment],
     ) -> Result<(), CatalogError>;
 
+    /// Takes the catalog back from `last`, which stands on a branch that lost, to `to`, the last step of its own
+    /// that counts (`None`: none does): forgets the steps after it with their segments, in one transaction.
+    /// Repeating it changes nothing.
+    ///
+    /// Nothing pruned is ever forgotten (ARC-1). It cannot come to that while two copies are asked for: pruning
+    /// waits for the other region's confirmation (ARC-2), that region confirms only what stands in its own
+    /// catalog, and the first manifest of its epoch names the last step of that catalog; so a step which a newer
+    /// epoch does not name was never confirmed. One accepted copy, or a region that was promoted from an old
+    /// backup, breaks this chain of reasons; then this verb refuses.
+    ///
+    /// # Errors
+    /// `Refused` if another manifest is the last, `to` added no segment here, or a segment that would be forgotten
+    /// holds a pruned position.
+    async fn wind_back(&self, last: ManifestRef, to: Option<ManifestRef>) -> Result<(), CatalogError>;
+
     /// Notes that this region read its own copy back whole and found it right.
     async fn mark_verified(&self, first: Position, at: Timestamp) -> Result<(), CatalogError>;
 

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use thiserror::Error;
 
-use super::catalog::{ManifestRef, Segment};
+use super::catalog::{CatalogEntry, ManifestRef, Segment};
 use super::manifest::Manifest;
 use super::statement::Signed;
 use crate::{Epoch, ErrorKind, Head, Position};
@@ -204,6 +204,12 @@ impl Lineage {
     #[must_use]
     pub fn stretches(&self) -> Vec<Stretch> {
         self.stretches.iter().rev().copied().collect()
+    }
+
+    /// Of the steps that a catalog has taken, the newest that counts: where its branch and this one part.
+    #[must_use]
+    pub fn newest_of(&self, entries: &[CatalogEntry]) -> Option<(Epoch, u64)> {
+        entries.iter().rev().map(|entry| entry.manifest).find(|(epoch, number)| self.counts(*epoch, *number))
     }
 
     /// Whether a manifest counts.

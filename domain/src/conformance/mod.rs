@@ -1,4 +1,5 @@
 //! One suite a port, passed by the twin in memory and by every real adapter.
 
+pub mod catalog;
 pub mod log;
 pub mod peer;

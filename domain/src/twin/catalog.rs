@@ -72,6 +72,28 @@ impl Catalog for MemoryLog {
         Ok(())
     }
 
+    async fn wind_back(&self, last: ManifestRef, to: Option<ManifestRef>) -> Result<(), CatalogError> {
+        let mut state = self.state();
+        let pruned = state.head.pruned;
+        let archive = &mut state.archive;
+        if archive.manifest == to {
+            return Ok(());
+        }
+        if archive.manifest != Some(last) {
+            return Err(refused("another manifest is the last"));
+        }
+        if to.is_some_and(|to| !archive.segments.values().any(|entry| entry.manifest == (to.epoch, to.number))) {
+            return Err(refused("the step to go back to added no segment here"));
+        }
+        let counts = |entry: &CatalogEntry| to.is_some_and(|to| entry.manifest.1 <= to.number);
+        if archive.segments.values().any(|entry| !counts(entry) && pruned.includes(entry.segment.first)) {
+            return Err(refused("a segment that would be forgotten holds a pruned position"));
+        }
+        archive.segments.retain(|_, entry| counts(entry));
+        archive.manifest = to;
+        Ok(())
+    }
+
     async fn mark_verified(&self, first: Position, at: Timestamp) -> Result<(), CatalogError> {
         let mut state = self.state();
         let entry = state.archive.segments.get_mut(&first).ok_or_else(|| refused("no such segment"))?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::Subcommand;
 use domain::append::Role;
-use replication::failover::{self, AcceptLoss, Promote, Promoted, RegionAdmin, Step};
+use replication::failover::{self, AcceptLoss, Behind, Outlook, Promote, Promoted, RegionAdmin, Step};
 use replication::{PeerClient, Standing};
 use serde::Serialize;
 
@@ -29,7 +29,7 @@ pub(super) enum ReplicationCommand {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum FailoverCommand {
-    /// Go or no-go for a switchover. Exit 3: no-go
+    /// Go or no-go for a switchover, or for going on with one that was interrupted. Exit 3: no-go
     Check(OtherArgs),
     /// Planned: the other region takes over, nothing is lost. --server names the region that is active now
     Switchover {
@@ -104,7 +104,9 @@ fn own_client(context: &Context) -> Result<PeerClient, CliError> {
 struct Standings {
     own: Option<Standing>,
     other: Option<Standing>,
-    /// What speaks against a switchover.
+    /// The switchover that was begun and not finished; `null` if none is under way.
+    under_way: Option<String>,
+    /// What speaks against a switchover, or against going on with the one under way.
     doubts: Vec<String>,
 }
 
@@ -123,9 +125,9 @@ pub(super) async fn failover(context: &Context, command: FailoverCommand) -> Res
         }
         FailoverCommand::Switchover { other, yes } => {
             let plan = [
-                "the active region takes no more appends",
-                "the other region fetches what it lacks",
-                "heads and roots are compared",
+                "the active region takes no more appends and seals nothing more",
+                "the other region fetches what it lacks of the log and of the archive; `failover resume` takes it back",
+                "heads, roots and last manifests are compared",
                 "the other region claims the next epoch and takes appends",
                 "the old region follows it",
             ];
@@ -167,31 +169,61 @@ async fn look(context: &Context, other: &OtherArgs) -> Result<Standings, CliErro
         }
     };
     let (own, other) = (keep("the own region", own), keep("the other region", other));
+    let mut under_way = None;
     if let (Some(own), Some(other)) = (&own, &other) {
-        doubts.extend(doubts_about(own, other));
+        let (found, about) = judge(own, other);
+        under_way = found;
+        doubts.extend(about);
     }
-    Ok(Standings { own, other, doubts })
+    Ok(Standings { own, other, under_way, doubts })
 }
 
-/// What speaks against a switchover between two regions as they stand. Pure.
-fn doubts_about(own: &Standing, other: &Standing) -> Vec<String> {
+/// Whether a switchover is under way, and what speaks against one between two regions as they stand. Pure.
+fn judge(own: &Standing, other: &Standing) -> (Option<String>, Vec<String>) {
     let mut doubts = Vec::new();
-    let (active, follower) = if own.role == Role::Follower { (other, own) } else { (own, other) };
-    if let Err(error) = failover::plan(active, follower) {
-        doubts.push(error.to_string());
+    let mut under_way = None;
+    match failover::outlook(own, other) {
+        Ok(Outlook::Ready { from, to }) => doubts.extend(lacks(&from, &to)),
+        // What is still to be fetched is no doubt: appends have stopped, and going on fetches it.
+        Ok(Outlook::UnderWay { from, to, next }) => under_way = Some(unfinished(&from, &to, &next)),
+        Err(error) => doubts.push(error.to_string()),
     }
-    let behind = active.head.get().saturating_sub(follower.head.get());
-    if behind > 0 {
-        doubts.push(format!("{} is {behind} events behind", follower.region));
+    if own.head == other.head && own.root != other.root {
+        doubts.push(format!("the roots at {} differ", own.head));
     }
-    if active.head == follower.head && active.root != follower.root {
-        doubts.push(format!("the roots at {} differ", active.head));
-    }
-    let seconds = active.clock.micros_since(follower.clock) / 1_000_000;
+    let seconds = own.clock.micros_since(other.clock) / 1_000_000;
     if seconds.abs() > CLOCK_DIFFERENCE_MAX_SECONDS {
         doubts.push(format!("the clocks differ by {seconds} s"));
     }
+    (under_way, doubts)
+}
+
+/// What a follower would have to fetch after appends have stopped.
+fn lacks(active: &Standing, follower: &Standing) -> Vec<String> {
+    let mut doubts = Vec::new();
+    let behind = active.head.get().saturating_sub(follower.head.get());
+    if behind > 0 {
+        doubts.push(format!("{} has {}", follower.region, Behind::Events(behind)));
+    }
+    if follower.manifest != active.manifest && follower.mirrors {
+        let behind = Behind::Archive { has: follower.manifest, needs: active.manifest };
+        doubts.push(format!("{} has {behind}", follower.region));
+    }
     doubts
+}
+
+fn unfinished(from: &Standing, to: &Standing, next: &Step) -> String {
+    let next = match next {
+        Step::Drain => "appends have to stop".to_owned(),
+        Step::CatchUp { behind } => format!("{} has {behind}", to.region),
+        Step::Promote { .. } => format!("{} has everything and has to take over", to.region),
+        Step::StepDown => format!("{} has taken over and {} has to follow", to.region, from.region),
+    };
+    format!(
+        "a switchover from {} to {} was begun and not finished: {next}; \
+         coldstream failover switchover, with --server naming {}, finishes it",
+        from.region, to.region, from.region
+    )
 }
 
 async fn switch_over(context: &Context, old: &PeerClient, new: &PeerClient) -> Result<(), CliError> {
@@ -215,7 +247,7 @@ async fn switch_over(context: &Context, old: &PeerClient, new: &PeerClient) -> R
 fn describe(step: &Step) -> String {
     match step {
         Step::Drain => "appends stop".to_owned(),
-        Step::CatchUp { behind } => format!("{behind} events to fetch"),
+        Step::CatchUp { behind } => format!("the other region has {behind}"),
         Step::Promote { head, .. } => format!("both end at {head} with the same root; the other region takes over"),
         Step::StepDown => "the old region follows".to_owned(),
     }
@@ -256,6 +288,7 @@ fn people(standings: &Standings) -> String {
         rows.push((name("region"), standing_line(standing)));
         rows.push((name("root"), standing.root.map_or_else(String::new, |root| root.to_string())));
     }
+    rows.extend(standings.under_way.iter().map(|state| (name("under way"), state.clone())));
     rows.extend(standings.doubts.iter().map(|doubt| (name("doubt"), doubt.clone())));
     rows.push((name("switchover"), name(if standings.doubts.is_empty() { "go" } else { "no-go" })));
     table(&rows)

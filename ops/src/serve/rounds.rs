@@ -199,6 +199,7 @@ impl Worker for MirrorWorker {
             mirror::Round::CaughtUp => Done::for_now("caught up"),
             mirror::Round::Behind(head) => Done::for_now(format!("waits for events up to {head}")),
             mirror::Round::Mirrored { number, head } => Done::partly(format!("manifest {number}, up to {head}")),
+            mirror::Round::WoundBack { number } => Done::partly(format!("wound back to manifest {number}")),
         })
     }
 }

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use domain::archive::catalog::{Catalog, ManifestRef};
 use domain::log::{EventLog, FollowerLog, LogReader};
 use domain::replication::{Heard, PeerMemory};
 
 use super::*;
 use crate::follow::Follower;
-use crate::testing::{Pair, append, at};
+use crate::mirror;
+use crate::testing::{Pair, append, at, seal};
 
 fn head(events: u64) -> Head {
     Head::new(events).expect("small")
@@ -35,6 +37,8 @@ fn stands(region: &str, at_epoch: u64, role: Role, events: u64, root: &[u8]) -> 
         role,
         head: head(events),
         root: Some(Hash::of(root)),
+        manifest: None,
+        mirrors: true,
         clock: at(0),
         heard: None,
     }
@@ -46,13 +50,119 @@ fn a_switchover_goes_step_by_step_from_whatever_it_finds() {
     let home = |role, events| stands("home", 1, role, events, b"r");
     let dr = |events| stands("dr", 1, Role::Follower, events, b"r");
     assert_eq!(planned(home(Role::Active, 9), dr(7)), Some(Step::Drain));
-    assert_eq!(planned(home(Role::Draining, 9), dr(7)), Some(Step::CatchUp { behind: 2 }));
+    assert_eq!(planned(home(Role::Draining, 9), dr(7)), Some(Step::CatchUp { behind: Behind::Events(2) }));
     let promote = Step::Promote { head: head(9), root: Hash::of(b"r") };
     assert_eq!(planned(home(Role::Draining, 9), dr(9)), Some(promote.clone()));
     assert_eq!(planned(home(Role::Draining, 9), stands("dr", 1, Role::ReadOnly, 9, b"r")), Some(promote));
     let active = stands("dr", 2, Role::Active, 9, b"r");
     assert_eq!(planned(home(Role::Draining, 9), active.clone()), Some(Step::StepDown));
     assert_eq!(planned(stands("home", 2, Role::Follower, 9, b"r"), active), None);
+}
+
+fn ends_with(number: u64, standing: Standing) -> Standing {
+    let sha256 = Hash::of(&number.to_be_bytes());
+    Standing { manifest: Some(ManifestRef { epoch: epoch(1), number, sha256 }), ..standing }
+}
+
+#[test]
+fn a_switchover_waits_until_both_archives_end_with_the_same_manifest() {
+    let home = ends_with(3, stands("home", 1, Role::Draining, 9, b"r"));
+    let dr = stands("dr", 1, Role::Follower, 9, b"r");
+    let archive = |new: &Standing| match plan(&home, new).expect("there is a way") {
+        Some(Step::CatchUp { behind: behind @ Behind::Archive { .. } }) => behind.to_string(),
+        other => panic!("{other:?}"),
+    };
+    assert!(archive(&dr).ends_with("with manifest 3 of epoch 1 there and with no manifest here"), "{}", archive(&dr));
+    let nearly = ends_with(2, dr.clone());
+    assert!(archive(&nearly).ends_with("and with manifest 2 of epoch 1 here"));
+    let other = Some(ManifestRef { sha256: Hash::of(b"another"), ..home.manifest.expect("one") });
+    archive(&Standing { manifest: other, ..dr.clone() });
+    archive(&Standing { role: Role::ReadOnly, ..nearly.clone() });
+    let promote = Step::Promote { head: head(9), root: Hash::of(b"r") };
+    assert_eq!(plan(&home, &ends_with(3, dr.clone())).expect("a way"), Some(promote.clone()));
+    // The events come first: the archive holds some of them.
+    let short = plan(&home, &Standing { head: head(8), ..nearly.clone() }).expect("a way");
+    assert_eq!(short, Some(Step::CatchUp { behind: Behind::Events(1) }));
+
+    // Who never mirrors is not waited for, nor who has claimed the epoch already.
+    assert_eq!(plan(&home, &Standing { mirrors: false, ..dr }).expect("a way"), Some(promote.clone()));
+    let follows = Standing { epoch: epoch(2), role: Role::Follower, ..home };
+    assert_eq!(plan(&follows, &Standing { role: Role::ReadOnly, ..nearly }).expect("a way"), Some(promote));
+}
+
+#[test]
+fn a_switchover_that_was_interrupted_is_recognised_from_both_sides() {
+    let home = |at, role| stands("home", at, role, 9, b"r");
+    let dr = |at, role| stands("dr", at, role, 9, b"r");
+    let begun = [
+        (home(1, Role::Draining), dr(1, Role::Follower), "promote"),
+        (home(1, Role::Draining), stands("dr", 1, Role::Follower, 7, b"r"), "catch up"),
+        (home(1, Role::Draining), dr(1, Role::ReadOnly), "promote"),
+        (home(2, Role::Follower), dr(1, Role::ReadOnly), "promote"),
+        (home(1, Role::Draining), dr(2, Role::Active), "step down"),
+    ];
+    for (home, dr, wanted) in begun {
+        for found in [outlook(&home, &dr), outlook(&dr, &home)] {
+            let Ok(Outlook::UnderWay { from, to, next }) = found else { panic!("{wanted}: {found:?}") };
+            let next = match next {
+                Step::CatchUp { .. } => "catch up",
+                Step::Promote { .. } => "promote",
+                Step::StepDown => "step down",
+                Step::Drain => "drain",
+            };
+            assert_eq!((from.region.as_str(), to.region.as_str(), next), ("home", "dr", wanted));
+        }
+    }
+    for (from, to) in [(home(1, Role::Active), dr(1, Role::Follower)), (dr(2, Role::Active), home(2, Role::Follower))] {
+        let ready = Outlook::Ready { from: from.clone(), to: to.clone() };
+        assert_eq!((outlook(&from, &to).expect("a way"), outlook(&to, &from).expect("a way")), (ready.clone(), ready));
+    }
+    // Forced out, with events of its own: nothing that a switchover could finish.
+    for (one, other) in [
+        (home(1, Role::ReadOnly), dr(2, Role::Active)),
+        (home(1, Role::ReadOnly), dr(1, Role::Follower)),
+        (home(1, Role::Follower), dr(1, Role::Follower)),
+    ] {
+        assert_eq!(outlook(&one, &other).expect_err("no way").kind(), ErrorKind::Conflict);
+        assert_eq!(outlook(&other, &one).expect_err("no way").kind(), ErrorKind::Conflict);
+    }
+}
+
+#[tokio::test]
+async fn a_planned_promotion_is_refused_until_the_archive_is_mirrored() {
+    let pair = Pair::new().await;
+    append(&pair.home_log, 0..5).await;
+    seal(&pair.home, None, 1, 5).await;
+    let stands = drain(&pair.home).await.expect("drained");
+    follow(&pair.dr).await;
+    let request = Promote::Planned { head: head(5), root: stands.root.expect("asked for") };
+    let error = promote(&pair.dr, &request).await.expect_err("the archive is behind");
+    assert!(error.to_string().contains("the archive to mirror"), "{error}");
+    assert_eq!(role(&pair.dr).await, (epoch(1), Role::Follower), "a refusal gives the role back");
+    assert!(pair.dr_store.keys().is_empty(), "and claims nothing");
+    mirror::round(&pair.dr).await.expect("mirrored");
+    promote(&pair.dr, &request).await.expect("promoted");
+}
+
+#[tokio::test]
+async fn a_draining_region_says_its_last_manifest_only_when_nobody_writes_one() {
+    let pair = Pair::new().await;
+    append(&pair.home_log, 0..5).await;
+    // The sealer is about to write a manifest when the drain comes.
+    let publishing = pair.home.publishing.lock().await;
+    let drained = tokio::spawn({
+        let home = Arc::clone(&pair.home);
+        async move { drain(&home).await }
+    });
+    while role(&pair.home).await.1 != Role::Draining {
+        tokio::task::yield_now().await;
+    }
+    seal(&pair.home, None, 1, 5).await;
+    assert!(!drained.is_finished());
+    drop(publishing);
+    let stands = drained.await.expect("no panic").expect("drained");
+    assert_eq!(stands.manifest, pair.home_log.last_manifest().await.expect("read"));
+    assert!(stands.manifest.is_some());
 }
 
 #[test]
@@ -178,6 +288,42 @@ async fn the_loss_of_a_region_that_had_stopped_appends_is_bounded() {
     let error = promote(&pair.dr, &forced(2)).await.expect_err("three may be lost");
     assert!(matches!(error, FailoverError::Loss(LossStatement { bound: Bound::Events(3), .. })), "{error}");
     promote(&pair.dr, &forced(3)).await.expect("accepted");
+}
+
+#[tokio::test]
+async fn what_the_old_regions_bucket_shows_beyond_what_was_heard_is_counted() {
+    let pair = Pair::new().await;
+    append(&pair.home_log, 0..5).await;
+    follow(&pair.dr).await;
+    // It drained at 5, was heard of, took appends again, and sealed up to 8 before it died.
+    let heard = Heard { epoch: epoch(1), head: head(5), role: Role::Draining, at: at(60) };
+    pair.dr_log.hear(heard).await.expect("kept");
+    append(&pair.home_log, 5..8).await;
+    seal(&pair.home, None, 1, 8).await;
+    pair.to_home.set_up(false);
+    let forced = |accept| Promote::Forced { accept };
+    let error = promote(&pair.dr, &forced(AcceptLoss::Events(3))).await.expect_err("its word is not its last");
+    let FailoverError::Loss(loss) = error else { panic!("{error}") };
+    let source = Source::OtherBucket("manifest/00000000000000000001/00000000000000000001.json".into());
+    assert_eq!(loss.newest, Some(Shown { head: head(8), source }));
+    assert_eq!((loss.known_missing, loss.bound), (3, Bound::UnknownSince(Some(at(60)))));
+    assert!(loss.to_string().contains("in the other region's bucket shows 8 events"), "{loss}");
+    promote(&pair.dr, &forced(AcceptLoss::Unknown)).await.expect("accepted");
+}
+
+#[test]
+fn the_loss_is_counted_from_the_highest_head_and_an_equal_one_adds_nothing() {
+    let heard = Heard { epoch: epoch(1), head: head(8), role: Role::Draining, at: at(0) };
+    let shown = |events, key: &str| Shown { head: head(events), source: Source::OwnBucket(key.into()) };
+    let loss = state_loss(head(5), epoch(1), Some(heard), vec![shown(8, "equal"), shown(4, "less")]);
+    assert_eq!(loss.newest, Some(Shown { head: head(8), source: Source::OtherRegion }));
+    assert_eq!((loss.known_missing, loss.bound), (3, Bound::Events(3)));
+    let loss = state_loss(head(5), epoch(1), Some(heard), vec![shown(9, "more"), shown(11, "most")]);
+    assert_eq!((loss.newest, loss.known_missing), (Some(shown(11, "most")), 6));
+    assert_eq!(loss.bound, Bound::UnknownSince(Some(at(0))));
+    let loss = state_loss(head(5), epoch(1), None, vec![shown(7, "only")]);
+    assert_eq!((loss.known_missing, loss.bound), (2, Bound::UnknownSince(None)));
+    assert_eq!(state_loss(head(5), epoch(1), None, vec![]).newest, None);
 }
 
 #[tokio::test]

@@ -4,48 +4,19 @@ use std::sync::Arc;
 
 use domain::Timestamp;
 use domain::archive::catalog::{Catalog, CatalogEntry};
-use domain::archive::segment::SegmentWriter;
 use domain::archive::statement::FORMAT;
-use domain::log::{Direction, LogReader};
+use domain::log::FollowerLog;
 use domain::twin::{MemoryLog, MemoryStore};
 
 use super::*;
+use crate::failover::{self, AcceptLoss, Promote};
+use crate::fence;
 use crate::follow::Follower;
-use crate::testing::{Pair, append, at};
+use crate::testing::{self, Pair, append, at};
 
-/// Seals the positions `first` to `last` of the home log as manifest `number`, as the archiver does.
+/// Seals the positions `first` to `last` of the home log as the next manifest.
 async fn seal(pair: &Pair, first: u64, last: u64) {
-    seal_from(pair, &pair.home_log, first, last).await;
-}
-
-async fn seal_from(pair: &Pair, records_of: &MemoryLog, first: u64, last: u64) {
-    let first = Position::new(first).expect("from 1");
-    let count = usize::try_from(last + 1 - first.get()).expect("small");
-    let records = records_of.read_log(first, Direction::Forward, count).await.expect("readable");
-    let mut writer = SegmentWriter::new(first, Epoch::FIRST).expect("a writer");
-    records.iter().for_each(|record| writer.push(record).expect("in order"));
-    let sealed = writer.finish().expect("sealed");
-    let before = pair.home_log.last_manifest().await.expect("read");
-    let manifest = Manifest {
-        format: FORMAT,
-        log: "twin".into(),
-        epoch: Epoch::FIRST,
-        number: before.map_or(1, |before| before.number + 1),
-        previous: before.map(|before| before.sha256),
-        time: at(0),
-        fork: None,
-        added: vec![sealed.segment.clone()],
-        replaced: Vec::new(),
-        in_force: None,
-    };
-    let bytes = statement::sign(&manifest, &pair.home.key).expect("signed");
-    let step = statement::verify::<Manifest>(&bytes, &pair.home.keys).expect("good");
-    let store = &pair.home_store;
-    store.create(&layout::segment(&sealed.segment), &sealed.object).await.expect("created");
-    store.create(&layout::index(&sealed.segment), &sealed.index).await.expect("created");
-    store.create(&layout::manifest(Epoch::FIRST, manifest.number), &bytes).await.expect("created");
-    pair.home_log.accept(before, step.reference(), &manifest.added).await.expect("accepted");
-    pair.home_log.mark_verified(sealed.segment.first, at(0)).await.expect("marked");
+    testing::seal(&pair.home, None, first, last).await;
 }
 
 async fn sealed_pair() -> Pair {
@@ -218,4 +189,92 @@ async fn a_confirmation_of_another_segment_confirms_nothing() {
     assert_eq!(round(&pair.home).await.expect_err("the second").kind(), ErrorKind::Corrupt);
     let confirmed: Vec<bool> = entries(&pair.home_log).await.iter().map(|e| e.confirmed_at.is_some()).collect();
     assert_eq!(confirmed, [true, false]);
+}
+
+/// Home has sealed up to 40 and died before dr mirrored more than 25; dr has all the events, was forced to take over in
+/// epoch 2, and goes on. Home comes back and follows.
+async fn forced_with_a_void_end() -> Pair {
+    let pair = Pair::new().await;
+    append(&pair.home_log, 0..40).await;
+    follow(&pair).await;
+    seal(&pair, 1, 25).await;
+    mirror_all(&pair).await;
+    seal(&pair, 26, 40).await;
+    pair.to_home.set_up(false);
+    let forced = Promote::Forced { accept: AcceptLoss::Unknown };
+    failover::promote(&pair.dr, &forced).await.expect("promoted");
+    pair.to_home.set_up(true);
+    fence::look_now(&pair.home).await.expect("looked");
+    pair
+}
+
+async fn last(log: &MemoryLog) -> Option<(u64, u64)> {
+    log.last_manifest().await.expect("read").map(|last| (last.epoch.get(), last.number))
+}
+
+#[tokio::test]
+async fn an_end_of_the_archive_that_lost_is_wound_back_and_mirrored_anew() {
+    let pair = forced_with_a_void_end().await;
+    assert_eq!(last(&pair.home_log).await, Some((1, 2)));
+    assert_eq!(round(&pair.home).await.expect("good"), Round::CaughtUp, "no step of the new epoch is there yet");
+
+    testing::seal(&pair.dr, Some(Head::new(40).expect("small")), 26, 40).await;
+    assert_eq!(round(&pair.home).await.expect("good"), Round::WoundBack { number: 1 });
+    assert_eq!(last(&pair.home_log).await, Some((1, 1)));
+    let head = Head::new(40).expect("small");
+    assert_eq!(round(&pair.home).await.expect("good"), Round::Mirrored { number: 2, head });
+    assert_eq!(round(&pair.home).await.expect("good"), Round::CaughtUp);
+    assert_eq!(pair.home_log.last_manifest().await.expect("read"), pair.dr_log.last_manifest().await.expect("read"));
+    round(&pair.dr).await.expect("dr reads what home confirms");
+    for log in [&pair.home_log, &pair.dr_log] {
+        let confirmed: Vec<bool> = entries(log).await.iter().map(|entry| entry.confirmed_at.is_some()).collect();
+        assert_eq!(confirmed, [true, true]);
+    }
+    let void = layout::manifest(Epoch::FIRST, 2);
+    assert!(pair.home_store.keys().contains(&void), "the void step stays where it is");
+}
+
+#[tokio::test]
+async fn an_archive_that_lost_altogether_begins_anew() {
+    let pair = Pair::new().await;
+    append(&pair.home_log, 0..10).await;
+    follow(&pair).await;
+    seal(&pair, 1, 10).await;
+    pair.to_home.set_up(false);
+    let forced = Promote::Forced { accept: AcceptLoss::Unknown };
+    failover::promote(&pair.dr, &forced).await.expect("promoted");
+    pair.to_home.set_up(true);
+    fence::look_now(&pair.home).await.expect("looked");
+    testing::seal(&pair.dr, Some(Head::new(10).expect("small")), 1, 7).await;
+    assert_eq!(round(&pair.home).await.expect("good"), Round::WoundBack { number: 0 });
+    assert!(matches!(round(&pair.home).await.expect("good"), Round::Mirrored { number: 1, .. }));
+    assert_eq!(last(&pair.home_log).await, Some((2, 1)));
+}
+
+#[tokio::test]
+async fn what_is_pruned_is_not_forgotten_though_its_segment_is_void() {
+    let pair = forced_with_a_void_end().await;
+    // Against all rules: home has let go of what nobody confirmed.
+    pair.home_log.prune_to(Head::new(30).expect("small"));
+    testing::seal(&pair.dr, Some(Head::new(40).expect("small")), 26, 40).await;
+    assert_eq!(round(&pair.home).await.expect_err("refused").kind(), ErrorKind::Conflict);
+    assert_eq!((last(&pair.home_log).await, entries(&pair.home_log).await.len()), (Some((1, 2)), 2));
+}
+
+#[tokio::test]
+async fn a_newer_epoch_that_is_not_followed_yet_makes_nothing_void() {
+    let pair = forced_with_a_void_end().await;
+    testing::seal(&pair.dr, Some(Head::new(40).expect("small")), 26, 40).await;
+    // Home has not heard of the promotion: as if its watch had not looked.
+    let other = Pair::new().await;
+    append(&other.home_log, 0..40).await;
+    testing::seal(&other.home, None, 1, 25).await;
+    testing::seal(&other.home, None, 26, 40).await;
+    other.home_log.change_role((Epoch::FIRST, Role::Active), (Epoch::FIRST, Role::Follower)).await.expect("follows");
+    for key in pair.dr_store.keys() {
+        let object = pair.dr_store.get(&key).await.expect("there");
+        other.dr_store.create(&key, &object.bytes).await.expect("copied");
+    }
+    assert_eq!(round(&other.home).await.expect("good"), Round::Idle);
+    assert_eq!(last(&other.home_log).await, Some((1, 2)));
 }

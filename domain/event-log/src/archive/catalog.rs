@@ -72,6 +72,21 @@ impl Catalog for PgLog {
         transaction.commit().await.map_err(catalog_error)
     }
 
+    async fn wind_back(&self, last: ManifestRef, to: Option<ManifestRef>) -> Result<(), CatalogError> {
+        let number = |manifest: &ManifestRef| i64::try_from(manifest.number).unwrap_or(i64::MAX);
+        sqlx::query(include_str!("../sql/wind_back.sql"))
+            .bind(last.epoch.as_i64())
+            .bind(number(&last))
+            .bind(&last.sha256.0[..])
+            .bind(to.map(|to| to.epoch.as_i64()))
+            .bind(to.as_ref().map(number))
+            .bind(to.as_ref().map(|to| &to.sha256.0[..]))
+            .execute(&self.shared().pool)
+            .await
+            .map(drop)
+            .map_err(catalog_error)
+    }
+
     async fn mark_verified(&self, first: Position, at: Timestamp) -> Result<(), CatalogError> {
         self.mark("UPDATE coldstream.segments SET verified_at = $2 WHERE first_position = $1", first, at).await
     }
