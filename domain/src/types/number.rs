@@ -129,10 +129,10 @@ impl Head {
         Position::new(self.0)
     }
 
-    /// Position that the next event will have.
+    /// Position that the next event will have. Saturates at 2^63 − 1, which no log reaches.
     #[must_use]
     pub fn next(self) -> Position {
-        Position::new(self.0 + 1).unwrap_or(Position::FIRST)
+        self.newest().map_or(Position::FIRST, Position::next)
     }
 
     /// Whether the event at `position` is in the log.
