@@ -9,7 +9,6 @@ use domain::{Clock, ClockError, Timestamp};
 use event_log::PgLog;
 
 use crate::chain::chain;
-use crate::import::SimulatedClock;
 
 /// The machine's clock, in UTC.
 #[derive(Debug, Clone, Copy, Default)]
@@ -34,6 +33,16 @@ impl Clock for SystemClock {
     async fn now(&self) -> Result<Timestamp, ClockError> {
         Self::read()
     }
+}
+
+/// The clock of a log that was created with simulated time.
+#[async_trait]
+pub trait SimulatedClock: Send + Sync {
+    /// Moves it to `now`; never back: where it is later already, nothing changes.
+    ///
+    /// # Errors
+    /// [`ClockError`] where its log does not answer.
+    async fn move_to(&self, now: Timestamp) -> Result<(), ClockError>;
 }
 
 /// The simulated time of a log on PostgreSQL.

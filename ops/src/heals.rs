@@ -1,7 +1,9 @@
-//! What was found damaged in the archive, on the record: an event `segment.healed` for each object, and counts.
+//! What was found damaged in the archive, on the record: an event for each object, and counts. A damage that stays is
+//! found again by every read; it stands on the record once, not once a read.
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use archiver::heal::{Finding, HealObserver, Outcome};
 use async_trait::async_trait;
@@ -17,10 +19,19 @@ use crate::chain::chain;
 /// The stream of all findings.
 const STREAM: &str = "archive-findings";
 
-/// Counts findings, and appends an event for each.
+/// Types of the events.
+const HEALED: &str = "segment.healed";
+const DAMAGED: &str = "segment.damaged";
+const LOST: &str = "segment.lost";
+
+/// By key, the type of the event that says what is wrong with an object now.
+type Standing = Arc<Mutex<HashMap<String, &'static str>>>;
+
+/// Counts findings, and appends an event for each that is news.
 pub struct HealRecorder {
     log: Arc<dyn EventLog>,
     region: String,
+    standing: Standing,
     healed: AtomicU64,
     not_rewritten: AtomicU64,
     lost: AtomicU64,
@@ -44,6 +55,7 @@ impl HealRecorder {
         Self {
             log,
             region: region.to_owned(),
+            standing: Standing::default(),
             healed: AtomicU64::new(0),
             not_rewritten: AtomicU64::new(0),
             lost: AtomicU64::new(0),
@@ -60,13 +72,21 @@ impl HealRecorder {
         }
     }
 
-    fn event(&self, finding: &Finding) -> NewEvent {
-        let (event_type, outcome) = match &finding.outcome {
-            Outcome::Healed { etag } => ("segment.healed", json!({"outcome": "healed", "etag": etag})),
-            Outcome::NotRewritten { reason } => {
-                ("segment.damaged", json!({"outcome": "not rewritten", "reason": reason}))
-            }
-            Outcome::Lost { reason } => ("segment.lost", json!({"outcome": "lost", "reason": reason})),
+    /// Whether the record does not say so already.
+    fn is_news(&self, key: &str, event_type: &'static str) -> bool {
+        let mut standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
+        if event_type == HEALED {
+            standing.remove(key);
+            return true;
+        }
+        standing.insert(key.to_owned(), event_type) != Some(event_type)
+    }
+
+    fn event(&self, finding: &Finding, event_type: &str) -> NewEvent {
+        let outcome = match &finding.outcome {
+            Outcome::Healed { etag } => json!({"outcome": "healed", "etag": etag}),
+            Outcome::NotRewritten { reason } => json!({"outcome": "not rewritten", "reason": reason}),
+            Outcome::Lost { reason } => json!({"outcome": "lost", "reason": reason}),
         };
         let data = json!({
             "region": self.region,
@@ -93,27 +113,113 @@ impl HealRecorder {
 #[async_trait]
 impl HealObserver for HealRecorder {
     async fn found(&self, finding: Finding) {
-        let (count, key) = (
-            match finding.outcome {
-                Outcome::Healed { .. } => &self.healed,
-                Outcome::NotRewritten { .. } => &self.not_rewritten,
-                Outcome::Lost { .. } => &self.lost,
-            },
-            finding.key.clone(),
-        );
+        let (count, event_type) = match finding.outcome {
+            Outcome::Healed { .. } => (&self.healed, HEALED),
+            Outcome::NotRewritten { .. } => (&self.not_rewritten, DAMAGED),
+            Outcome::Lost { .. } => (&self.lost, LOST),
+        };
         count.fetch_add(1, Ordering::Relaxed);
-        let request = AppendRequest { events: vec![self.event(&finding)], ..AppendRequest::default() };
-        let log = self.log.clone();
+        if !self.is_news(&finding.key, event_type) {
+            return;
+        }
+        let request = AppendRequest { events: vec![self.event(&finding, event_type)], ..AppendRequest::default() };
+        let (log, standing, key) = (self.log.clone(), self.standing.clone(), finding.key);
         // The read that found it does not wait for the record of it.
         tokio::spawn(async move {
-            match log.append(request).await {
-                Ok(_) => {}
+            let Err(error) = log.append(request).await else { return };
+            // It is not on the record: the next one to find it tries again.
+            standing.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+            match error.kind() {
                 // Only the region that holds the epoch appends; the finding stands in this process's log.
-                Err(error) if error.kind() == ErrorKind::Fenced => {
+                ErrorKind::Fenced => {
                     tracing::info!(key, "a finding is not on the record: this region does not append");
                 }
-                Err(error) => tracing::warn!(key, error = %chain(&error), "a finding is not on the record"),
+                _ => tracing::warn!(key, error = %chain(&error), "a finding is not on the record"),
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::append::Role;
+    use domain::archive::catalog::Segment;
+    use domain::log::{Direction, FollowerLog, LogReader};
+    use domain::merkle::Hash;
+    use domain::record::Record;
+    use domain::twin::MemoryLog;
+    use domain::{Epoch, FixedClock, Head, Position, Timestamp};
+
+    use super::*;
+
+    fn now() -> Timestamp {
+        Timestamp::parse_rfc3339("2026-05-01T08:00:00Z").expect("an instant")
+    }
+
+    fn log(role: Role) -> Arc<MemoryLog> {
+        Arc::new(MemoryLog::new(Arc::new(FixedClock(now())), now(), role))
+    }
+
+    fn finding(outcome: Outcome) -> Finding {
+        let segment = Segment {
+            first: Position::FIRST,
+            last: Position::FIRST,
+            epoch: Epoch::FIRST,
+            bytes: 1,
+            record_bytes: 1,
+            sha256: Hash::of(b""),
+            crc32: 0,
+            index_bytes: 1,
+            index_sha256: Hash::of(b""),
+            index_crc32: 0,
+            first_at: now(),
+            last_at: now(),
+            root: Hash::of(b""),
+        };
+        Finding { key: "seg/1".into(), segment, cause: "a test".into(), bad_etag: None, outcome }
+    }
+
+    async fn types(log: &MemoryLog, events: u64) -> Vec<String> {
+        while log.log_head().await.expect("a head").head < Head::new(events).expect("a head") {
+            tokio::task::yield_now().await;
+        }
+        let records = log.read_log(Position::FIRST, Direction::Forward, 100).await.expect("records");
+        let event_type = |record: &Record| match record {
+            Record::Event(event) => event.event.event_type.clone(),
+            Record::Removed(_) => "removed".to_owned(),
+        };
+        records.iter().map(event_type).collect()
+    }
+
+    #[tokio::test]
+    async fn a_damage_that_stays_is_on_the_record_once() {
+        let log = log(Role::Active);
+        let recorder = HealRecorder::new(log.clone(), "home");
+        for _ in 0..3 {
+            recorder.found(finding(Outcome::NotRewritten { reason: "read only".into() })).await;
+        }
+        recorder.found(finding(Outcome::Lost { reason: "gone there too".into() })).await;
+        for _ in 0..2 {
+            recorder.found(finding(Outcome::Healed { etag: "e".into() })).await;
+        }
+        recorder.found(finding(Outcome::NotRewritten { reason: "read only".into() })).await;
+        assert_eq!(types(&log, 5).await, [DAMAGED, LOST, HEALED, HEALED, DAMAGED]);
+        let counts = recorder.counts();
+        assert_eq!((counts.not_rewritten, counts.lost, counts.healed), (4, 1, 2), "each finding is counted");
+    }
+
+    #[tokio::test]
+    async fn what_could_not_be_recorded_is_recorded_when_it_is_found_again() {
+        let log = log(Role::Follower);
+        let recorder = HealRecorder::new(log.clone(), "home");
+        let lost = || finding(Outcome::Lost { reason: "gone".into() });
+        recorder.found(lost()).await;
+        while recorder.standing.lock().expect("not poisoned").contains_key("seg/1") {
+            tokio::task::yield_now().await;
+        }
+        let (one, two) = (Epoch::FIRST, Epoch::FIRST.next());
+        log.change_role((one, Role::Follower), (two, Role::Active)).await.expect("promoted");
+        recorder.found(lost()).await;
+        assert_eq!(types(&log, 1).await, [LOST]);
     }
 }

@@ -49,6 +49,8 @@ pub trait Worker: Send {
 /// Lets `worker` work until `shutdown`: at once while it has more to do, else every `every`. An error ends a
 /// round and never the worker.
 pub async fn run(log: WorkerLog, every: Duration, shutdown: CancellationToken, mut worker: Box<dyn Worker>) {
+    // Also a panic is the end of a worker, and is seen as one.
+    let log = NotesEnd(log);
     let mut pace = interval(every);
     pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut again = false;
@@ -66,12 +68,20 @@ pub async fn run(log: WorkerLog, every: Duration, shutdown: CancellationToken, m
         };
         again = round.as_ref().is_ok_and(|done| done.again);
         match (SystemClock::read(), round) {
-            (Ok(at), Ok(done)) => log.succeeded(at, done.note),
-            (Ok(at), Err(error)) => log.failed(at, error.as_ref()),
-            (Err(error), _) => tracing::error!(worker = log.name, %error, "the machine's clock cannot be read"),
+            (Ok(at), Ok(done)) => log.0.succeeded(at, done.note),
+            (Ok(at), Err(error)) => log.0.failed(at, error.as_ref()),
+            (Err(error), _) => tracing::error!(worker = log.0.name, %error, "the machine's clock cannot be read"),
         }
     }
-    log.ended();
+}
+
+/// Notes that its worker has ended, however that comes.
+struct NotesEnd(WorkerLog);
+
+impl Drop for NotesEnd {
+    fn drop(&mut self) {
+        self.0.ended();
+    }
 }
 
 /// What a worker last did.
@@ -196,6 +206,24 @@ mod tests {
         let status = workers.statuses()["unsteady"].clone();
         assert_eq!((status.rounds, status.failures, status.note.as_str()), (2, 1, "three"));
         assert!(status.ended);
+    }
+
+    struct Breaking;
+
+    #[async_trait]
+    impl Worker for Breaking {
+        async fn round(&mut self) -> Result<Done, RoundError> {
+            panic!("as a fault in the program would")
+        }
+    }
+
+    #[tokio::test]
+    async fn a_worker_that_panics_is_seen_to_have_ended() {
+        let workers = Workers::default();
+        let worker =
+            run(workers.register("broken"), Duration::from_millis(1), CancellationToken::new(), Box::new(Breaking));
+        assert!(tokio::spawn(worker).await.expect_err("it panics").is_panic());
+        assert!(workers.statuses()["broken"].is_failing());
     }
 
     #[test]

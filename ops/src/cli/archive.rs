@@ -1,13 +1,12 @@
 //! `coldstream archive status|run|verify|scrub`.
 
-use archiver::audit;
 use clap::Subcommand;
 use segment_store::S3Store;
 use serde_json::json;
 
 use super::Context;
-use super::audit::{print_report, progress_line};
-use super::output::{CliError, confirm, table};
+use super::audit::{self, print_report};
+use super::output::{CliError, confirm, counted, table};
 use crate::http::archive::{ArchiveRun, ArchiveStatus, ScrubRun};
 use crate::node;
 
@@ -55,9 +54,7 @@ pub(super) async fn run(context: &Context, command: ArchiveCommand) -> Result<()
         ArchiveCommand::Scrub { bytes, yes } => {
             confirm(&["read stored objects again, and rewrite damaged ones from the other bucket".to_owned()], yes)?;
             let run: ScrubRun = context.client()?.post("/v1/admin/scrub", &json!({"bytes": bytes})).await?;
-            context.output.data(&run, |run| {
-                format!("{} segments, {} bytes, {} damaged, lost: {:?}", run.segments, run.bytes, run.damaged, run.lost)
-            })?;
+            context.output.data(&run, scrub_for_people)?;
             if run.lost.is_empty() { Ok(()) } else { Err(CliError::NotProven("no good copy is left".to_owned())) }
         }
     }
@@ -69,8 +66,7 @@ async fn verify(context: &Context) -> Result<(), CliError> {
     let store = store.ok_or_else(|| CliError::Usage("archive.store is not configured".to_owned()))?;
     let store = S3Store::connect(store).map_err(CliError::failed("opening the bucket"))?;
     let keys = node::public_keys(config).map_err(CliError::failed("reading the public keys"))?;
-    let report = audit::verify(&store, &keys, None, &progress_line).await;
-    print_report(context, &report.map_err(CliError::failed("reading the bucket"))?)
+    print_report(context, &audit::verify(&store, &keys, None).await?)
 }
 
 fn status_for_people(status: &ArchiveStatus) -> String {
@@ -90,12 +86,26 @@ fn status_for_people(status: &ArchiveStatus) -> String {
 }
 
 fn run_for_people(run: &ArchiveRun) -> String {
+    let nothing = || "nothing".to_owned();
     let sealed: Vec<String> = run.sealed.iter().map(|[first, last]| format!("{first} to {last}")).collect();
-    let sealed = run.not_sealed.clone().unwrap_or_else(|| format!("{} segments: {}", sealed.len(), sealed.join(", ")));
+    let sealed = run.not_sealed.clone().unwrap_or_else(|| listed(&sealed, "segment", "segments"));
     let rows = [
         ("sealed", sealed),
-        ("pruned", format!("{} months: {}", run.pruned.len(), run.pruned.join(", "))),
-        ("waiting", run.waiting.clone().unwrap_or_else(|| "nothing".to_owned())),
+        ("pruned", listed(&run.pruned, "month", "months")),
+        ("waiting", run.waiting.clone().unwrap_or_else(nothing)),
     ];
     table(&rows.map(|(name, value)| (name.to_owned(), value)))
+}
+
+fn scrub_for_people(run: &ScrubRun) -> String {
+    let rows = [
+        ("read again", format!("{} segments, {} bytes", run.segments, run.bytes)),
+        ("damaged", run.damaged.clone()),
+        ("lost", listed(&run.lost, "object", "objects")),
+    ];
+    table(&rows.map(|(name, value)| (name.to_owned(), value)))
+}
+
+fn listed(all: &[String], one: &str, many: &str) -> String {
+    if all.is_empty() { "nothing".to_owned() } else { format!("{}: {}", counted(all.len(), one, many), all.join(", ")) }
 }

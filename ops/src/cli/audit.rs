@@ -3,14 +3,15 @@
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use archiver::audit::{self, AsOf, AuditReport};
+use archiver::audit::{self, AsOf, AuditReport, ReplayError};
 use clap::Subcommand;
 use domain::keys::KeyRing;
 use domain::{Position, Timestamp};
 use segment_store::{S3Store, StoreConfig};
 
 use super::Context;
-use super::output::{CliError, say, table};
+use super::output::{CliError, counted, not_printed, say, table};
+use super::progress::AuditBar;
 use crate::clock::Stopwatch;
 use crate::{node, subject};
 
@@ -96,10 +97,9 @@ pub(super) async fn run(context: &Context, command: AuditCommand) -> Result<(), 
             let (store, keys) = (bucket.store(context)?, bucket.keys(context)?);
             let kept = checkpoint.as_deref().map(read).transpose()?;
             let watch = Stopwatch::start();
-            let report = audit::verify(&store, &keys, kept.as_deref(), &progress_line).await;
-            let report = report.map_err(CliError::failed("reading the bucket"))?;
+            let report = verify(&store, &keys, kept.as_deref()).await?;
             let seconds = watch.elapsed().as_secs_f64();
-            say(format!("{} records in {seconds:.3} s", report.records));
+            say(format!("{} in {seconds:.3} s", counted(report.records, "record", "records")));
             if kept.is_none() {
                 say("without a checkpoint of yours (--checkpoint) nobody can know of anything newer than this bucket");
             }
@@ -140,8 +140,11 @@ async fn replay(store: &S3Store, keys: &KeyRing, as_of: &AsOf, raw: bool) -> Res
         out.write_all(b"\n")
     })
     .await
-    .map_err(CliError::failed("the replay"))?;
-    out.flush().map_err(CliError::failed("writing to stdout"))?;
+    .map_err(|error| match error {
+        ReplayError::Sink(error) => not_printed(error),
+        other => CliError::failed("the replay")(other),
+    })?;
+    out.flush().map_err(not_printed)?;
     say(format!("replayed up to {}; the archive ends at {}", report.replayed, report.archived));
     let beyond = matches!(as_of, AsOf::Position(position) if !report.archived.includes(*position));
     if beyond {
@@ -150,9 +153,12 @@ async fn replay(store: &S3Store, keys: &KeyRing, as_of: &AsOf, raw: bool) -> Res
     Ok(())
 }
 
-/// Says how far an audit has come.
-pub(super) fn progress_line(report: &AuditReport) {
-    tracing::info!(verified = report.verified_head, findings = report.findings.len(), "audit");
+/// Verifies a bucket, and shows how far it is where somebody watches.
+pub(super) async fn verify(store: &S3Store, keys: &KeyRing, kept: Option<&str>) -> Result<AuditReport, CliError> {
+    let bar = AuditBar::new();
+    let report = audit::verify(store, keys, kept, &|report| bar.show(report)).await;
+    bar.finish();
+    report.map_err(CliError::failed("reading the bucket"))
 }
 
 /// Prints a report; a finding is the verdict "not proven".
@@ -161,7 +167,7 @@ pub(super) fn print_report(context: &Context, report: &AuditReport) -> Result<()
     if report.is_proven() {
         return Ok(());
     }
-    Err(CliError::NotProven(format!("{} findings", report.findings.len())))
+    Err(CliError::NotProven(counted(report.findings.len(), "finding", "findings")))
 }
 
 fn people(report: &AuditReport) -> String {

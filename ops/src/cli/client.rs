@@ -1,15 +1,25 @@
-//! The CLI as a client of a running server.
+//! The CLI as a client of a running server. Nothing here waits for ever.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use domain::ErrorKind;
 use futures::StreamExt;
 use reqwest::{Method, RequestBuilder, Response};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tokio::time::timeout;
 
 use super::output::{CliError, write_stdout};
-use crate::config::Config;
+use crate::config::{self, Config};
+
+/// Until a connection stands.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// Until the answer to a question is there, or the next piece of a long one. A server answers within 60 s or says why
+/// not, if it is not configured to take longer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(120);
+/// Until an act is done: a server gives up after 300 s.
+const ACT_LIMIT: Duration = Duration::from_secs(330);
 
 /// Which server, and as whom.
 #[derive(Debug, Clone, clap::Args)]
@@ -29,9 +39,12 @@ impl ServerArgs {
     /// URL and token.
     ///
     /// # Errors
-    /// `Usage` without a token.
+    /// `Usage` without a token, or for a server that is no URL.
     pub(super) fn address(&self, config: &Config) -> Result<(String, String), CliError> {
         let url = self.server.clone().unwrap_or_else(|| format!("http://{}", config.http.bind));
+        if !config::is_http_url(&url) {
+            return Err(CliError::Usage(format!("--server {url} is no URL: write http://HOST:PORT or https://HOST")));
+        }
         match (&self.token, &self.token_file) {
             (Some(token), _) => Ok((url, token.trim().to_owned())),
             (None, Some(file)) => Ok((url, read_token(file)?)),
@@ -77,7 +90,8 @@ impl Client {
     /// # Errors
     /// `Failed` if this machine cannot speak HTTP.
     pub(super) fn at(url: &str, token: String) -> Result<Self, CliError> {
-        let http = reqwest::Client::builder().build().map_err(CliError::failed("making an HTTP client"))?;
+        let http = reqwest::Client::builder().connect_timeout(CONNECT_LIMIT).build();
+        let http = http.map_err(CliError::failed("making an HTTP client"))?;
         Ok(Self { http, url: url.trim_end_matches('/').to_owned(), token })
     }
 
@@ -86,8 +100,8 @@ impl Client {
     /// # Errors
     /// What the server refuses, or that there is none.
     pub(super) async fn get<T: DeserializeOwned>(&self, path: &str, query: &[(&str, &str)]) -> Result<T, CliError> {
-        let response = self.answer(self.request(Method::GET, path).query(query)).await?;
-        response.json().await.map_err(CliError::failed("reading the answer"))
+        let response = self.answer(self.request(Method::GET, path).query(query).timeout(ANSWER_LIMIT)).await?;
+        response.json().await.map_err(|error| self.no_answer(error))
     }
 
     /// `POST path` with a JSON body, read as JSON.
@@ -95,8 +109,8 @@ impl Client {
     /// # Errors
     /// What the server refuses, or that there is none.
     pub(super) async fn post<T: DeserializeOwned>(&self, path: &str, body: &Value) -> Result<T, CliError> {
-        let response = self.answer(self.request(Method::POST, path).json(body)).await?;
-        response.json().await.map_err(CliError::failed("reading the answer"))
+        let response = self.answer(self.request(Method::POST, path).json(body).timeout(ACT_LIMIT)).await?;
+        response.json().await.map_err(|error| self.no_answer(error))
     }
 
     /// `GET path`, copied to stdout as it comes.
@@ -104,9 +118,14 @@ impl Client {
     /// # Errors
     /// What the server refuses, or an answer that breaks off.
     pub(super) async fn copy(&self, path: &str, query: &[(&str, &str)]) -> Result<(), CliError> {
-        let response = self.answer(self.request(Method::GET, path).query(query)).await?;
-        let mut body = response.bytes_stream();
-        while let Some(chunk) = body.next().await {
+        let late = |_| CliError::Refused {
+            kind: ErrorKind::Unavailable.to_string(),
+            detail: format!("{} said nothing for {} s", self.url, ANSWER_LIMIT.as_secs()),
+        };
+        // A long answer has no limit as a whole, but each piece of it has.
+        let asked = self.answer(self.request(Method::GET, path).query(query));
+        let mut body = timeout(ANSWER_LIMIT, asked).await.map_err(late)??.bytes_stream();
+        while let Some(chunk) = timeout(ANSWER_LIMIT, body.next()).await.map_err(late)? {
             write_stdout(&chunk.map_err(CliError::failed("reading the answer to its end"))?)?;
         }
         Ok(())
@@ -116,8 +135,17 @@ impl Client {
         self.http.request(method, format!("{}{path}", self.url)).bearer_auth(&self.token)
     }
 
+    fn no_answer(&self, error: reqwest::Error) -> CliError {
+        if error.is_connect() {
+            let advice = "start it, or name another one with --server or COLDSTREAM_SERVER";
+            return CliError::Unreachable { what: format!("no server answers at {}", self.url), advice, source: error };
+        }
+        let advice = "ask again, and look at the server's log";
+        CliError::Unreachable { what: format!("{} did not answer to the end", self.url), advice, source: error }
+    }
+
     async fn answer(&self, request: RequestBuilder) -> Result<Response, CliError> {
-        let response = request.send().await.map_err(CliError::failed("asking the server"))?;
+        let response = request.send().await.map_err(|error| self.no_answer(error))?;
         let status = response.status();
         if status.is_success() {
             return Ok(response);

@@ -4,13 +4,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use domain::log::LogReader;
-use event_log::{PgConfig, PgLog};
 
 use super::Context;
 use super::output::{CliError, table};
 use super::progress::ImportBar;
-use crate::clock::{PgSimulatedClock, SystemClock};
-use crate::import::{Import, ImportReport, RecordedAt, SimulatedClock};
+use crate::clock::{PgSimulatedClock, SimulatedClock, SystemClock};
+use crate::import::{Import, ImportReport, RecordedAt};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct ImportArgs {
@@ -22,8 +21,7 @@ pub(super) struct ImportArgs {
 }
 
 pub(super) async fn import(context: &Context, args: ImportArgs) -> Result<(), CliError> {
-    let log = PgLog::connect(PgConfig::from(&context.config.log), Arc::new(SystemClock)).await;
-    let log = Arc::new(log.map_err(CliError::failed("opening the log"))?);
+    let log = Arc::new(context.log().await?);
     let simulated = log.log_head().await.map_err(CliError::failed("reading the log's head"))?.simulated;
     let job = Import {
         log: log.clone(),

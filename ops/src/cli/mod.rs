@@ -23,9 +23,12 @@ mod token;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
+use event_log::{PgConfig, PgLog};
 
+use crate::clock::SystemClock;
 use crate::config::{Config, Overrides, TelemetryConfig};
 use crate::telemetry;
 use client::{Client, ServerArgs};
@@ -105,6 +108,12 @@ impl Context {
     fn client(&self) -> Result<Client, CliError> {
         Client::new(&self.server, &self.config)
     }
+
+    /// The log itself, for what is done beside its database.
+    async fn log(&self) -> Result<PgLog, CliError> {
+        let log = PgLog::connect(PgConfig::from(&self.config.log), Arc::new(SystemClock)).await;
+        log.map_err(CliError::failed("opening the log that log.url names"))
+    }
 }
 
 impl Cli {
@@ -112,6 +121,7 @@ impl Cli {
     pub async fn run(self) -> ExitCode {
         match self.try_run().await {
             Ok(()) => ExitCode::SUCCESS,
+            Err(error @ CliError::NobodyReads) => error.exit_code(),
             Err(error) => {
                 say(format!("coldstream: {}", error.line()));
                 error.exit_code()

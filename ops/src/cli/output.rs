@@ -1,6 +1,7 @@
 //! How commands end and what they print: data on stdout, talk on stderr.
 
 use std::error::Error;
+use std::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
@@ -29,6 +30,20 @@ pub enum CliError {
         #[source]
         source: Box<dyn Error + Send + Sync>,
     },
+    /// No server answered: exit 1.
+    #[error("{what}: {advice}")]
+    Unreachable {
+        /// Which one, and what is the matter.
+        what: String,
+        /// What to do about it.
+        advice: &'static str,
+        /// Why.
+        #[source]
+        source: reqwest::Error,
+    },
+    /// Who read our data went away, such as `head` with its lines: exit 1, without a word.
+    #[error("nobody reads what is printed")]
+    NobodyReads,
     /// The server said no: exit 1.
     #[error("{kind}: {detail}")]
     Refused {
@@ -53,7 +68,9 @@ impl CliError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Usage(_) | Self::NeedsYes => ErrorKind::Invalid,
-            Self::Failed { .. } | Self::Refused { .. } => ErrorKind::Unavailable,
+            Self::Failed { .. } | Self::Unreachable { .. } | Self::NobodyReads | Self::Refused { .. } => {
+                ErrorKind::Unavailable
+            }
             Self::NotProven(_) => ErrorKind::Corrupt,
         }
     }
@@ -62,7 +79,7 @@ impl CliError {
     #[must_use]
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
-            Self::Failed { .. } | Self::Refused { .. } => 1,
+            Self::Failed { .. } | Self::Unreachable { .. } | Self::NobodyReads | Self::Refused { .. } => 1,
             Self::Usage(_) | Self::NeedsYes => 2,
             Self::NotProven(_) => 3,
         })
@@ -107,10 +124,24 @@ impl Output {
 /// Writes bytes to stdout as they are.
 ///
 /// # Errors
-/// [`CliError::Failed`] if stdout is closed.
+/// [`CliError::NobodyReads`] if stdout is closed; `Failed` if the disk behind it is full.
 pub fn write_stdout(bytes: &[u8]) -> Result<(), CliError> {
     let mut stdout = io::stdout().lock();
-    stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(CliError::failed("writing to stdout"))
+    stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(not_printed)
+}
+
+/// What it means that stdout did not take data.
+pub(super) fn not_printed(error: io::Error) -> CliError {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe => CliError::NobodyReads,
+        _ => CliError::failed("writing to stdout")(error),
+    }
+}
+
+/// How many, in words that fit one as well as many.
+#[must_use]
+pub fn counted<T: Display + PartialEq + From<u8>>(number: T, one: &str, many: &str) -> String {
+    if number == T::from(1) { format!("1 {one}") } else { format!("{number} {many}") }
 }
 
 /// Says something to the person at the terminal.
@@ -150,6 +181,14 @@ mod tests {
         let failed = CliError::failed("x")(io::Error::other("y"));
         assert_eq!(failed.line(), "x failed: y");
         assert_eq!(code(failed), format!("{:?}", ExitCode::from(1)));
+    }
+
+    #[test]
+    fn who_stops_reading_is_no_failure_to_talk_about_and_a_full_disk_is() {
+        let closed = not_printed(io::Error::from(io::ErrorKind::BrokenPipe));
+        assert!(matches!(closed, CliError::NobodyReads));
+        let full = not_printed(io::Error::from(io::ErrorKind::StorageFull));
+        assert!(full.line().starts_with("writing to stdout failed: "), "{}", full.line());
     }
 
     #[test]

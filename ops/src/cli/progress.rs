@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use archiver::audit::AuditReport;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::import::Progress;
@@ -44,5 +45,29 @@ impl Progress for ImportBar {
 
     fn done(&self, done: u64) {
         self.0.set_position(done);
+    }
+}
+
+/// How far an audit is: it learns how much there is only as it goes.
+pub(super) struct AuditBar(ProgressBar);
+
+impl AuditBar {
+    /// A bar that says that the audit has begun.
+    #[must_use]
+    pub(super) fn new() -> Self {
+        let bar = ProgressBar::new_spinner().with_message("reading manifests and checkpoints");
+        bar.enable_steady_tick(REDRAW);
+        Self(bar)
+    }
+
+    /// Says what was verified so far.
+    pub(super) fn show(&self, report: &AuditReport) {
+        let (verified, findings) = (report.verified_head, report.findings.len());
+        self.0.set_message(format!("verified up to {verified}, findings: {findings}"));
+    }
+
+    /// Takes the bar away.
+    pub(super) fn finish(&self) {
+        self.0.finish_and_clear();
     }
 }

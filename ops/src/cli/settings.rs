@@ -34,6 +34,8 @@ struct Tried {
 #[derive(Debug, Serialize)]
 struct Checked {
     config: Config,
+    /// What costs safety and was asked for by name.
+    warnings: Vec<String>,
     tried: Vec<Tried>,
 }
 
@@ -53,7 +55,7 @@ async fn check(context: &Context) -> Result<(), CliError> {
             tried.push(try_store(what, store).await);
         }
     }
-    let checked = Checked { config: config.clone(), tried };
+    let checked = Checked { config: config.clone(), warnings: config.warnings(), tried };
     context.output.data(&checked, people)?;
     let bad: Vec<&str> = checked.tried.iter().filter(|tried| !tried.good).map(|tried| tried.what).collect();
     if bad.is_empty() { Ok(()) } else { Err(CliError::NotProven(bad.join(", "))) }
@@ -98,10 +100,9 @@ async fn try_store(what: &'static str, config: &StoreConfig) -> Tried {
 }
 
 fn people(checked: &Checked) -> String {
-    let rows: Vec<(String, String)> = checked
-        .tried
-        .iter()
-        .map(|tried| (tried.what.to_owned(), format!("{}: {}", if tried.good { "good" } else { "BAD" }, tried.said)))
-        .collect();
+    let tried =
+        |tried: &Tried| (tried.what.to_owned(), format!("{}: {}", if tried.good { "good" } else { "BAD" }, tried.said));
+    let mut rows: Vec<(String, String)> = checked.tried.iter().map(tried).collect();
+    rows.extend(checked.warnings.iter().map(|warning| ("warning".to_owned(), warning.clone())));
     format!("{}\n{}", checked.config.shown(), table(&rows))
 }

@@ -52,6 +52,7 @@ fn region(status: &Status) -> String {
         ("head".to_owned(), format!("{}, recorded {}{simulated}", status.head, status.recordedat)),
         ("pruned".to_owned(), format!("up to {}", status.pruned)),
     ];
+    rows.extend(status.warnings.iter().map(|warning| ("warning".to_owned(), warning.clone())));
     for (name, worker) in &status.workers {
         let error = worker.error.as_ref().filter(|_| worker.state != "working");
         let text = match error {

@@ -1,15 +1,12 @@
 //! `coldstream token create|list|revoke`: on the database itself, so that the first token needs none.
 
-use std::sync::Arc;
-
 use clap::Subcommand;
 use domain::merkle::Hash;
-use event_log::{PgConfig, PgLog};
+use event_log::PgLog;
 use serde::Serialize;
 
 use super::Context;
 use super::output::{CliError, confirm, say, table};
-use crate::clock::SystemClock;
 use crate::http::auth::{TokenHash, TokenRole, new_token};
 
 #[derive(Debug, Subcommand)]
@@ -51,8 +48,7 @@ struct Listed {
 }
 
 pub(super) async fn run(context: &Context, command: TokenCommand) -> Result<(), CliError> {
-    let log = PgLog::connect(PgConfig::from(&context.config.log), Arc::new(SystemClock)).await;
-    let log = log.map_err(CliError::failed("opening the log"))?;
+    let log = context.log().await?;
     let done = act(context, command, &log).await;
     log.shut_down().await;
     done

@@ -39,7 +39,7 @@ impl Config {
             let path: Vec<String> = path.split('.').map(str::to_owned).collect();
             put(&mut table, &shape, &path, value, flag)?;
         }
-        let config: Self = table.try_into()?;
+        let config: Self = table.try_into().map_err(|error: toml::de::Error| wrong_shape(&error))?;
         config.check()?;
         Ok(config)
     }
@@ -51,6 +51,17 @@ fn read_file(path: &Path) -> Result<Table, ConfigError> {
         let line = error.span().map_or(0, |span| text[..span.start].matches('\n').count() + 1);
         ConfigError::Parse { path: path.to_owned(), line, reason: error.message().to_owned() }
     })
+}
+
+/// What is wrong, on one line, and without the text that stands there: it may be a secret in the wrong place.
+fn wrong_shape(error: &toml::de::Error) -> ConfigError {
+    let said = error.to_string();
+    let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
+    let reason = match (said.find("string \""), said.rfind("\", expected")) {
+        (Some(start), Some(end)) if start < end => format!("{}a text{}", &said[..start], &said[end + 1..]),
+        _ => said,
+    };
+    ConfigError::Shape { reason }
 }
 
 /// The defaults with every section there: it says which type a setting has.
@@ -84,13 +95,19 @@ fn put(table: &mut Table, shape: &Table, path: &[String], text: &str, name: &str
         place = entry.as_table_mut().ok_or_else(|| refused(name, "names no setting"))?;
         known = known.and_then(|known| known.get(section)).and_then(Value::as_table);
     }
-    let value = match known.and_then(|known| known.get(last)) {
-        Some(Value::Integer(_) | Value::Boolean(_) | Value::Array(_)) => {
-            let line: Table = format!("value = {text}").parse().map_err(|_| refused(name, "no such value"))?;
+    let expected = match known.and_then(|known| known.get(last)) {
+        Some(Value::Integer(_)) => Some("a whole number is expected"),
+        Some(Value::Boolean(_)) => Some("true or false is expected"),
+        Some(Value::Array(_)) => Some("a list is expected: [\"one\", \"two\"]"),
+        // Texts, and settings without a default, which are texts; an unknown setting is refused by its name.
+        _ => None,
+    };
+    let value = match expected {
+        None => Value::String(text.to_owned()),
+        Some(expected) => {
+            let line: Table = format!("value = {text}").parse().map_err(|_| refused(name, expected))?;
             line["value"].clone()
         }
-        // Texts, and settings without a default, which are texts; an unknown setting is refused by its name.
-        _ => Value::String(text.to_owned()),
     };
     place.insert(last.clone(), value);
     Ok(())
@@ -176,6 +193,39 @@ mod tests {
         assert!(Config::load(None, &open).is_err());
         let proxied = overrides(&[], &["http.bind=0.0.0.0:80", "http.behind_tls_proxy=true"]);
         assert!(Config::load(None, &proxied).is_ok());
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_on_one_line_with_what_to_do_and_without_the_text_that_stands_there() {
+        let said = |flag: &str| Config::load(None, &overrides(&[], &[flag])).expect_err("refused").to_string();
+        let expected = [
+            ("log.connections=many", "log.connections: a whole number is expected"),
+            ("http.answer_seconds=0", "http.answer_seconds: it is at least 1"),
+            ("archive.interval_seconds=0", "archive.interval_seconds: it is at least 1"),
+            ("log.queue_bytes=5", "log.queue_bytes: it must hold one request of 16 MiB: 16777216 or more"),
+            (
+                "replication.peer_url=dr:7400",
+                "replication.peer_url: it is no URL: write https://HOST, with :PORT if need be",
+            ),
+        ];
+        for (flag, text) in expected {
+            assert_eq!(said(flag), text);
+        }
+        let file = file("log = \"postgres://app:secret@db, expected\"\n");
+        let error = Config::load(Some(file.path()), &Overrides::default()).expect_err("refused").to_string();
+        assert!(error.contains("in `log`") && !error.contains("secret") && !error.contains('\n'), "{error}");
+    }
+
+    #[test]
+    fn what_costs_safety_is_allowed_and_said() {
+        let warnings = |flags: &[&str]| Config::load(None, &overrides(&[], flags)).expect("valid").warnings();
+        assert_eq!(warnings(&[]), [""; 0]);
+        let near = ["replication.token_file=t", "replication.peer_url=http://127.0.0.1:7400"];
+        assert_eq!(warnings(&near), [""; 0]);
+        let far = ["replication.token_file=t", "replication.peer_url=http://dr.example:7400"];
+        assert!(warnings(&far)[0].starts_with("replication.peer_url"));
+        assert!(warnings(&["archive.copies=one-accepted-by-operator"])[0].starts_with("archive.copies"));
+        assert!(warnings(&["log.allow_superuser=true"])[0].starts_with("log.allow_superuser"));
     }
 
     #[test]

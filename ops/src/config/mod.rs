@@ -10,9 +10,11 @@ use std::path::PathBuf;
 
 use archiver::ArchiverConfig;
 use domain::ErrorKind;
+use domain::append::REQUEST_BYTES_MAX;
 use domain::archive::catalog::Copies;
 use domain::window::LiveWindow;
 use event_log::PgConfig;
+use reqwest::Url;
 use segment_store::StoreConfig;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -50,9 +52,12 @@ pub enum ConfigError {
         /// What is wrong.
         reason: String,
     },
-    /// A setting is unknown or of another type.
-    #[error("the configuration is not valid")]
-    Shape(#[from] toml::de::Error),
+    /// A setting is unknown or of another type. Texts are not shown: they may be secrets.
+    #[error("the configuration is not valid: {reason}")]
+    Shape {
+        /// What is wrong, and where.
+        reason: String,
+    },
     /// A setting has a value that it cannot have.
     #[error("{setting}: {reason}")]
     Value {
@@ -97,8 +102,6 @@ pub struct Config {
 pub struct RegionConfig {
     /// Its name, in statuses, alerts and signatures.
     pub name: String,
-    /// Folder for what this process keeps on its own disk.
-    pub data: PathBuf,
     /// File with the Ed25519 key that signs manifests, confirmations and checkpoints (`coldstream key generate`).
     /// Without one this region neither seals nor cosigns, and so never prunes.
     pub signing_key_file: Option<PathBuf>,
@@ -108,12 +111,7 @@ pub struct RegionConfig {
 
 impl Default for RegionConfig {
     fn default() -> Self {
-        Self {
-            name: "home".to_owned(),
-            data: PathBuf::from("coldstream-data"),
-            signing_key_file: None,
-            public_keys: Vec::new(),
-        }
+        Self { name: "home".to_owned(), signing_key_file: None, public_keys: Vec::new() }
     }
 }
 
@@ -252,6 +250,9 @@ pub struct HttpConfig {
     pub body_bytes_in_flight_max: usize,
     /// A client has this long to send its header, and this long to send its body.
     pub receive_seconds: u64,
+    /// A client that takes nothing of its answer for this long is cut off. More lets slow readers of long answers be,
+    /// and stuck ones hold their connection.
+    pub send_seconds: u64,
     /// A request that is not a tail is answered within this time.
     pub answer_seconds: u64,
     /// At a shutdown, requests under way have this long.
@@ -266,6 +267,7 @@ impl Default for HttpConfig {
             connections_max: 1024,
             body_bytes_in_flight_max: 64 << 20,
             receive_seconds: 30,
+            send_seconds: 60,
             answer_seconds: 60,
             shutdown_seconds: 30,
         }
@@ -303,16 +305,47 @@ impl Config {
     /// # Errors
     /// [`ConfigError::Value`] for the first setting that cannot be.
     pub fn check(&self) -> Result<(), ConfigError> {
-        let refuse = |setting, reason: &str| Err(ConfigError::Value { setting, reason: reason.to_owned() });
         if self.window.months == 0 {
             return refuse("window.months", "a window of 0 months would prune what was just appended");
-        }
-        if self.log.connections == 0 {
-            return refuse("log.connections", "at least one connection is needed");
         }
         if self.region.name.is_empty() || self.region.name.chars().any(|c| c.is_control() || c.is_whitespace()) {
             return refuse("region.name", "a region has a name without white space");
         }
+        if let Err(reason) = self.archive.sealing.check() {
+            return refuse("archive.sealing", &reason);
+        }
+        self.check_numbers()?;
+        self.check_addresses()?;
+        self.check_stores()
+    }
+
+    fn check_numbers(&self) -> Result<(), ConfigError> {
+        let Self { log, archive, replication, http, .. } = self;
+        let numbers = [
+            ("log.connections", u64::from(log.connections)),
+            ("log.group_events", in_u64(log.group_events)),
+            ("log.group_bytes", in_u64(log.group_bytes)),
+            ("archive.interval_seconds", archive.interval_seconds),
+            ("archive.scrub_interval_seconds", archive.scrub_interval_seconds),
+            ("replication.interval_seconds", replication.interval_seconds),
+            ("http.connections_max", in_u64(http.connections_max)),
+            ("http.receive_seconds", http.receive_seconds),
+            ("http.send_seconds", http.send_seconds),
+            ("http.answer_seconds", http.answer_seconds),
+            ("http.shutdown_seconds", http.shutdown_seconds),
+        ];
+        if let Some((setting, _)) = numbers.into_iter().find(|(_, number)| *number == 0) {
+            return refuse(setting, "it is at least 1");
+        }
+        let rooms =
+            [("log.queue_bytes", log.queue_bytes), ("http.body_bytes_in_flight_max", http.body_bytes_in_flight_max)];
+        match rooms.into_iter().find(|(_, bytes)| *bytes < REQUEST_BYTES_MAX) {
+            Some((setting, _)) => refuse(setting, "it must hold one request of 16 MiB: 16777216 or more"),
+            None => Ok(()),
+        }
+    }
+
+    fn check_addresses(&self) -> Result<(), ConfigError> {
         if !self.http.bind.ip().is_loopback() && !self.http.behind_tls_proxy {
             return refuse(
                 "http.bind",
@@ -320,30 +353,37 @@ impl Config {
                  let a TLS proxy stand in front and say so with http.behind_tls_proxy = true",
             );
         }
-        if self.http.body_bytes_in_flight_max < domain::append::REQUEST_BYTES_MAX {
-            return refuse("http.body_bytes_in_flight_max", "it must hold one request of 16 MiB");
+        let Some(url) = &self.replication.peer_url else { return Ok(()) };
+        if !is_http_url(url) {
+            return refuse("replication.peer_url", "it is no URL: write https://HOST, with :PORT if need be");
         }
-        if self.http.connections_max == 0 {
-            return refuse("http.connections_max", "at least one connection is needed");
-        }
-        if self.replication.peer_url.is_some() && self.replication.token_file.is_none() {
+        if self.replication.token_file.is_none() {
             return refuse("replication.token_file", "the other region asks for a token of role replicator");
         }
-        let ArchiveConfig { interval_seconds, scrub_interval_seconds, .. } = self.archive;
-        if [interval_seconds, scrub_interval_seconds, self.replication.interval_seconds].contains(&0) {
-            return refuse("interval_seconds", "at least one second");
+        Ok(())
+    }
+
+    /// What holds and should not be forgotten: settings that an operator may choose, and that cost safety.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if self.archive.copies == CopiesConfig::OneAcceptedByOperator {
+            warnings.push("archive.copies: pruning trusts one copy, and a single broken disk then loses history");
         }
-        if let Err(reason) = self.archive.sealing.check() {
-            return refuse("archive.sealing", &reason);
+        if self.log.allow_superuser {
+            warnings.push("log.allow_superuser: the service may run as a role that can change events (SEC-1)");
         }
-        self.check_stores()
+        if self.replication.peer_url.as_deref().is_some_and(is_clear_text_abroad) {
+            warnings.push("replication.peer_url: without https the token crosses the network in clear text");
+        }
+        warnings.into_iter().map(str::to_owned).collect()
     }
 
     fn check_stores(&self) -> Result<(), ConfigError> {
         let stores = [("archive.store", &self.archive.store), ("archive.peer_store", &self.archive.peer_store)];
         for (setting, store) in stores {
             if let Some(Err(error)) = store.as_ref().map(StoreConfig::check) {
-                return Err(ConfigError::Value { setting, reason: error.to_string() });
+                return refuse(setting, &error.to_string());
             }
         }
         // Two names for one bucket would count one copy as two (ARC-2).
@@ -351,10 +391,7 @@ impl Config {
         if let (Some(own), Some(peer)) = (&self.archive.store, &self.archive.peer_store)
             && place(own) == place(peer)
         {
-            return Err(ConfigError::Value {
-                setting: "archive.peer_store",
-                reason: "it is the same bucket as archive.store: one copy is not two".to_owned(),
-            });
+            return refuse("archive.peer_store", "it is the same bucket as archive.store: one copy is not two");
         }
         Ok(())
     }
@@ -367,4 +404,26 @@ impl Config {
     pub fn shown(&self) -> String {
         toml::to_string_pretty(self).expect("every setting is a TOML value")
     }
+}
+
+fn refuse(setting: &'static str, reason: &str) -> Result<(), ConfigError> {
+    Err(ConfigError::Value { setting, reason: reason.to_owned() })
+}
+
+fn in_u64(number: usize) -> u64 {
+    u64::try_from(number).unwrap_or(u64::MAX)
+}
+
+/// Whether `text` is the URL of an HTTP server.
+#[must_use]
+pub fn is_http_url(text: &str) -> bool {
+    Url::parse(text).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
+}
+
+/// Whether what is sent to this URL can be read on its way.
+fn is_clear_text_abroad(url: &str) -> bool {
+    let Ok(url) = Url::parse(url) else { return false };
+    let host = url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+    let near = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+    url.scheme() == "http" && !near
 }

@@ -363,7 +363,6 @@ fn configuration(plan: &Plan, own: &Prepared, peer: Option<&Prepared>) -> Table 
     let path = |file: &Path| Value::from(file.display().to_string());
     let mut keys = vec![Value::from(own.key.verify_key().to_string())];
     set(&mut config, "region.name", own.name.into());
-    set(&mut config, "region.data", path(&own.folder.join("data")));
     set(&mut config, "region.signing_key_file", path(&own.folder.join("key")));
     set(&mut config, "log.url", own.cluster.url(SERVICE, DATABASE).into());
     set(&mut config, "window.months", i64::from(plan.window.months()).into());

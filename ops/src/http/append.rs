@@ -176,7 +176,7 @@ pub(super) fn too_large() -> Problem {
     Problem::of(ErrorKind::Invalid, &InvalidRequest::TooLarge).with_status(StatusCode::PAYLOAD_TOO_LARGE)
 }
 
-fn too_slow() -> Problem {
-    Problem::new(ErrorKind::Unavailable, "the body did not arrive in time, nothing was stored")
+pub(super) fn too_slow() -> Problem {
+    Problem::new(ErrorKind::Unavailable, "the body did not arrive in time, nothing was done")
         .with_status(StatusCode::REQUEST_TIMEOUT)
 }

@@ -11,13 +11,11 @@ use domain::archive::catalog::{Catalog, CatalogError, EvidenceStore, LivePartiti
 use domain::{ErrorKind, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::auth::TokenRole;
+use super::body::Act;
 use super::problem::Problem;
-use super::{ApiState, EVERYONE, carried_through, only};
-use crate::import::SimulatedClock;
+use super::{ApiState, EVERYONE, OPERATORS, carried_through, only};
+use crate::clock::SimulatedClock;
 use crate::node::ArchiveNode;
-
-const OPERATORS: &[TokenRole] = &[TokenRole::Operator];
 
 /// The archive, as the API serves it.
 pub struct ArchiveApi {
@@ -144,7 +142,7 @@ struct RunRequest {
 }
 
 /// Seals what is due and prunes what is proven, now instead of at the workers' next round.
-async fn run(State(state): State<Arc<ApiState>>, Json(request): Json<RunRequest>) -> Result<Json<ArchiveRun>, Problem> {
+async fn run(State(state): State<Arc<ApiState>>, Act(request): Act<RunRequest>) -> Result<Json<ArchiveRun>, Problem> {
     let node = archive(&state)?.node.clone();
     let demand = if request.everything { Demand::Everything } else { Demand::ByRules };
     Ok(Json(carried_through(async move { seal_and_prune(&node, demand).await }).await?))
@@ -173,10 +171,7 @@ struct ScrubRequest {
     bytes: Option<u64>,
 }
 
-async fn scrub(
-    State(state): State<Arc<ApiState>>,
-    Json(request): Json<ScrubRequest>,
-) -> Result<Json<ScrubRun>, Problem> {
+async fn scrub(State(state): State<Arc<ApiState>>, Act(request): Act<ScrubRequest>) -> Result<Json<ScrubRun>, Problem> {
     let node = archive(&state)?.node.clone();
     let budget = request.bytes.unwrap_or(u64::MAX);
     let report = carried_through(async move { node.scrubber.run(budget).await }).await?;
@@ -197,7 +192,7 @@ struct ClockRequest {
 /// Moves simulated time on, in a log that was created with it.
 async fn clock(
     State(state): State<Arc<ApiState>>,
-    Json(request): Json<ClockRequest>,
+    Act(request): Act<ClockRequest>,
 ) -> Result<Json<ClockRequest>, Problem> {
     let now = Timestamp::parse_rfc3339(&request.now).map_err(|error| Problem::of(ErrorKind::Invalid, &error))?;
     let real = || Problem::new(ErrorKind::Conflict, "this log was created with real time");

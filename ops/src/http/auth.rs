@@ -139,7 +139,8 @@ pub(super) async fn allow(State(roles): State<&'static [TokenRole]>, request: Re
     match request.extensions().get::<Caller>() {
         Some(caller) if roles.contains(&caller.role) => next.run(request).await,
         Some(caller) => {
-            let detail = format!("a token of role {} does not allow this", caller.role);
+            let needed: Vec<&str> = roles.iter().map(|role| role.as_str()).collect();
+            let detail = format!("this needs a token of role {}; yours is {}", needed.join(" or "), caller.role);
             Problem::new(ErrorKind::Denied, detail).into_response()
         }
         // Unreachable behind `authenticate`; a route that is mounted elsewhere by mistake stays shut.

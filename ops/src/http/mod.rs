@@ -16,12 +16,14 @@
 mod append;
 pub mod archive;
 pub mod auth;
+mod body;
 pub mod content;
 pub mod metrics;
+mod patience;
 pub mod problem;
 mod read;
 pub mod regions;
-pub mod resume;
+mod resume;
 mod server;
 pub mod status;
 
@@ -32,7 +34,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{MatchedPath, Query, Request, State};
+use axum::extract::{DefaultBodyLimit, MatchedPath, Query, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -46,9 +48,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::clock::Stopwatch;
+use crate::clock::{SimulatedClock, Stopwatch};
 use crate::config::HttpConfig;
-use crate::import::SimulatedClock;
 use crate::workers::Workers;
 use archive::ArchiveApi;
 use auth::{Caller, TokenRole, Tokens};
@@ -82,6 +83,8 @@ pub struct Parts {
     pub tokens: Arc<dyn Tokens>,
     /// What the background workers last did.
     pub workers: Workers,
+    /// What an operator has accepted and should not forget.
+    pub warnings: Vec<String>,
     /// The archive, if there is one.
     pub archive: Option<ArchiveApi>,
     /// What the other region asks for, if there can be one.
@@ -137,6 +140,7 @@ impl ApiState {
 
 const EVERYONE: &[TokenRole] = &TokenRole::ALL;
 const APPENDERS: &[TokenRole] = &[TokenRole::Appender];
+const OPERATORS: &[TokenRole] = &[TokenRole::Operator];
 /// An appender has to see the versions that it names.
 const READERS: &[TokenRole] = &[TokenRole::Appender, TokenRole::Reader, TokenRole::Auditor];
 
@@ -157,6 +161,7 @@ pub fn router(state: Arc<ApiState>) -> axum::Router {
         .method_not_allowed_fallback(async || {
             Problem::invalid("the route has no such method").with_status(StatusCode::METHOD_NOT_ALLOWED)
         })
+        .layer(DefaultBodyLimit::max(body::ACT_BYTES_MAX))
         .layer(middleware::from_fn_with_state(state.clone(), within_time))
         // Outside of everything else that is protected: also a route that does not exist asks for a token.
         .layer(middleware::from_fn_with_state(state.clone(), auth::authenticate));

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::State;
 use axum::http::{Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -20,15 +20,13 @@ use replication::wire::BATCH_RECORDS_MAX;
 use serde::Deserialize;
 
 use super::auth::TokenRole;
+use super::body::Act;
 use super::problem::Problem;
-use super::{ApiState, carried_through, only, query};
+use super::{ApiState, OPERATORS, carried_through, only, query};
 
 const REPLICATORS: &[TokenRole] = &[TokenRole::Replicator];
-const OPERATORS: &[TokenRole] = &[TokenRole::Operator];
 /// Whoever drives a switchover looks at both regions.
 const LOOKERS: &[TokenRole] = &[TokenRole::Replicator, TokenRole::Operator];
-/// Bodies here are a note or a few members.
-const BODY_BYTES_MAX: usize = 64 << 10;
 
 /// A region that speaks to another, as the API serves it.
 pub struct RegionApi {
@@ -55,7 +53,6 @@ pub(super) fn routes() -> axum::Router<Arc<ApiState>> {
         .route("/v1/admin/promote", only(OPERATORS, post(promote)))
         .route("/v1/admin/step-down", only(OPERATORS, post(step_down)))
         .route("/v1/admin/confirm-epoch", only(OPERATORS, post(confirm_epoch)))
-        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
 }
 
 fn api(state: &ApiState) -> Result<&RegionApi, Problem> {
@@ -100,7 +97,7 @@ async fn checkpoint(State(state): State<Arc<ApiState>>) -> Result<Json<NoteMessa
 
 async fn cosignature(
     State(state): State<Arc<ApiState>>,
-    Json(message): Json<NoteMessage>,
+    Act(message): Act<NoteMessage>,
 ) -> Result<Json<NoteMessage>, Problem> {
     let note = message.note.ok_or_else(|| Problem::invalid("note is missing"))?;
     let accepted = cosign::accept(&api(&state)?.region, &note).await;
@@ -118,7 +115,7 @@ async fn resume(State(state): State<Arc<ApiState>>) -> Result<Json<Standing>, Pr
     Ok(Json(carried_through(async move { failover::resume(&region).await }).await?))
 }
 
-async fn promote(State(state): State<Arc<ApiState>>, Json(request): Json<Promote>) -> Result<Json<Promoted>, Problem> {
+async fn promote(State(state): State<Arc<ApiState>>, Act(request): Act<Promote>) -> Result<Json<Promoted>, Problem> {
     let region = region(&state)?;
     Ok(Json(carried_through(async move { failover::promote(&region, &request).await }).await?))
 }

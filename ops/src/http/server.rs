@@ -1,4 +1,5 @@
-//! Connections: bounded in number, in size and time of headers, and ended in good order.
+//! Connections: bounded in number, in size and time of headers, in patience with clients that send or take nothing,
+//! and ended in good order. HTTP/1.1 only: a proxy in front may speak what it likes to the world.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -6,8 +7,8 @@ use std::time::Duration;
 
 use axum::Router;
 use domain::ErrorKind;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto::Builder;
+use hyper::server::conn::http1::Builder;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use thiserror::Error;
@@ -16,10 +17,11 @@ use tokio::sync::Semaphore;
 use tokio::time::Interval;
 use tokio_util::sync::CancellationToken;
 
+use super::patience::Patient;
 use crate::config::HttpConfig;
 
 /// A request's header is at most this long.
-const HEADER_BYTES_MAX: u32 = 32 << 10;
+const HEADER_BYTES_MAX: usize = 32 << 10;
 /// A request has at most this many header fields.
 const HEADERS_MAX: usize = 64;
 
@@ -82,8 +84,8 @@ pub async fn serve(
         };
         let Some(stream) = stream else { continue };
         let service = TowerToHyperService::new(router.clone());
-        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
-        let connection = graceful.watch(connection);
+        let stream = Patient::new(stream, Duration::from_secs(limits.send_seconds));
+        let connection = graceful.watch(builder.serve_connection(TokioIo::new(stream), service));
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 // A client that goes away, or sends what is no HTTP: its own affair.
@@ -99,22 +101,13 @@ pub async fn serve(
     answered.map_err(|_| ServeError::CutOff { seconds })
 }
 
-fn builder(limits: &HttpConfig) -> Builder<TokioExecutor> {
-    let receive = Duration::from_secs(limits.receive_seconds);
-    let mut builder = Builder::new(TokioExecutor::new());
+fn builder(limits: &HttpConfig) -> Builder {
+    let mut builder = Builder::new();
     builder
-        .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(receive)
+        .header_read_timeout(Duration::from_secs(limits.receive_seconds))
         .max_headers(HEADERS_MAX)
-        .max_buf_size(HEADER_BYTES_MAX as usize);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_header_list_size(HEADER_BYTES_MAX)
-        .max_concurrent_streams(128)
-        .keep_alive_interval(receive)
-        .keep_alive_timeout(receive);
+        .max_buf_size(HEADER_BYTES_MAX);
     builder
 }
 

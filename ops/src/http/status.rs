@@ -39,6 +39,9 @@ pub struct Status {
     pub pruned: String,
     /// Whether the log's time is simulated.
     pub simulated: bool,
+    /// What an operator has accepted and should not forget.
+    #[serde(default)]
+    pub warnings: Vec<String>,
     /// The background workers, by name.
     pub workers: BTreeMap<String, WorkerReport>,
 }
@@ -94,6 +97,7 @@ impl Status {
             role: head.role.as_str().to_owned(),
             pruned: head.pruned.to_string(),
             simulated: head.simulated,
+            warnings: state.warnings.clone(),
             workers: workers.map(|(name, status)| (name.to_owned(), status.into())).collect(),
         }
     }

@@ -15,7 +15,8 @@ use futures::StreamExt;
 use projections::content::ContentNow;
 use reqwest::{Client, RequestBuilder, Response};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -141,6 +142,7 @@ impl Api {
             reader: log.clone(),
             tokens: Arc::new(KnownTokens(known)),
             workers: Workers::default(),
+            warnings: Vec::new(),
             archive: None,
             region_api: None,
             simulated: None,
@@ -429,6 +431,74 @@ async fn an_append_without_an_answer_in_time_may_have_happened() {
     let api = Api::start_with(limits, 0).await;
     let (status, problem) = api.append(SINGLE, &event("1", "content-a")).await;
     assert_eq!((status, &problem["kind"]), (StatusCode::GATEWAY_TIMEOUT, &json!("indeterminate")));
+}
+
+#[tokio::test]
+async fn a_client_that_says_nothing_or_takes_nothing_gives_its_connection_back() {
+    // One connection at a time: who comes next is served only when the one before is gone.
+    let limits = HttpConfig { connections_max: 1, receive_seconds: 1, send_seconds: 1, ..HttpConfig::default() };
+    let api = Api::start_with(limits, Semaphore::MAX_PERMITS).await;
+    let large = "x".repeat(1_000_000);
+    for batch in 0..3 {
+        let events: Vec<Value> = (0..15)
+            .map(|number| {
+                let mut event = event(&format!("{batch}-{number}"), "content-a");
+                event["data"] = json!(large);
+                event
+            })
+            .collect();
+        assert_eq!(api.append(BATCH, &Value::from(events)).await.0, StatusCode::CREATED);
+    }
+    let address = api.url.trim_start_matches("http://");
+    let token = &api.tokens[&TokenRole::Reader];
+    let whole_log = format!("GET /v1/log HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n\r\n");
+    for said in
+        ["", "P", "GET /health/live HTTP/1.1\r\nhost:", "GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n", &whole_log]
+    {
+        let mut stuck = TcpStream::connect(address).await.expect("connected");
+        stuck.write_all(said.as_bytes()).await.expect("sent");
+        let live = reqwest::get(format!("{}/health/live", api.url)).await.expect("an answer in the end");
+        assert_eq!(live.status(), StatusCode::OK, "after {said:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_shutdown_does_not_wait_for_ever() {
+    let limits = HttpConfig { shutdown_seconds: 1, ..HttpConfig::default() };
+    let api = Api::start_with(limits, 0).await;
+    let accepted = tokio::spawn(api.post(SINGLE, event("1", "content-a").to_string()).send());
+    api.log.arrived.acquire().await.expect("open").forget();
+    api.shutdown.cancel();
+    assert!(matches!(api.server.await.expect("no panic"), Err(ServeError::CutOff { seconds: 1 })));
+    accepted.abort();
+}
+
+#[tokio::test]
+async fn an_act_whose_body_is_none_is_refused_as_a_problem() {
+    let api = Api::start().await;
+    let act = |content_type: &str, body: String| {
+        let request = api.client.post(format!("{}/v1/admin/archive-run", api.url)).header("content-type", content_type);
+        answered(request.bearer_auth(&api.tokens[&TokenRole::Operator]).body(body))
+    };
+    let cases = [
+        ("text/plain", "{}".to_owned(), StatusCode::UNSUPPORTED_MEDIA_TYPE),
+        ("application/json", "{".to_owned(), StatusCode::BAD_REQUEST),
+        ("application/json", r#"{"all":true}"#.to_owned(), StatusCode::UNPROCESSABLE_ENTITY),
+        ("application/json", format!("{}{{}}", " ".repeat(64 << 10)), StatusCode::PAYLOAD_TOO_LARGE),
+    ];
+    for (content_type, body, expected) in cases {
+        let (status, problem) = act(content_type, body).await;
+        assert_eq!((status, &problem["kind"]), (expected, &json!("invalid")), "{problem}");
+    }
+}
+
+#[tokio::test]
+async fn a_reader_beyond_the_last_possible_position_gets_nothing() {
+    let api = Api::start().await;
+    api.appended(1..=2).await;
+    for from in ["after=9223372036854775807", "from=9223372036854775807"] {
+        assert_eq!(api.lines(&format!("/v1/log?{from}")).await, [""; 0], "{from}");
+    }
 }
 
 #[tokio::test]

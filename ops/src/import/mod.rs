@@ -21,13 +21,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use domain::append::AppendError;
 use domain::log::{EventLog, ReadError};
 use domain::{Clock, ClockError, ErrorKind, Timestamp, content};
 use thiserror::Error;
 
-use crate::clock::Stopwatch;
+use crate::clock::{SimulatedClock, Stopwatch};
 use send::{Place, Sender};
 use survey::{Stretch, Survey};
 
@@ -135,16 +134,6 @@ impl RecordedAt {
             Self::Source => "source",
         }
     }
-}
-
-/// The clock of a log that was created with simulated time.
-#[async_trait]
-pub trait SimulatedClock: Send + Sync {
-    /// Moves it to `now`; never back: where it is later already, nothing changes.
-    ///
-    /// # Errors
-    /// [`ClockError`] where its log does not answer.
-    async fn move_to(&self, now: Timestamp) -> Result<(), ClockError>;
 }
 
 /// Is told how far an import is.

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::sync::Mutex;
 
+use async_trait::async_trait;
 use domain::append::{AppendRequest, Role};
 use domain::event::NewEvent;
 use domain::log::{Direction, LogReader};

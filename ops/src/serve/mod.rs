@@ -5,10 +5,10 @@
 //! the API answers what it accepted, the workers stop, and the log lets go last.
 
 mod rounds;
+mod tasks;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use archiver::{Silent, StepObserver};
 use domain::ErrorKind;
@@ -16,19 +16,18 @@ use domain::log::{LogReader, ReadError};
 use replication::fence::{EpochWatch, FenceError};
 use thiserror::Error;
 use tokio::net::TcpListener;
-use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::PgSimulatedClock;
+use crate::clock::{PgSimulatedClock, SimulatedClock};
 use crate::config::Config;
 use crate::http::archive::ArchiveApi;
 use crate::http::metrics::MetricsText;
 use crate::http::regions::RegionApi;
 use crate::http::{self, ApiState, Parts};
-use crate::import::SimulatedClock;
 use crate::node::{Node, NodeError};
 use crate::tokens::PgTokens;
-use crate::workers::{self, Worker, Workers};
+use crate::workers::{self, Workers};
+use tasks::Tasks;
 
 /// Why a region's process did not start, or not end in good order.
 #[derive(Debug, Error)]
@@ -70,8 +69,7 @@ pub struct Server {
     node: Arc<Node>,
     workers: Workers,
     shutdown: CancellationToken,
-    api: JoinHandle<Result<(), http::ServeError>>,
-    working: JoinSet<()>,
+    tasks: Tasks,
 }
 
 impl Server {
@@ -106,13 +104,20 @@ impl Server {
         let parts = parts(config, &node, workers.clone()).await?;
         let router = http::router(Arc::new(ApiState::new(parts, config.http.clone(), shutdown.clone())));
         let (limits, ending) = (config.http.clone(), shutdown.clone());
-        let api = tokio::spawn(async move { http::serve(listener, router, &limits, ending).await });
-        let mut working = JoinSet::new();
+        let mut tasks = Tasks::default();
+        tasks.start(async move { Ok(http::serve(listener, router, &limits, ending).await?) });
         for (name, every, worker) in rounds::of(config, &node, watch) {
-            start_worker(&mut working, &workers, shutdown.clone(), (name, every, worker));
+            let working = workers::run(workers.register(name), every, shutdown.clone(), worker);
+            tasks.start(async move {
+                working.await;
+                Ok(())
+            });
+        }
+        for warning in config.warnings() {
+            tracing::warn!(warning, "this configuration costs safety");
         }
         tracing::info!(%address, region = config.region.name, "serving");
-        Ok(Self { address, node, workers, shutdown, api, working })
+        Ok(Self { address, node, workers, shutdown, tasks })
     }
 
     /// Where it listens.
@@ -145,29 +150,23 @@ impl Server {
         self.shutdown.clone()
     }
 
+    /// Ready once a part of the process has ended though nobody asked it to. What is left should not go on alone:
+    /// stop it, which says why, so that whoever supervises this process starts it again.
+    pub async fn broke(&mut self) {
+        self.tasks.broke().await;
+    }
+
     /// Ends in good order: what was accepted is answered.
     ///
     /// # Errors
-    /// `CutOff` if requests took too long; everything is stopped all the same.
-    pub async fn stop(mut self) -> Result<(), StartError> {
+    /// `CutOff` if requests took too long, `Broken` if a part broke; everything is stopped all the same.
+    pub async fn stop(self) -> Result<(), StartError> {
         self.shutdown.cancel();
-        let served = self.api.await;
-        while let Some(ended) = self.working.join_next().await {
-            ended?;
-        }
+        let ended = self.tasks.ended().await;
         // Last: an append under way was answered above.
         self.node.log.shut_down().await;
-        Ok(served??)
+        ended
     }
-}
-
-fn start_worker(
-    working: &mut JoinSet<()>,
-    workers: &Workers,
-    shutdown: CancellationToken,
-    (name, every, worker): (&'static str, Duration, Box<dyn Worker>),
-) {
-    working.spawn(workers::run(workers.register(name), every, shutdown, worker));
 }
 
 async fn parts(config: &Config, node: &Arc<Node>, workers: Workers) -> Result<Parts, StartError> {
@@ -186,6 +185,7 @@ async fn parts(config: &Config, node: &Arc<Node>, workers: Workers) -> Result<Pa
         content: node.content.clone(),
         tokens: Arc::new(PgTokens::new(node.log.clone())),
         workers,
+        warnings: config.warnings(),
         archive,
         region_api: node.region.clone().map(RegionApi::new),
         simulated: simulated.then(|| Arc::new(PgSimulatedClock(node.log.clone())) as Arc<dyn SimulatedClock>),
