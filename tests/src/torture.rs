@@ -4,8 +4,10 @@
 //! stopped there is no open question: what was acknowledged is in the log, exactly once, where it was said to stand;
 //! what was refused is not; and there is nothing else. The judge reads what is served, not what a test remembers.
 
+mod calls;
 mod judge;
 mod request;
+mod victim;
 mod writer;
 
 use std::net::{Ipv4Addr, TcpListener};
@@ -18,8 +20,10 @@ use ops::dev::region::{Plan, Region};
 
 use crate::binary;
 
+pub use calls::Calls;
 pub use judge::{Stored, served};
 pub use request::{Answer, Client, Place, Request};
+pub use victim::{ALONE, TOGETHER, Victim};
 pub use writer::{Journal, Writers};
 
 /// A plan for regions in `folder`, with simulated time from `now` on if that is given.

@@ -7,53 +7,8 @@ use log_common::{Database, is_sound};
 use ops::dev::region::Region;
 use rand::Rng;
 use rand::rngs::StdRng;
-use system_tests::torture::{Client, Journal, Second, Writers, plan, served};
+use system_tests::torture::{ALONE, Client, Journal, Second, TOGETHER, Writers, plan, served};
 use system_tests::two_regions::random;
-
-/// Who dies in a round.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Victim {
-    Server,
-    Second,
-    Database,
-    ServerThenDatabase,
-    DatabaseThenServer,
-}
-
-/// Whom one process fears, and whom one of two does.
-const ALONE: &[Victim] = &[Victim::Server, Victim::Database, Victim::ServerThenDatabase, Victim::DatabaseThenServer];
-const TOGETHER: &[Victim] = &[Victim::Server, Victim::Second, Victim::Database];
-
-/// Kills, and starts again what was killed.
-async fn kill(victim: Victim, region: &mut Region, second: Option<&mut Second>) {
-    match (victim, second) {
-        (Victim::Server, _) => {
-            region.kill_server().await.expect("killed");
-            region.serve().await.expect("it starts again");
-        }
-        (Victim::Second, Some(second)) => {
-            second.kill().await;
-            second.serve().await;
-        }
-        (Victim::Second, None) => panic!("there is no second process"),
-        (Victim::Database, _) => {
-            region.cluster.kill().await.expect("killed");
-            region.cluster.start().await.expect("it starts again");
-        }
-        (Victim::ServerThenDatabase, _) => {
-            region.kill_server().await.expect("killed");
-            region.cluster.kill().await.expect("killed");
-            region.cluster.start().await.expect("it starts again");
-            region.serve().await.expect("it starts again");
-        }
-        (Victim::DatabaseThenServer, _) => {
-            region.cluster.kill().await.expect("killed");
-            region.kill_server().await.expect("killed");
-            region.cluster.start().await.expect("it starts again");
-            region.serve().await.expect("it starts again");
-        }
-    }
-}
 
 /// `rounds` of load and death; the rows are checked under load after each, everything in the end.
 async fn torture(region: &mut Region, mut second: Option<&mut Second>, rounds: usize, rng: &mut StdRng) {
@@ -69,14 +24,16 @@ async fn torture(region: &mut Region, mut second: Option<&mut Second>, rounds: u
         writers.go_on(rng.random_range(50..250)).await;
         // In the order of the list first, so that everyone dies whatever the seed is.
         let victim = victims.get(round).copied().unwrap_or_else(|| victims[rng.random_range(0..victims.len())]);
-        kill(victim, region, second.as_deref_mut()).await;
+        victim.dies(region, second.as_deref_mut()).await;
         writers.go_on(20).await;
         let head = is_sound(&database).await;
         println!("round {round}: {victim:?}, head {head}");
     }
+    let calls = writers.calls();
     let journals = writers.stop().await;
     let stored = served(&Client::new(&token), &url).await;
     Journal::are_all_of(&journals, &stored);
+    calls.agree_with(&stored);
     assert_eq!(is_sound(&database).await.get(), u64::try_from(stored.len()).expect("fits"));
     let sum = |count: fn(&Journal) -> u64| journals.iter().map(count).sum::<u64>();
     let (resent, replayed) = (sum(|journal| journal.resent), sum(|journal| journal.replayed));

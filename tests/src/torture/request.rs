@@ -19,6 +19,8 @@ pub struct Request {
     body: String,
     /// The ids of its events, in order.
     pub ids: Vec<String>,
+    /// What it expects: (stream, `none`, `exists` or a version).
+    pub expect: Vec<(String, String)>,
 }
 
 /// Where an event was said to stand.
@@ -79,7 +81,7 @@ impl Request {
     #[must_use]
     pub fn single(source: &str, stream: &str, id: &str) -> Self {
         let body = event(source, stream, id, 20).to_string();
-        Self { content_type: SINGLE, expected_version: None, body, ids: vec![id.to_owned()] }
+        Self { content_type: SINGLE, expected_version: None, body, ids: vec![id.to_owned()], expect: Vec::new() }
     }
 
     /// Events of one stream, with what is expected of it (`any`, `none`, `exists` or a version).
@@ -87,7 +89,8 @@ impl Request {
     pub fn batch(source: &str, stream: &str, expected: &str, ids: Vec<String>, pad: usize) -> Self {
         let events: Vec<Value> = ids.iter().map(|id| event(source, stream, id, pad)).collect();
         let body = Value::from(events).to_string();
-        Self { content_type: BATCH, expected_version: Some(expected.to_owned()), body, ids }
+        let expect = vec![(stream.to_owned(), expected.to_owned())];
+        Self { content_type: BATCH, expected_version: Some(expected.to_owned()), body, ids, expect }
     }
 
     /// An append document: (stream, id) of each event, (stream, version) of each expectation.
@@ -95,10 +98,11 @@ impl Request {
     pub fn document(source: &str, events: &[(&str, String)], expect: &[(&str, String)]) -> Self {
         let ids: Vec<String> = events.iter().map(|(_, id)| id.clone()).collect();
         let events: Vec<Value> = events.iter().map(|(stream, id)| event(source, stream, id, 20)).collect();
-        let expect: Vec<Value> =
+        let named: Vec<Value> =
             expect.iter().map(|(stream, version)| json!({ "stream": stream, "version": version })).collect();
-        let body = json!({ "expect": expect, "events": events }).to_string();
-        Self { content_type: DOCUMENT, expected_version: None, body, ids }
+        let body = json!({ "expect": named, "events": events }).to_string();
+        let expect = expect.iter().map(|(stream, version)| ((*stream).to_owned(), version.clone())).collect();
+        Self { content_type: DOCUMENT, expected_version: None, body, ids, expect }
     }
 }
 

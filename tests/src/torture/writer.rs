@@ -11,6 +11,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use super::calls::Calls;
 use super::request::{Answer, Client, Place, Request};
 
 /// Streams that all writers append to without a word about versions.
@@ -40,13 +41,26 @@ pub struct Writers {
     tasks: Vec<JoinHandle<Journal>>,
     stop: Arc<AtomicBool>,
     requests: watch::Receiver<u64>,
+    calls: Arc<Calls>,
 }
 
 impl Writers {
     /// Starts `count` writers, each of which sends every request to any of `urls`. `name` is part of their ids.
     #[must_use]
     pub fn start(count: usize, name: &str, urls: &[&str], token: &str, rng: &mut StdRng) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
+        Self::start_paced((count, Duration::from_micros(1)), name, urls, token, rng)
+    }
+
+    /// Writers of which each sends a request at most `every` so often.
+    #[must_use]
+    pub fn start_paced(
+        (count, every): (usize, Duration),
+        name: &str,
+        urls: &[&str],
+        token: &str,
+        rng: &mut StdRng,
+    ) -> Self {
+        let (stop, calls) = (Arc::new(AtomicBool::new(false)), Arc::new(Calls::default()));
         let (answered, requests) = watch::channel(0);
         let writer = |number: usize| {
             let writer = Writer {
@@ -59,10 +73,11 @@ impl Writers {
                 own: [0; OWN],
                 race: 0,
                 journal: Journal::default(),
+                calls: Arc::clone(&calls),
             };
-            tokio::spawn(writer.run(stop.clone(), answered.clone()))
+            tokio::spawn(writer.run(every, stop.clone(), answered.clone()))
         };
-        Self { tasks: (0..count).map(writer).collect(), stop, requests }
+        Self { tasks: (0..count).map(writer).collect(), stop, requests, calls }
     }
 
     /// How many requests were answered so far.
@@ -78,6 +93,12 @@ impl Writers {
     pub async fn go_on(&mut self, more: u64) {
         let target = self.answered() + more;
         self.requests.wait_for(|answered| *answered >= target).await.expect("the writers are at work");
+    }
+
+    /// All calls so far, and to come.
+    #[must_use]
+    pub fn calls(&self) -> Arc<Calls> {
+        Arc::clone(&self.calls)
     }
 
     /// Lets each writer have the answer that it waits for, and gives their journals.
@@ -106,11 +127,15 @@ struct Writer {
     /// The version that it believes the contested stream to have.
     race: u64,
     journal: Journal,
+    calls: Arc<Calls>,
 }
 
 impl Writer {
-    async fn run(mut self, stop: Arc<AtomicBool>, answered: watch::Sender<u64>) -> Journal {
+    async fn run(mut self, every: Duration, stop: Arc<AtomicBool>, answered: watch::Sender<u64>) -> Journal {
+        let mut pace = tokio::time::interval(every);
+        pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while !stop.load(Ordering::SeqCst) {
+            pace.tick().await;
             match self.rng.random_range(0..5) {
                 0 => self.any().await,
                 1 => self.exactly().await,
@@ -202,7 +227,10 @@ impl Writer {
         loop {
             pause.tick().await;
             let url = self.urls.choose(&mut self.rng).expect("there is a server");
-            match self.client.send(url, request).await {
+            let begun = self.calls.begin();
+            let answer = self.client.send(url, request).await;
+            self.calls.end(begun, request, &answer);
+            match answer {
                 Answer::Stored { replayed, places } => {
                     assert!(sent > 0 || !replayed, "{:?} is new and was called a retry", request.ids);
                     self.journal.replayed += u64::from(replayed);
