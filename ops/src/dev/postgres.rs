@@ -248,6 +248,11 @@ impl PostgresCluster {
         &self.data
     }
 
+    /// One of PostgreSQL's own programs, such as `pg_dump`, from where the server is.
+    pub fn program(&self, name: &str) -> PathBuf {
+        lock(&self.core).charge.bin.join(name)
+    }
+
     /// The server's log.
     pub fn log_file(&self) -> &Path {
         &self.log
