@@ -26,6 +26,18 @@ pub enum ApiError {
         #[source]
         source: reqwest::Error,
     },
+    /// An answer that is not what it should be.
+    #[error("{url} answered with what is no record")]
+    NoRecord {
+        /// What was asked.
+        url: String,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A number in an answer is none.
+    #[error("{0:?} is no number")]
+    NoNumber(String),
     /// An answer that says no.
     #[error("{url} answered {status}: {body}")]
     Refused {
@@ -36,6 +48,14 @@ pub enum ApiError {
         /// The problem document.
         body: String,
     },
+}
+
+/// A number of an answer, where 64-bit numbers are texts.
+///
+/// # Errors
+/// `NoNumber`.
+pub(super) fn number(text: &str) -> Result<u64, ApiError> {
+    text.parse().map_err(|_| ApiError::NoNumber(text.to_owned()))
 }
 
 /// A region's API.
@@ -69,6 +89,21 @@ impl<'a> Api<'a> {
     pub(super) async fn act<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, ApiError> {
         let url = format!("{}{path}", self.region.url);
         json(&url, self.http.post(&url).bearer_auth(&self.region.tokens.operator).json(body)).await
+    }
+
+    /// The records of a stream; none if it has never had an event.
+    pub(super) async fn stream(&self, stream: &str) -> Result<Vec<serde_json::Value>, ApiError> {
+        let url = format!("{}/v1/stream?stream={stream}", self.region.url);
+        let http = |source| ApiError::Http { url: url.clone(), source };
+        let request = self.http.get(&url).bearer_auth(&self.region.tokens.auditor).timeout(TIMEOUT);
+        let answer = request.send().await.map_err(http)?;
+        if answer.status() == reqwest::StatusCode::NOT_FOUND {
+            return Ok(Vec::new());
+        }
+        let text = accepted(&url, answer).await?.text().await.map_err(http)?;
+        let record =
+            |line| serde_json::from_str(line).map_err(|source| ApiError::NoRecord { url: url.clone(), source });
+        text.lines().map(record).collect()
     }
 
     /// Appends one event; gives the status code.

@@ -9,8 +9,8 @@ use domain::store::{ObjectStore, StoreError};
 use segment_store::S3Store;
 use tokio::process::Command;
 
-use super::api::Api;
-use super::{Demo, DemoError, DemoOptions, check, io, say};
+use super::api::{Api, number};
+use super::{Demo, DemoError, DemoOptions, chapter, check, counted, held, io, note};
 use crate::clock::Stopwatch;
 use crate::config::{Config, Overrides};
 use crate::dev::Region;
@@ -30,9 +30,13 @@ fn bucket(region: &Region) -> Result<S3Store, DemoError> {
 impl Demo {
     /// Seals the rest in dr, then audits dr's bucket from nothing but itself and the public keys.
     pub(super) async fn audit(&mut self) -> Result<(), DemoError> {
-        say("sealing the rest in dr, and auditing its bucket as an outsider");
+        chapter(
+            "An auditor looks",
+            "With the bucket and two public keys alone: no database, no server, no trust in us.",
+        );
+        note("sealing what is not archived yet");
         Api::of(&self.dr).archive_run(true).await?;
-        let head = super::passage::number(&Api::of(&self.dr).status().await?.head);
+        let head = number(&Api::of(&self.dr).status().await?.head)?;
         let keys = [&self.home, &self.dr].map(|region| VerifyKey::parse(&region.public_key));
         let [Ok(home), Ok(dr)] = keys else { return Err(DemoError::Check("the public keys are keys".into())) };
         let keys = KeyRing::new(vec![home, dr]).map_err(|error| DemoError::Check(error.to_string()))?;
@@ -44,14 +48,16 @@ impl Demo {
             format!("all {head} events are archived, not {}", report.verified_head)
         })?;
         self.figures.audit_rate = super::report::rate(report.records, watch.elapsed().as_secs_f64());
-        say(&format!(
-            "proven: {} records in {} segments, {} manifests in {} epochs, cosigned up to {}",
-            report.records,
+        held(&format!(
+            "proven: {} records in {} segments, {} signed manifests, {} epoch claims",
+            counted(report.records),
             report.segments,
             report.manifests,
             report.epoch_claims,
-            report.cosigned_head.unwrap_or(0)
         ));
+        let cosigned =
+            report.cosigned_head.map_or_else(|| "nothing".into(), |head| format!("the first {}", counted(head)));
+        held(&format!("both regions have signed for {cosigned}"));
         Ok(())
     }
 
@@ -76,14 +82,16 @@ impl Demo {
     }
 
     async fn run_outsider(&self, outsider: &Path, kept: &Path, oracle: Option<&Path>) -> Result<(), DemoError> {
-        say("running the outsider: Python's standard library, written from the format page alone");
+        note("running tests/outsider.py: a verifier in Python, written from the format's description alone");
         let mut command = Command::new("python3");
         command.arg(outsider).arg(kept).stdout(Stdio::null()).kill_on_drop(true);
         if let Some(oracle) = oracle {
             command.arg("--history").arg(&self.history).arg("--oracle").arg(oracle);
         }
         let status = command.status().await.map_err(io("running the outsider"))?;
-        check(status.success(), || "the outsider finds everything as it should be".into())
+        check(status.success(), || "the outsider finds everything as it should be".into())?;
+        held("it comes to the same result, and to the oracle's");
+        Ok(())
     }
 }
 

@@ -12,6 +12,7 @@ mod keep;
 mod oracle;
 mod passage;
 mod report;
+mod talk;
 mod writers;
 
 use std::path::{Path, PathBuf};
@@ -25,6 +26,7 @@ use crate::dev::region::{Plan, Region, RegionError};
 use api::ApiError;
 use oracle::{Oracle, OracleError};
 use report::Figures;
+use talk::{chapter, counted, held, note};
 
 /// Segments are cut small, so that also a short history has several.
 const SEGMENT_BYTES: i64 = 2 << 20;
@@ -65,8 +67,8 @@ pub enum DemoError {
         #[source]
         source: std::io::Error,
     },
-    /// The history's first line has no time.
-    #[error("the history's first line has no time")]
+    /// Something that should be an instant is none, such as the time of the history's first line.
+    #[error("no instant where one is needed: does the history's first line have a time?")]
     Time(#[from] TimestampError),
     /// Something that must hold does not.
     #[error("does not hold: {0}")]
@@ -80,11 +82,6 @@ fn io(doing: &'static str) -> impl FnOnce(std::io::Error) -> DemoError {
 /// Ends the demo unless `holds`.
 fn check(holds: bool, what: impl FnOnce() -> String) -> Result<(), DemoError> {
     if holds { Ok(()) } else { Err(DemoError::Check(what())) }
-}
-
-/// Says on stderr what happens next.
-fn say(text: &str) {
-    eprintln!("demo: {text}");
 }
 
 /// The demo on its way.
@@ -103,28 +100,32 @@ struct Demo {
 /// The first thing that failed, or the first check that does not hold.
 pub async fn run(options: &DemoOptions) -> Result<(), DemoError> {
     let folder = tempfile::Builder::new().prefix("coldstream-demo").tempdir().map_err(io("making a folder"))?;
+    chapter(
+        "Two regions start",
+        "Each is a PostgreSQL cluster, an S3 endpoint and a server. home takes appends, dr follows.",
+    );
     let (history, oracle_file) = history(options, folder.path())?;
     let oracle = Oracle::read(&history, oracle_file.as_deref())?;
-    say(&format!("history: {} events, {} oracle points", oracle.events(), oracle.points()));
     let plan = plan(folder.path(), &history)?;
-    say("starting two regions: a PostgreSQL cluster, an S3 endpoint and a server each");
     let (mut home, mut dr) = Region::pair(&plan).await?;
     home.serve().await?;
     dr.serve().await?;
+    held(&format!("home serves at {}, dr at {}", home.url, dr.url));
     let figures = Figures::default();
     let mut demo = Demo { folder: folder.path().to_owned(), history, oracle, home, dr, figures };
     let done = demo.go(options, oracle_file.as_deref()).await;
     if done.is_err() {
         for region in [&demo.home, &demo.dr] {
-            eprintln!("demo: the last lines of {}'s log:\n{}", region.name, tail(&region.server_log()));
+            note(&format!("the last lines of {}'s log:\n{}", region.name, tail(&region.server_log())));
         }
     }
     let (home, dr) = (demo.home.end().await, demo.dr.end().await);
     done?;
     home?;
     dr?;
+    chapter("What was measured", "On this machine, just now.");
     println!("{}", demo.figures.table());
-    say("every check held");
+    held("every check held");
     Ok(())
 }
 
@@ -134,12 +135,17 @@ impl Demo {
         self.ship().await?;
         self.archive_and_prune().await?;
         self.show_where_it_is().await?;
-        self.figures.home_points = self.replay(&self.home, "home: live log and archive").await?;
+        chapter(
+            "The whole history is read again at home",
+            "Old records come from the archive, new ones from the database; a reader does not notice.",
+        );
+        self.figures.home_points = self.replay(&self.home).await?;
         self.damage_and_heal().await?;
         self.lose_home_under_load().await?;
         self.fail_over().await?;
         self.old_home_is_refused().await?;
-        self.figures.dr_points = self.replay(&self.dr, "dr: archive and tail, home is dead").await?;
+        chapter("The whole history is read again in dr", "Home is dead: nothing of it is needed.");
+        self.figures.dr_points = self.replay(&self.dr).await?;
         self.audit().await?;
         self.hand_over(options, oracle_file).await
     }
@@ -153,7 +159,7 @@ fn history(options: &DemoOptions, folder: &Path) -> Result<(PathBuf, Option<Path
         let oracle = history.with_file_name(format!("{stem}.oracle.json"));
         return Ok((history.clone(), oracle.exists().then_some(oracle)));
     }
-    say(&format!("generating a year and a half of activity from seed {}", options.seed));
+    note(&format!("generating a year and a half of people's work from seed {}", options.seed));
     let generated = generate::generate(options.seed);
     let (history, oracle) = (folder.join("generated.ndjson.zst"), folder.join("generated.oracle.json"));
     let packed = zstd::encode_all(generated.ndjson.as_bytes(), 3).map_err(io("packing the history"))?;

@@ -8,8 +8,9 @@ use domain::window::LiveWindow;
 use serde::Deserialize;
 use tokio::process::Command;
 
-use super::api::Api;
-use super::{Demo, DemoError, check, io, say};
+use super::api::{Api, number};
+use super::report::{Place, megabytes, rate};
+use super::{Demo, DemoError, chapter, check, counted, held, io, note};
 use crate::clock::Stopwatch;
 use crate::dev::Region;
 
@@ -41,14 +42,13 @@ where
     tokio::time::timeout(PATIENCE, waiting).await.map_err(|_| late())?
 }
 
-pub(super) fn number(text: &str) -> u64 {
-    text.parse().unwrap_or(0)
-}
-
 impl Demo {
     /// The import is its own process, as a person would run it.
     pub(super) async fn import(&mut self) -> Result<(), DemoError> {
-        say("importing; the clock follows the history");
+        chapter(
+            "A history is imported",
+            "Every change that people made, as events. The regions' clocks are simulated: the months pass as it goes in.",
+        );
         let mut command = Command::new(std::env::current_exe().map_err(io("finding this binary"))?);
         command.arg("--config").arg(&self.home.config).args(["--json", "import", "--recorded-at", "source"]);
         command.arg(&self.history).stdout(Stdio::piped()).stderr(Stdio::inherit()).kill_on_drop(true);
@@ -57,32 +57,46 @@ impl Demo {
         check(output.status.success(), || "the import ends well".into())?;
         let imported: Imported =
             serde_json::from_slice(&output.stdout).map_err(|error| DemoError::Check(format!("its report: {error}")))?;
+        let expected = u64::try_from(self.oracle.events()).expect("a file has few events");
+        check(imported.events == expected, || format!("all {expected} events are new, not {}", imported.events))?;
         self.figures.import(imported.events, imported.append_seconds);
+        let per_second = rate(imported.events, imported.append_seconds);
+        held(&format!(
+            "{} events are durable at home, {} a second",
+            counted(imported.events),
+            counted(per_second.round())
+        ));
         Ok(())
     }
 
     /// DR has been following all the while; now it catches up.
     pub(super) async fn ship(&mut self) -> Result<(), DemoError> {
-        say("waiting for dr to hold everything");
-        let head = number(&Api::of(&self.home).status().await?.head);
+        let head = number(&Api::of(&self.home).status().await?.head)?;
         let dr = &self.dr;
         until("dr has every event", || async move {
             let status = Api::of(dr).status().await?;
-            Ok((number(&status.head) >= head).then_some(()))
+            Ok((number(&status.head)? >= head).then_some(()))
         })
         .await?;
         self.figures.shipped(head);
+        held("dr, which followed all the while, has every one of them");
         Ok(())
     }
 
     /// Seal everything that is due, then ask both regions to prune until only the window is left.
     pub(super) async fn archive_and_prune(&mut self) -> Result<(), DemoError> {
-        say("sealing what is due");
+        chapter(
+            "Six months stay live, everything goes into the archive",
+            "Sealed, read back, mirrored by dr, confirmed and signed by both: only then a month leaves the databases.",
+        );
         let watch = Stopwatch::start();
         let run = Api::of(&self.home).archive_run(true).await?;
-        let sealed = run.sealed.last().map_or(0, |range| number(&range[1]));
+        let head = number(&Api::of(&self.home).status().await?.head)?;
+        let sealed = run.sealed.last().map_or(Ok(0), |range| number(&range[1]))?;
+        check(sealed == head, || format!("everything up to {head} is sealed, not up to {sealed}"))?;
         self.figures.sealed(sealed, run.sealed.len(), watch.elapsed());
-        say("waiting for dr's copies, its confirmation and its cosignature; then both regions prune");
+        held(&format!("home sealed {} segments", run.sealed.len()));
+        note("dr copies and confirms, both sign, both prune");
         let now = Timestamp::parse_rfc3339(&Api::of(&self.home).status().await?.recordedat)?;
         let cutoff = LiveWindow::default().cutoff(now)?;
         for region in [&self.home, &self.dr] {
@@ -103,42 +117,57 @@ impl Demo {
                 other => other,
             };
             pruned.await.map_err(last)?;
+            held(&aim);
         }
         self.figures.pruned(watch.elapsed());
         Ok(())
     }
 
+    /// What is where now: the rows of a database are exactly what was not pruned.
     pub(super) async fn show_where_it_is(&mut self) -> Result<(), DemoError> {
         for region in [&self.home, &self.dr] {
             let (status, archive) = (Api::of(region).status().await?, Api::of(region).archive_status().await?);
-            let (head, pruned) = (number(&status.head), number(&status.pruned));
-            let live = archive.partitions.iter().map(|partition| number(&partition.rows)).sum::<u64>();
+            let rows = archive.partitions.iter().map(|partition| number(&partition.rows)).sum::<Result<u64, _>>()?;
+            let place = Place {
+                head: number(&status.head)?,
+                pruned: number(&status.pruned)?,
+                live: rows,
+                archived: number(&archive.archived_head)?,
+                segments: archive.segments,
+                stored_bytes: number(&archive.stored_bytes)?,
+                record_bytes: number(&archive.record_bytes)?,
+                database_bytes: database_bytes(region).await?,
+            };
+            let Place { head, pruned, live, .. } = place;
             check(live == head - pruned, || format!("{}: {live} rows are live, of {pruned}+1 to {head}", region.name))?;
-            let database = database_bytes(region).await?;
-            self.figures.place(region.name, &status, &archive, live, database);
-            say(&format!(
-                "{}: {head} events, {live} live in {} months, {} archived in {} segments, {pruned} pruned; \
-                 {database} bytes of tables and indexes, {} bytes in the bucket",
+            held(&format!(
+                "{}: {} events live in {} months ({}), all {} in {} segments ({})",
                 region.name,
+                counted(live),
                 archive.partitions.len(),
-                archive.archived_head,
-                archive.segments,
-                archive.stored_bytes,
+                megabytes(place.database_bytes),
+                counted(place.archived),
+                place.segments,
+                megabytes(place.stored_bytes),
             ));
+            self.figures.place(region.name, &place);
         }
         Ok(())
     }
 
     /// Reads the whole log through the API and holds it against the oracle at each of its points.
-    pub(super) async fn replay(&self, region: &Region, what: &str) -> Result<(usize, f64), DemoError> {
+    pub(super) async fn replay(&self, region: &Region) -> Result<(usize, f64), DemoError> {
         let watch = Stopwatch::start();
         let mut replay = self.oracle.replay();
         let records = Api::of(region).log::<DemoError>(1, None, |line| Ok(replay.take(line)?)).await?;
         let points = replay.finish()?;
-        check(points == self.oracle.points(), || format!("{what}: every oracle point is reached"))?;
+        check(points == self.oracle.points(), || "every oracle point is reached".into())?;
         let seconds = watch.elapsed().as_secs_f64();
-        say(&format!("replayed {records} records from {what}: all {points} oracle points hold"));
-        Ok((points, super::report::rate(records, seconds)))
+        held(&format!("{} records: the whole history, in its order, nothing missing or doubled", counted(records)));
+        if points > 0 {
+            held(&format!("at {points} points in time the items that lived are those that the history's oracle names"));
+        }
+        Ok((points, rate(records, seconds)))
     }
 }
 
@@ -152,5 +181,5 @@ async fn database_bytes(region: &Region) -> Result<u64, DemoError> {
                JOIN pg_namespace n ON n.oid = c.relnamespace \
                WHERE c.relkind = 'r' AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')";
     let bytes: i64 = sqlx::query_scalar(sql).fetch_one(&mut connection).await.map_err(error)?;
-    Ok(u64::try_from(bytes).unwrap_or(0))
+    u64::try_from(bytes).map_err(|_| DemoError::Check(format!("{bytes} bytes are a size")))
 }

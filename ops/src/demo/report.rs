@@ -4,10 +4,8 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use super::passage::number;
+use super::counted;
 use crate::clock::Stopwatch;
-use crate::http::archive::ArchiveStatus;
-use crate::http::status::Status;
 
 /// Everything that was measured, in the order of the demo.
 #[derive(Default)]
@@ -24,6 +22,22 @@ pub(super) struct Figures {
     json: Map<String, Value>,
 }
 
+/// What one region holds, and where.
+pub(super) struct Place {
+    pub(super) head: u64,
+    pub(super) pruned: u64,
+    /// Rows of the live log.
+    pub(super) live: u64,
+    pub(super) archived: u64,
+    pub(super) segments: String,
+    /// Bytes in the bucket, indexes included.
+    pub(super) stored_bytes: u64,
+    /// Bytes of the records in them.
+    pub(super) record_bytes: u64,
+    /// Bytes of all tables and indexes.
+    pub(super) database_bytes: u64,
+}
+
 /// Events per second.
 #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
 pub(super) fn rate(events: u64, seconds: f64) -> f64 {
@@ -35,33 +49,42 @@ fn ratio(large: u64, small: u64) -> f64 {
     large as f64 / small.max(1) as f64
 }
 
+pub(super) fn megabytes(bytes: u64) -> String {
+    format!("{:.1} MB", ratio(bytes, 1_000_000))
+}
+
+fn per_second(events: u64, seconds: f64) -> String {
+    format!("{} events/s", counted(rate(events, seconds).round()))
+}
+
 impl Figures {
     fn row(&mut self, name: &str, value: String) {
         self.rows.push((name.into(), value));
     }
 
     pub(super) fn import(&mut self, events: u64, seconds: f64) {
-        let per_second = rate(events, seconds);
-        self.row("import", format!("{events} events in {seconds:.2} s, {per_second:.0} events/s"));
-        self.json
-            .insert("import".into(), json!({ "events": events, "seconds": seconds, "events_per_second": per_second }));
+        let speed = per_second(events, seconds);
+        self.row("import", format!("{speed} ({} events in {seconds:.2} s)", counted(events)));
+        self.json.insert(
+            "import".into(),
+            json!({ "events": events, "seconds": seconds, "events_per_second": rate(events, seconds) }),
+        );
     }
 
     pub(super) fn shipped(&mut self, events: u64) {
         let seconds = self.import_watch.map_or(0.0, |watch| watch.elapsed().as_secs_f64());
-        let per_second = rate(events, seconds);
-        self.row(
-            "ship",
-            format!("{events} events in dr {seconds:.2} s after the import began, {per_second:.0} events/s"),
-        );
-        self.json.insert("ship".into(), json!({ "seconds": seconds, "events_per_second": per_second }));
+        let speed = per_second(events, seconds);
+        self.row("ship to dr", format!("{speed} (all there {seconds:.2} s after the import began)"));
+        let shipped = json!({ "seconds": seconds, "events_per_second": rate(events, seconds) });
+        self.json.insert("ship".into(), shipped);
     }
 
     pub(super) fn sealed(&mut self, head: u64, segments: usize, took: Duration) {
         self.archived_head = head;
-        let per_second = rate(head, took.as_secs_f64());
-        self.row("seal", format!("{segments} segments in {:.2} s, {per_second:.0} events/s", took.as_secs_f64()));
-        self.json.insert("seal".into(), json!({ "segments": segments, "events_per_second": per_second }));
+        let seconds = took.as_secs_f64();
+        self.row("seal", format!("{} ({segments} segments in {seconds:.2} s)", per_second(head, seconds)));
+        let sealed = json!({ "segments": segments, "events_per_second": rate(head, seconds) });
+        self.json.insert("seal".into(), sealed);
     }
 
     pub(super) fn pruned(&mut self, took: Duration) {
@@ -69,32 +92,32 @@ impl Figures {
         self.json.insert("prune_seconds".into(), json!(took.as_secs_f64()));
     }
 
-    pub(super) fn place(&mut self, region: &str, status: &Status, archive: &ArchiveStatus, live: u64, database: u64) {
-        let (stored, records) = (number(&archive.stored_bytes), number(&archive.record_bytes));
+    pub(super) fn place(&mut self, region: &str, place: &Place) {
+        let Place { head, pruned, live, archived, segments, stored_bytes, record_bytes, database_bytes } = place;
         self.row(
             &format!("{region} holds"),
             format!(
-                "{live} live, {} archived, {} pruned; database {:.1} MB, bucket {:.1} MB",
-                archive.archived_head,
-                status.pruned,
-                ratio(database, 1_000_000),
-                ratio(stored, 1_000_000)
+                "{} live and {} archived events; database {}, bucket {}",
+                counted(live),
+                counted(archived),
+                megabytes(*database_bytes),
+                megabytes(*stored_bytes)
             ),
         );
         if region == "home" {
-            self.row("compression", format!("{:.1} : 1 (indexes included)", ratio(records, stored)));
+            self.row("compression", format!("{:.1} : 1 (indexes included)", ratio(*record_bytes, *stored_bytes)));
         }
         let place = json!({
-            "head": status.head, "pruned": status.pruned, "live_rows": live, "database_bytes": database,
-            "stored_bytes": stored, "record_bytes": records, "segments": archive.segments,
+            "head": head.to_string(), "pruned": pruned.to_string(), "live_rows": live,
+            "database_bytes": database_bytes, "stored_bytes": stored_bytes.to_string(),
+            "record_bytes": record_bytes.to_string(), "segments": segments,
         });
         self.json.insert(region.into(), place);
     }
 
     pub(super) fn failover(&mut self, said: &str, bound: Option<u64>, lost: u64, after: [Duration; 3]) {
         let [detected, promoted, first_write] = after.map(|after| after.as_millis());
-        self.row("stated before", said.into());
-        self.row("RPO", format!("{lost} of {} acknowledged events", self.acknowledged));
+        self.row("RPO", format!("{lost} of {} acknowledged events", counted(self.acknowledged)));
         self.row(
             "RTO",
             format!("{first_write} ms from the kill to the first write in dr (promoted after {promoted} ms)"),
@@ -107,16 +130,15 @@ impl Figures {
     }
 
     fn rest(&self) -> Vec<(String, String)> {
-        let replay =
-            |(points, per_second): (usize, f64)| format!("{points} oracle points hold, {per_second:.0} events/s");
+        let replay = |(points, speed): (usize, f64)| match points {
+            0 => format!("{} events/s", counted(speed.round())),
+            _ => format!("{} events/s, right at {points} points in time", counted(speed.round())),
+        };
         vec![
-            (
-                "healed on read".into(),
-                format!("{} objects (a flipped byte; where there are several, a deletion)", self.healed),
-            ),
+            ("healed on read".into(), format!("{} objects", self.healed)),
             ("replay at home".into(), replay(self.home_points)),
             ("replay in dr".into(), replay(self.dr_points)),
-            ("audit".into(), format!("{:.0} events/s from the bucket and public keys alone", self.audit_rate)),
+            ("audit".into(), format!("{} events/s", counted(self.audit_rate.round()))),
         ]
     }
 
@@ -126,7 +148,7 @@ impl Figures {
         let width = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
         let line = |(name, value): &(String, String)| {
             let pad = " ".repeat(width - name.chars().count());
-            format!("{name}{pad}  {value}")
+            format!("    {name}{pad}  {value}")
         };
         rows.iter().map(line).collect::<Vec<_>>().join("\n")
     }
