@@ -9,21 +9,20 @@ use domain::Timestamp;
 use domain::append::Role;
 use event_log::{PgConfig, PgLog, ServiceLogin};
 use rand::distr::{Alphanumeric, SampleString};
+use segment_store::StoreConfig;
 use serde::Serialize;
-use toml::{Table, Value};
+use toml::Table;
 
 use super::Context;
 use super::output::{CliError, say, table};
 use super::serve::asked_to_end;
 use super::{db, key, token};
-use crate::config::{Config, Overrides};
+use crate::config::{Config, CopiesConfig, RegionConfig, ReplicationConfig, SecretUrl};
+use crate::dev::region::{self, BUCKET, DATABASE, SERVICE};
 use crate::dev::{Credentials, ObjectServer, PostgresCluster, PostgresOptions};
 use crate::http::auth::TokenRole;
 use crate::serve::Server;
 
-const DATABASE: &str = "coldstream";
-const SERVICE: &str = "coldstream";
-const BUCKET: &str = "archive";
 const REGION: &str = "home";
 /// Bytes of a folder's or a token's random name.
 const NAME_LENGTH: usize = 8;
@@ -65,6 +64,7 @@ async fn serve_from(
     simulated_now: Option<&str>,
     asked_to_end: impl Future<Output = ()>,
 ) -> Result<(), CliError> {
+    let bind = free_address(context.config.http.bind)?;
     std::fs::create_dir_all(folder).map_err(CliError::failed("making the folder"))?;
     let folder = &folder.canonicalize().map_err(CliError::failed("finding the folder"))?;
     say("starting PostgreSQL");
@@ -79,56 +79,64 @@ async fn serve_from(
     let objects = objects.map_err(CliError::failed("starting the object store"))?;
 
     let config_file = folder.join("coldstream.toml");
-    let text = configuration(context, folder, &cluster, (&objects, &credentials))?.to_string();
+    let mut config = configuration(context, folder, &cluster, (&objects, &credentials))?;
+    config.http.bind = bind;
+    let text = with_secrets(&config, &credentials)?.to_string();
     std::fs::write(&config_file, text).map_err(CliError::failed("writing the configuration"))?;
-    let config = Config::load(Some(&config_file), &Overrides::default())?;
     initialise(&config, &cluster, simulated_now).await?;
     let tokens = make_tokens(&config).await?;
-    let server = Server::start(&config).await.map_err(CliError::failed("starting"))?;
+    let mut server = Server::start(&config).await.map_err(CliError::failed("starting"))?;
     let database = cluster.superuser_url(DATABASE);
     let started = Started { url: server.url(), config: config_file, database, tokens };
     context.output.data(&started, people)?;
-    say("serving; end it with Ctrl-C");
-    asked_to_end.await;
-    say("ending");
+    say("serving; end it with Ctrl-C. In another shell, to append and read:");
+    say(format!("  export COLDSTREAM_SERVER={}", started.url));
+    say(format!("  export COLDSTREAM_TOKEN={}", started.tokens[TokenRole::Appender.as_str()]));
+    tokio::select! {
+        () = asked_to_end => say("ending"),
+        () = server.broke() => say("a part of the server broke: ending"),
+    }
     let ended = server.stop().await.map_err(CliError::failed("ending in good order"));
     objects.stop().await;
     cluster.end().await.map_err(CliError::failed("ending PostgreSQL"))?;
     ended
 }
 
-/// What holds for this region, over what the caller's configuration says.
+/// The address to listen on, found out before anything is started; port 0 becomes a free one.
+fn free_address(wanted: SocketAddr) -> Result<SocketAddr, CliError> {
+    let taken = |error| CliError::Usage(format!("{wanted}: {error}; --set http.bind=127.0.0.1:0 takes a free port"));
+    std::net::TcpListener::bind(wanted).and_then(|listener| listener.local_addr()).map_err(taken)
+}
+
+/// What the caller's configuration says, with this machine's own places in it and without another region.
 fn configuration(
     context: &Context,
     folder: &Path,
     cluster: &PostgresCluster,
     (objects, credentials): (&ObjectServer, &Credentials),
-) -> Result<Table, CliError> {
+) -> Result<Config, CliError> {
     let key_file = folder.join("home.key");
     if !key_file.exists() {
         key::generate(REGION, &key_file)?;
     }
-    let text = |value: &Path| Value::from(value.display().to_string());
-    let section = |settings: Vec<(&str, Value)>| {
-        Value::Table(settings.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
-    };
-    let store = section(vec![
-        ("endpoint", objects.endpoint().into()),
-        ("bucket", BUCKET.into()),
-        ("path_style", true.into()),
-        ("access_key_id", credentials.access_key.clone().into()),
-        ("secret_access_key", credentials.secret_key.clone().into()),
-    ]);
-    let archive = section(vec![("store", store), ("copies", "one-accepted-by-operator".into())]);
-    let region = vec![("name", REGION.into()), ("data", text(folder)), ("signing_key_file", text(&key_file))];
-    let window = section(vec![("months", i64::from(context.config.window.months).into())]);
-    Ok(Table::from_iter([
-        ("region".to_owned(), section(region)),
-        ("log".to_owned(), section(vec![("url", cluster.url(SERVICE, DATABASE).into())])),
-        ("window".to_owned(), window),
-        ("archive".to_owned(), archive),
-        ("http".to_owned(), section(vec![("bind", context.config.http.bind.to_string().into())])),
-    ]))
+    let mut config = context.config.clone();
+    config.region =
+        RegionConfig { name: REGION.to_owned(), signing_key_file: Some(key_file), ..RegionConfig::default() };
+    config.log.url = SecretUrl::new(cluster.url(SERVICE, DATABASE));
+    let store = StoreConfig::at(&objects.endpoint(), BUCKET, &credentials.access_key, &credentials.secret_key);
+    (config.archive.store, config.archive.peer_store) = (Some(store), None);
+    config.archive.copies = CopiesConfig::OneAcceptedByOperator;
+    config.replication = ReplicationConfig::default();
+    config.check()?;
+    Ok(config)
+}
+
+/// The configuration as a file for other commands: with the secrets that it does not show by itself.
+fn with_secrets(config: &Config, credentials: &Credentials) -> Result<Table, CliError> {
+    let mut table = Table::try_from(config).map_err(CliError::failed("writing the configuration"))?;
+    region::set(&mut table, "log.url", config.log.url.reveal().into());
+    region::set(&mut table, "archive.store.secret_access_key", credentials.secret_key.clone().into());
+    Ok(table)
 }
 
 async fn initialise(config: &Config, cluster: &PostgresCluster, simulated_now: Option<&str>) -> Result<(), CliError> {

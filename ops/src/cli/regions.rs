@@ -7,7 +7,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Subcommand;
-use domain::append::Role;
 use replication::failover::{self, AcceptLoss, Behind, Outlook, Promote, Promoted, RegionAdmin, Step};
 use replication::{PeerClient, Standing};
 use serde::Serialize;

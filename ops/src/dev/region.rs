@@ -23,8 +23,8 @@ use crate::http::auth::{TokenHash, TokenRole, new_token};
 
 /// The bucket of every region; they are on different endpoints.
 pub const BUCKET: &str = "archive";
-const DATABASE: &str = "coldstream";
-const SERVICE: &str = "coldstream";
+pub(crate) const DATABASE: &str = "coldstream";
+pub(crate) const SERVICE: &str = "coldstream";
 
 /// Why a region was not set up.
 #[derive(Debug, Error)]
@@ -328,14 +328,13 @@ async fn create_log(plan: &Plan, cluster: &PostgresCluster, role: Role, copies: 
 async fn create_tokens(url: &str) -> Result<RegionTokens, RegionError> {
     let log = PgLog::connect(PgConfig::at(url), std::sync::Arc::new(SystemClock)).await?;
     let mut tokens = Vec::new();
-    let roles =
-        [TokenRole::Appender, TokenRole::Reader, TokenRole::Operator, TokenRole::Auditor, TokenRole::Replicator];
-    for role in roles {
+    for role in TokenRole::ALL {
         let token = new_token();
         log.create_token(role.as_str(), &Hash(TokenHash::of(&token).0), role.as_str()).await?;
         tokens.push(token);
     }
     log.shut_down().await;
+    // In the order of `TokenRole::ALL`.
     let [appender, reader, operator, auditor, replicator] = tokens.try_into().expect("one a role");
     Ok(RegionTokens { appender, reader, operator, auditor, replicator })
 }
@@ -388,7 +387,7 @@ fn configuration(plan: &Plan, own: &Prepared, peer: Option<&Prepared>) -> Table 
 }
 
 /// Sets `section.section.setting`, making the sections.
-fn set(config: &mut Table, name: &str, value: Value) {
+pub(crate) fn set(config: &mut Table, name: &str, value: Value) {
     let mut parts: Vec<&str> = name.split('.').collect();
     let setting = parts.pop().unwrap_or(name);
     let mut table = config;

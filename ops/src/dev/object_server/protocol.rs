@@ -227,6 +227,31 @@ fn stream(work: TaskTracker, file: File, first: Bytes, rest: std::ops::Range<u64
     StreamingBlob::wrap(futures::stream::iter([Ok(first)]).chain(blocks))
 }
 
+/// An answer that describes an object. GET and HEAD say the same of it, in two types that share nothing but the names.
+macro_rules! described {
+    ($answer:ident, $meta:expr, $checksums:expr, { $($own:tt)* }) => {{
+        let (meta, mut checksums) = ($meta, $checksums);
+        $answer {
+            accept_ranges: Some("bytes".to_owned()),
+            last_modified: Some(meta.modified().into()),
+            e_tag: Some(ETag::Strong(meta.etag)),
+            checksum_crc32: checksums.remove(&Algorithm::Crc32),
+            checksum_crc32c: checksums.remove(&Algorithm::Crc32c),
+            checksum_crc64nvme: checksums.remove(&Algorithm::Crc64Nvme),
+            checksum_sha1: checksums.remove(&Algorithm::Sha1),
+            checksum_sha256: checksums.remove(&Algorithm::Sha256),
+            content_type: meta.headers.content_type,
+            content_encoding: meta.headers.content_encoding,
+            content_disposition: meta.headers.content_disposition,
+            content_language: meta.headers.content_language,
+            cache_control: meta.headers.cache_control,
+            metadata: Some(meta.headers.user.into_iter().collect()),
+            $($own)*
+            ..$answer::default()
+        }
+    }};
+}
+
 #[async_trait::async_trait]
 impl S3 for Protocol {
     async fn put_object(&self, mut req: S3Request<PutObjectInput>) -> S3Result<S3Response<PutObjectOutput>> {
@@ -252,13 +277,18 @@ impl S3 for Protocol {
     }
 
     async fn get_object(&self, req: S3Request<GetObjectInput>) -> S3Result<S3Response<GetObjectOutput>> {
-        let GetObjectInput { bucket, key, range, checksum_mode, .. } = req.input;
-        let conditions = ReadConditions {
-            if_match: req.input.if_match,
-            if_none_match: req.input.if_none_match,
-            if_modified_since: req.input.if_modified_since,
-            if_unmodified_since: req.input.if_unmodified_since,
-        };
+        let GetObjectInput {
+            bucket,
+            key,
+            range,
+            checksum_mode,
+            if_match,
+            if_none_match,
+            if_modified_since,
+            if_unmodified_since,
+            ..
+        } = req.input;
+        let conditions = ReadConditions { if_match, if_none_match, if_modified_since, if_unmodified_since };
         let Opened { body, length, meta } = self.blocking(move |store| store.open_object(&bucket, &key)).await?;
         check_read(&meta, &conditions)?;
         let wanted = range.as_ref().map_or(Ok(0..length), |range| range.check(length))?;
@@ -266,58 +296,31 @@ impl S3 for Protocol {
         let first_end = wanted.end.min(wanted.start + READ_BYTES);
         let block = wanted.start..first_end;
         let (body, first) = self.blocking(move |_| Ok(read_range(&body, &block).map(|first| (body, first))?)).await?;
-        let mut checksums = told_checksums(&meta, checksum_mode.as_ref(), content_range.is_some());
-        Ok(S3Response::new(GetObjectOutput {
-            accept_ranges: Some("bytes".to_owned()),
+        let checksums = told_checksums(&meta, checksum_mode.as_ref(), content_range.is_some());
+        Ok(S3Response::new(described!(GetObjectOutput, meta, checksums, {
             content_length: i64::try_from(wanted.end - wanted.start).ok(),
             body: Some(stream(self.work.clone(), body, first, first_end..wanted.end)),
             content_range,
-            e_tag: Some(ETag::Strong(meta.etag.clone())),
-            last_modified: Some(meta.modified().into()),
-            checksum_crc32: checksums.remove(&Algorithm::Crc32),
-            checksum_crc32c: checksums.remove(&Algorithm::Crc32c),
-            checksum_crc64nvme: checksums.remove(&Algorithm::Crc64Nvme),
-            checksum_sha1: checksums.remove(&Algorithm::Sha1),
-            checksum_sha256: checksums.remove(&Algorithm::Sha256),
-            content_type: meta.headers.content_type,
-            content_encoding: meta.headers.content_encoding,
-            content_disposition: meta.headers.content_disposition,
-            content_language: meta.headers.content_language,
-            cache_control: meta.headers.cache_control,
-            metadata: Some(meta.headers.user.into_iter().collect()),
-            ..GetObjectOutput::default()
-        }))
+        })))
     }
 
     async fn head_object(&self, req: S3Request<HeadObjectInput>) -> S3Result<S3Response<HeadObjectOutput>> {
-        let HeadObjectInput { bucket, key, checksum_mode, .. } = req.input;
-        let conditions = ReadConditions {
-            if_match: req.input.if_match,
-            if_none_match: req.input.if_none_match,
-            if_modified_since: req.input.if_modified_since,
-            if_unmodified_since: req.input.if_unmodified_since,
-        };
+        let HeadObjectInput {
+            bucket,
+            key,
+            checksum_mode,
+            if_match,
+            if_none_match,
+            if_modified_since,
+            if_unmodified_since,
+            ..
+        } = req.input;
+        let conditions = ReadConditions { if_match, if_none_match, if_modified_since, if_unmodified_since };
         let Opened { length, meta, .. } = self.blocking(move |store| store.open_object(&bucket, &key)).await?;
         check_read(&meta, &conditions)?;
-        let mut checksums = told_checksums(&meta, checksum_mode.as_ref(), false);
-        Ok(S3Response::new(HeadObjectOutput {
-            accept_ranges: Some("bytes".to_owned()),
-            content_length: i64::try_from(length).ok(),
-            e_tag: Some(ETag::Strong(meta.etag.clone())),
-            last_modified: Some(meta.modified().into()),
-            checksum_crc32: checksums.remove(&Algorithm::Crc32),
-            checksum_crc32c: checksums.remove(&Algorithm::Crc32c),
-            checksum_crc64nvme: checksums.remove(&Algorithm::Crc64Nvme),
-            checksum_sha1: checksums.remove(&Algorithm::Sha1),
-            checksum_sha256: checksums.remove(&Algorithm::Sha256),
-            content_type: meta.headers.content_type,
-            content_encoding: meta.headers.content_encoding,
-            content_disposition: meta.headers.content_disposition,
-            content_language: meta.headers.content_language,
-            cache_control: meta.headers.cache_control,
-            metadata: Some(meta.headers.user.into_iter().collect()),
-            ..HeadObjectOutput::default()
-        }))
+        let checksums = told_checksums(&meta, checksum_mode.as_ref(), false);
+        let content_length = i64::try_from(length).ok();
+        Ok(S3Response::new(described!(HeadObjectOutput, meta, checksums, { content_length, })))
     }
 
     async fn delete_object(&self, req: S3Request<DeleteObjectInput>) -> S3Result<S3Response<DeleteObjectOutput>> {
