@@ -208,17 +208,11 @@ struct Problem {
 
 fn refused(status: StatusCode, body: &str) -> PeerError {
     let problem = serde_json::from_str::<Problem>(body).ok();
-    match problem.and_then(|problem| Some((kind_of(&problem.kind)?, problem.detail))) {
+    match problem.and_then(|problem| Some((ErrorKind::parse(&problem.kind)?, problem.detail))) {
         Some((kind, detail)) => PeerError::Refused { kind, detail },
         // Not one of our answers: something in between spoke.
         None => PeerError::Unavailable { reason: format!("status {status}") },
     }
-}
-
-fn kind_of(word: &str) -> Option<ErrorKind> {
-    use ErrorKind::{Conflict, Corrupt, Denied, Fenced, Forked, Held, Indeterminate, Invalid, NotFound, Unavailable};
-    let kinds = [Conflict, Corrupt, Denied, Fenced, Forked, Held, Indeterminate, Invalid, NotFound, Unavailable];
-    kinds.into_iter().find(|kind| kind.as_str() == word)
 }
 
 #[async_trait]
