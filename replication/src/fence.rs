@@ -351,7 +351,7 @@ mod tests {
     use domain::log::{FollowerLog, LogReader};
 
     use super::*;
-    use crate::testing::{Pair, append, at};
+    use crate::testing::{Pair, append, at, without_lock};
 
     fn epoch(number: u64) -> Epoch {
         Epoch::new(number).expect("small")
@@ -519,25 +519,5 @@ mod tests {
         let watched = watch.round().await.expect("decided");
         assert_eq!((watched.role, watched.silent.len()), (Role::Follower, 1));
         pair.dr_log.change_role((epoch(1), Role::Follower), (epoch(1), Role::Follower)).await.expect("unchanged");
-    }
-
-    fn without_lock(region: &Region) -> Region {
-        Region {
-            log: region.log.clone(),
-            history: region.history.clone(),
-            catalog: region.catalog.clone(),
-            tree: region.tree.clone(),
-            evidence: region.evidence.clone(),
-            memory: region.memory.clone(),
-            store: region.store.clone(),
-            peer_store: region.peer_store.clone(),
-            peer: region.peer.clone(),
-            key: region.key.clone(),
-            keys: region.keys.clone(),
-            clock: region.clock.clone(),
-            publishing: region.publishing.clone(),
-            steps: region.steps.clone(),
-            role_change: tokio::sync::Mutex::default(),
-        }
     }
 }

@@ -104,6 +104,7 @@ pub struct Follower {
 /// The batch after the one that is being applied, on its way.
 struct Ahead {
     after: Head,
+    asked_at: Timestamp,
     body: JoinHandle<Result<Vec<u8>, PeerError>>,
 }
 
@@ -146,18 +147,18 @@ impl Follower {
 
     async fn pull_and_apply(&mut self, own: &LogHead) -> Result<Round, FollowError> {
         let before = self.tree_at(own.head).await?;
-        let body = self.body_after(own.head).await?;
+        let (asked_at, body) = self.body_after(own.head).await?;
         let log = own.log_id.clone();
         let epoch = own.epoch;
         let checked = tokio::task::spawn_blocking(move || wire::decode(&body, &log, epoch, &before)).await;
         let Batch { header, records, frontier } = checked.map_err(|error| FollowError::Check(error.to_string()))??;
 
         // Heard before applied: after a crash in between, the loss statement knows of what was not applied.
-        let at = self.region.clock.now().await?;
-        let heard = Heard { epoch: header.epoch, head: header.head, role: header.role, at };
+        // When it was asked, not when the answer was read: what was acknowledged in between is not in it.
+        let heard = Heard { epoch: header.epoch, head: header.head, role: header.role, at: asked_at };
         self.region.memory.hear(heard).await?;
         if header.last < header.head {
-            self.fetch_ahead(header.last)?;
+            self.fetch_ahead(header.last).await?;
         }
         if !records.is_empty() {
             self.region.log.apply(&records).await?;
@@ -174,22 +175,26 @@ impl Follower {
         }
     }
 
-    async fn body_after(&mut self, after: Head) -> Result<Vec<u8>, FollowError> {
+    /// The batch after `after`, and when it was asked for.
+    async fn body_after(&mut self, after: Head) -> Result<(Timestamp, Vec<u8>), FollowError> {
         match self.ahead.take().filter(|ahead| ahead.after == after) {
             Some(mut ahead) => {
-                (&mut ahead.body).await.map_err(|error| FollowError::Check(error.to_string()))?.map_err(Into::into)
+                let body = (&mut ahead.body).await.map_err(|error| FollowError::Check(error.to_string()))?;
+                Ok((ahead.asked_at, body?))
             }
             None => {
                 let peer = self.region.peer.as_ref().ok_or(FollowError::NoPeer)?;
-                Ok(peer.batch(after, BATCH_RECORDS_MAX).await?)
+                let asked_at = self.region.clock.now().await?;
+                Ok((asked_at, peer.batch(after, BATCH_RECORDS_MAX).await?))
             }
         }
     }
 
-    fn fetch_ahead(&mut self, after: Head) -> Result<(), FollowError> {
+    async fn fetch_ahead(&mut self, after: Head) -> Result<(), FollowError> {
         let peer = Arc::clone(self.region.peer.as_ref().ok_or(FollowError::NoPeer)?);
+        let asked_at = self.region.clock.now().await?;
         let body = tokio::spawn(async move { peer.batch(after, BATCH_RECORDS_MAX).await });
-        self.ahead = Some(Ahead { after, body });
+        self.ahead = Some(Ahead { after, asked_at, body });
         Ok(())
     }
 
@@ -205,12 +210,16 @@ impl Follower {
 
 #[cfg(test)]
 mod tests {
-    use domain::Epoch;
+    use std::sync::atomic::{AtomicI64, Ordering};
+
+    use async_trait::async_trait;
     use domain::log::{Direction, LogReader};
     use domain::replication::PeerMemory;
+    use domain::{Clock, Epoch};
 
     use super::*;
-    use crate::testing::{Pair, Tamper, append};
+    use crate::peer::{Peer, Standing};
+    use crate::testing::{Pair, Tamper, append, at, without_lock};
 
     async fn lines(log: &dyn LogReader) -> Vec<Vec<u8>> {
         let all = log.read_log(domain::Position::FIRST, Direction::Forward, usize::MAX).await.expect("readable");
@@ -250,6 +259,59 @@ mod tests {
         catch_up(&mut Follower::new(Arc::clone(&pair.dr))).await;
         let heard = pair.dr_log.heard().await.expect("kept").expect("something");
         assert_eq!((heard.epoch, heard.head.get(), heard.role), (Epoch::FIRST, 10, Role::Active));
+    }
+
+    /// A peer that is asked for a batch at one instant and has answered a minute later, by the follower's clock.
+    struct Slow(Arc<dyn Peer>, Arc<AtomicI64>);
+
+    #[async_trait]
+    impl Peer for Slow {
+        async fn standing(&self, with_root: bool) -> Result<Standing, PeerError> {
+            self.0.standing(with_root).await
+        }
+
+        async fn batch(&self, after: Head, _limit: usize) -> Result<Vec<u8>, PeerError> {
+            let body = self.0.batch(after, 6).await;
+            self.1.fetch_add(60, Ordering::SeqCst);
+            body
+        }
+
+        async fn waiting_checkpoint(&self) -> Result<Option<String>, PeerError> {
+            self.0.waiting_checkpoint().await
+        }
+
+        async fn deliver_cosignature(&self, note: &str) -> Result<(), PeerError> {
+            self.0.deliver_cosignature(note).await
+        }
+    }
+
+    struct Seconds(Arc<AtomicI64>);
+
+    #[async_trait]
+    impl Clock for Seconds {
+        async fn now(&self) -> Result<Timestamp, ClockError> {
+            Ok(at(self.0.load(Ordering::SeqCst)))
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_heard_is_as_old_as_the_question() {
+        let pair = Pair::new().await;
+        append(&pair.home_log, 0..10).await;
+        let seconds = Arc::new(AtomicI64::new(0));
+        let peer: Arc<dyn Peer> = pair.to_home.clone();
+        let slow: Arc<dyn Peer> = Arc::new(Slow(peer, Arc::clone(&seconds)));
+        let clock = Arc::new(Seconds(Arc::clone(&seconds)));
+        let region = Region { peer: Some(slow), clock, ..without_lock(&pair.dr) };
+        let mut follower = Follower::new(Arc::new(region));
+        follower.round().await.expect("good");
+        // At second 60, the first answer was there and the second question was asked.
+        let first = pair.dr_log.heard().await.expect("kept").expect("something");
+        assert_eq!((first.head.get(), first.at), (10, at(0)));
+        append(&pair.home_log, 10..11).await;
+        follower.round().await.expect("good");
+        let second = pair.dr_log.heard().await.expect("kept").expect("something");
+        assert_eq!(second.at, at(60), "not the instant at which it was read");
     }
 
     #[tokio::test]

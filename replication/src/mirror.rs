@@ -4,7 +4,8 @@
 //!
 //! Where the own catalog stands on a branch that lost, it is wound back first to where the branches part.
 //!
-//! It seals nothing and never overwrites. A segment that differs from the own log is an alarm, not a copy.
+//! It seals nothing, and overwrites only what is damaged: an object that an interrupted round left, and that is not the
+//! one that it is named after any more. A segment that differs from the own log is an alarm, not a copy.
 
 use domain::append::{LogHead, Role};
 use domain::archive::catalog::{CatalogError, ManifestRef, Segment};
@@ -268,10 +269,26 @@ async fn copy_segment(region: &Region, peer: &dyn ObjectStore, segment: &Segment
         .await
         .map_err(|source| MirrorError::Segment { first: segment.first, source })?;
     // The index first: whoever finds a segment finds its index.
-    region.store.create(&layout::index(segment), &index).await?;
+    keep(region, &layout::index(segment), &index).await?;
     region.reached("mirror.index");
-    region.store.create(&layout::segment(segment), &object).await?;
+    keep(region, &layout::segment(segment), &object).await?;
     region.reached("mirror.segment");
+    Ok(())
+}
+
+/// Keeps an object that was compared with the own log. Other bytes under its name are damage, for the name holds the
+/// segment's digest, and no scrub would find them: no catalog names them yet. So they are healed here (ARC-4).
+async fn keep(region: &Region, key: &str, good: &[u8]) -> Result<(), MirrorError> {
+    match region.store.create(key, good).await {
+        Err(StoreError::Different { .. }) => {}
+        created => return Ok(created.map(|_| ())?),
+    }
+    let bad = region.store.get(key).await?;
+    // A single reply may have been bad, and the object good.
+    if bad.bytes != good {
+        region.store.replace(key, &bad.meta.etag, good).await?;
+        tracing::warn!(key, "a damaged object from an interrupted round was replaced by the good one");
+    }
     Ok(())
 }
 

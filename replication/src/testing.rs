@@ -245,3 +245,24 @@ impl Pair {
         self.dr_log.apply(&records).await.expect("applied");
     }
 }
+
+/// The same region with locks of its own: another process of it.
+pub(crate) fn without_lock(region: &Region) -> Region {
+    Region {
+        log: region.log.clone(),
+        history: region.history.clone(),
+        catalog: region.catalog.clone(),
+        tree: region.tree.clone(),
+        evidence: region.evidence.clone(),
+        memory: region.memory.clone(),
+        store: region.store.clone(),
+        peer_store: region.peer_store.clone(),
+        peer: region.peer.clone(),
+        key: region.key.clone(),
+        keys: region.keys.clone(),
+        clock: region.clock.clone(),
+        publishing: region.publishing.clone(),
+        steps: region.steps.clone(),
+        role_change: AsyncMutex::default(),
+    }
+}

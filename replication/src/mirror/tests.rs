@@ -90,6 +90,27 @@ async fn a_damaged_segment_is_neither_kept_nor_confirmed() {
 }
 
 #[tokio::test]
+async fn what_an_interrupted_round_left_and_was_damaged_since_is_replaced() {
+    let pair = sealed_pair().await;
+    for (key, damage) in
+        archived(&pair.home_store).into_iter().filter(|key| layout::parse_range(key).is_some()).zip(0..)
+    {
+        let mut bytes = pair.home_store.get(&key).await.expect("there").bytes;
+        if damage % 2 == 0 {
+            bytes.truncate(7)
+        } else {
+            bytes[7] ^= 1
+        }
+        pair.dr_store.create(&key, &bytes).await.expect("created");
+    }
+    assert_eq!(mirror_all(&pair).await, 2);
+    for key in archived(&pair.home_store) {
+        let (home, dr) = (pair.home_store.get(&key).await, pair.dr_store.get(&key).await);
+        assert_eq!(home.expect("there").bytes, dr.expect("there").bytes, "{key}");
+    }
+}
+
+#[tokio::test]
 async fn a_segment_with_other_records_than_the_own_log_is_an_alarm() {
     let pair = Pair::new().await;
     append(&pair.home_log, 0..10).await;
