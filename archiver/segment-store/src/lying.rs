@@ -43,20 +43,36 @@ enum Plan {
     Script(VecDeque<Option<Fault>>),
     /// State of a xorshift generator, and one call in how many goes wrong.
     Seed { state: u64, one_in: u64 },
+    /// What a call does follows from its key and from how often that key was asked for before.
+    Keyed { seed: u64, one_in: u64, asked: BTreeMap<String, u64> },
 }
 
 impl Plan {
-    fn next(&mut self) -> Option<Fault> {
+    fn next(&mut self, key: &str) -> Option<Fault> {
         match self {
             Self::Script(calls) => calls.pop_front().flatten(),
-            Self::Seed { state, one_in } => {
-                let roll = xorshift(state);
-                let wrong = roll.is_multiple_of(*one_in);
-                let which = usize::try_from(xorshift(state) % ALL.len() as u64).expect("a handful");
-                wrong.then_some(ALL[which])
+            Self::Seed { state, one_in } => roll(state, *one_in),
+            Self::Keyed { seed, one_in, asked } => {
+                let times = asked.entry(key.to_owned()).or_default();
+                *times += 1;
+                let mut state =
+                    key.bytes().fold(*seed ^ scatter(*times), |state, byte| scatter(state ^ u64::from(byte)));
+                roll(&mut state, *one_in)
             }
         }
     }
+}
+
+/// One call in `one_in` goes wrong; 0: none.
+fn roll(state: &mut u64, one_in: u64) -> Option<Fault> {
+    let wrong = one_in > 0 && xorshift(state).is_multiple_of(one_in);
+    let which = usize::try_from(xorshift(state) % ALL.len() as u64).expect("a handful");
+    wrong.then_some(ALL[which])
+}
+
+/// A seed's bits, spread; never 0.
+fn scatter(seed: u64) -> u64 {
+    seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29) | 1
 }
 
 /// Marsaglia's xorshift64; `state` is never 0.
@@ -90,6 +106,20 @@ impl<S: ObjectStore> LyingStore<S> {
         Self::with(inner, Plan::Seed { state, one_in: one_in.max(1) })
     }
 
+    /// As [`LyingStore::seeded`], but calls that are made at once meet the same faults in whatever order they come:
+    /// each key has faults of its own. [`LyingStore::turn_to`] changes how many.
+    pub fn keyed(inner: S, seed: u64, one_in: u64) -> Self {
+        Self::with(inner, Plan::Keyed { seed, one_in, asked: BTreeMap::new() })
+    }
+
+    /// From now on about one call in `rate` meets a fault; 0: none does. A script has no such rate and stays.
+    pub fn turn_to(&self, rate: u64) {
+        match &mut *lock(&self.plan) {
+            Plan::Script(_) => {}
+            Plan::Seed { one_in, .. } | Plan::Keyed { one_in, .. } => *one_in = rate,
+        }
+    }
+
     fn with(inner: S, plan: Plan) -> Self {
         Self {
             inner,
@@ -117,7 +147,7 @@ impl<S: ObjectStore> LyingStore<S> {
 
     /// Draws the fault of this call. `Slow` is served here.
     async fn draw(&self, key: &str, can: impl Fn(Fault) -> bool) -> Option<Fault> {
-        let fault = lock(&self.plan).next().filter(|fault| *fault == Fault::Slow || can(*fault))?;
+        let fault = lock(&self.plan).next(key).filter(|fault| *fault == Fault::Slow || can(*fault))?;
         lock(&self.told).push((key.into(), fault));
         if fault == Fault::Slow {
             self.gate.acquire().await.expect("the gate is never closed").forget();
@@ -314,5 +344,26 @@ mod tests {
         assert!(!first.is_empty());
         assert_eq!(first, told(7).await);
         assert_ne!(first, told(8).await);
+    }
+
+    #[tokio::test]
+    async fn lies_of_a_keyed_store_do_not_depend_on_the_order_of_calls() {
+        let told = |order: Vec<u32>| async move {
+            let store = LyingStore::keyed(MemoryStore::new(), 7, 3);
+            for number in order {
+                // Lies are what is looked at here, whatever they answer.
+                let _ = store.create(&format!("k{number}"), b"v").await;
+            }
+            let mut told = store.told();
+            told.sort_by(|one, two| one.0.cmp(&two.0));
+            (told, store)
+        };
+        let (forward, store) = told((0..100).collect()).await;
+        assert!(!forward.is_empty());
+        assert_eq!(forward, told((0..100).rev().collect()).await.0);
+        store.turn_to(0);
+        for number in 0..100 {
+            store.create(&format!("k{number}"), b"v").await.expect("honest from now on");
+        }
     }
 }
