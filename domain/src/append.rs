@@ -2,6 +2,8 @@
 
 mod document;
 
+use std::collections::HashSet;
+
 use thiserror::Error;
 
 use crate::event::{EventError, NewEvent};
@@ -61,6 +63,15 @@ pub struct AppendRequest {
     pub recorded_at: Option<Timestamp>,
     /// For an importer only.
     pub checkpoint: Option<ConsumerCheckpoint>,
+}
+
+/// For how long the log knows an id, whatever the mode in which it comes again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeepIds {
+    /// As long as its event is in the live log.
+    WhileLive,
+    /// Also when its event is archived.
+    ForEver,
 }
 
 /// Where one event stands.
@@ -256,15 +267,32 @@ impl AppendRequest {
         if self.events.iter().map(NewEvent::bytes).sum::<usize>() > REQUEST_BYTES_MAX {
             return Err(InvalidRequest::TooLarge);
         }
-        let mut streams = std::collections::HashSet::new();
+        let mut streams = HashSet::new();
         if let Some(twice) = self.expect.iter().find(|e| !streams.insert(&e.stream)) {
             return Err(InvalidRequest::ExpectedTwice(twice.stream.clone()));
         }
-        let mut ids = std::collections::HashSet::new();
+        let mut ids = HashSet::new();
         if let Some(twice) = self.events.iter().find(|e| !ids.insert((&e.source, &e.id))) {
             return Err(InvalidRequest::IdTwice { source_uri: twice.source.clone(), id: twice.id.clone() });
         }
         Ok(())
+    }
+
+    /// For how long the log knows the ids of its events (LOG-4).
+    ///
+    /// A request that names the version of a stream that it writes is found by that version, in the archive too: its
+    /// first event of the stream can only have had the next one. One that names only streams that it does not write
+    /// leaves no such trace; its ids alone find it again, so they are kept. That costs the live database about 80 bytes
+    /// an event, for ever.
+    #[must_use]
+    pub fn keep_ids(&self) -> KeepIds {
+        let named = |e: &&Expectation| matches!(e.version, ExpectedVersion::NoStream | ExpectedVersion::Exactly(_));
+        let mut named = self.expect.iter().filter(named).map(|expectation| &expectation.stream).peekable();
+        if named.peek().is_none() {
+            return KeepIds::WhileLive;
+        }
+        let written: HashSet<&StreamName> = self.events.iter().map(|event| &event.stream).collect();
+        if named.any(|stream| written.contains(stream)) { KeepIds::WhileLive } else { KeepIds::ForEver }
     }
 
     /// What the request expects of `stream`.

@@ -11,7 +11,9 @@ use std::collections::{HashMap, HashSet};
 
 use sha2::{Digest, Sha256};
 
-use crate::append::{AppendError, AppendRequest, Appended, AppendedEvent, ExpectedVersion, LogHead, Role, StreamHead};
+use crate::append::{
+    AppendError, AppendRequest, Appended, AppendedEvent, ExpectedVersion, KeepIds, LogHead, Role, StreamHead,
+};
 use crate::event::{NewEvent, TOMBSTONE_TYPE};
 use crate::record::{Record, RecordedEvent};
 use crate::{Epoch, Head, Position, StreamName, StreamVersion, Timestamp};
@@ -72,7 +74,7 @@ pub struct Facts {
     pub now: Timestamp,
     /// Heads of the wanted streams; a stream that is missing has never had an event.
     pub streams: HashMap<StreamName, StreamHead>,
-    /// Positions of the wanted keys that are known in the live log.
+    /// Positions of the wanted keys that are known: of live events, and those that are kept for ever.
     pub known: HashMap<EventKey, Position>,
     /// Checkpoints of the wanted consumers; one that is missing stands at 0.
     pub checkpoints: HashMap<String, u64>,
@@ -83,11 +85,13 @@ pub struct Facts {
 pub enum Verdict {
     /// It is stored with the group, and answered with this once the group is committed.
     Accepted(Appended),
-    /// All of its events are known: it is answered by [`replay`] with the records at these positions.
-    Known(Vec<Position>),
+    /// All of its events are known: it is answered by [`replay`] with the records at these positions. They may be later
+    /// than the request, if its ids left the live window and came again: an answer that is not [`is_first`] gives way to
+    /// what the history holds at the place named here.
+    Known(Vec<Position>, Option<PastRequest>),
     /// It repeats another request of this group: the same answer, marked as replayed.
     Repeats(Appended),
-    /// The stream is past the expected version, and its events there may be archived, where ids are not
+    /// The stream is past the expected version, and its events there may be archived, where most ids are not
     /// looked up. [`PastRequest`] says how to find out whether this is a retry; if it is not, the answer is
     /// the error.
     Past(PastRequest, AppendError),
@@ -102,6 +106,8 @@ pub struct PastRequest {
     pub stream: StreamName,
     /// The version that its first event of that stream would have got.
     pub version: StreamVersion,
+    /// Where that stream ended when this was decided, at that version or above.
+    pub newest: Position,
     /// How many of the request's events stand before that one: a request's positions follow each other.
     pub events_before: u64,
 }
@@ -123,6 +129,8 @@ pub struct Placement {
     pub previous: Option<Position>,
     /// When it is recorded.
     pub recorded_at: Timestamp,
+    /// For how long its id is known.
+    pub keep: KeepIds,
 }
 
 impl Placement {
@@ -200,15 +208,35 @@ pub fn replay(request: &AppendRequest, records: &[Record]) -> Result<Appended, A
     Ok(Appended { replayed: true, events })
 }
 
-/// Answers a request that is past its expected version with what the history holds where it would stand.
+/// Whether a retry's answer is where the request's expectations put it when it was stored.
+#[must_use]
+pub fn is_first(request: &AppendRequest, answer: &Result<Appended, AppendError>) -> bool {
+    let Ok(appended) = answer else { return false };
+    request.expect.iter().all(|expectation| {
+        let first = appended.events.iter().find(|event| event.stream == expectation.stream);
+        let version = first_version(expectation.version);
+        first.zip(version).is_none_or(|(event, version)| event.version == version)
+    })
+}
+
+/// The version that the first event of a stream gets of which this is expected, if that is settled.
+fn first_version(expected: ExpectedVersion) -> Option<StreamVersion> {
+    match expected {
+        ExpectedVersion::Exactly(version) => Some(version.next()),
+        ExpectedVersion::NoStream => Some(StreamVersion::FIRST),
+        ExpectedVersion::Any | ExpectedVersion::StreamExists => None,
+    }
+}
+
+/// Answers a request that may be archived with what the history holds where it would stand.
 ///
 /// # Errors
-/// `otherwise` unless the history holds exactly this request there; `IdTaken` where the ids are the same
-/// and the content is not.
+/// `otherwise`, whatever it is, unless the history holds exactly this request there; `IdTaken` where the ids are the
+/// same and the content is not.
 pub fn replay_past(
     request: &AppendRequest,
     records: &[Record],
-    otherwise: AppendError,
+    otherwise: Result<Appended, AppendError>,
 ) -> Result<Appended, AppendError> {
     let same_id = |event: &NewEvent, record: &Record| match record {
         Record::Event(recorded) => recorded.event.id == event.id && recorded.event.source == event.source,
@@ -218,7 +246,7 @@ pub fn replay_past(
     if all && request.events.iter().zip(records).all(|(event, record)| same_id(event, record)) {
         replay(request, records)
     } else {
-        Err(otherwise)
+        otherwise
     }
 }
 
@@ -277,10 +305,7 @@ impl Group {
         }
         if let Err(error) = self.expectations(request) {
             // Whichever expectation failed: a retry may fail on a stream that it only checks and that has moved on since.
-            return match request.expect.iter().find_map(|expectation| self.past(request, &expectation.stream)) {
-                Some(past) => Verdict::Past(past, error),
-                None => Verdict::Refused(error),
-            };
+            return self.unless_past(request, error);
         }
         if let Err(error) = self.open(request).and_then(|()| self.checkpoint(request)) {
             return Verdict::Refused(error);
@@ -297,14 +322,15 @@ impl Group {
             return None;
         }
         if stored.len() == total {
-            return Some(Verdict::Known(stored));
+            return Some(Verdict::Known(stored, self.past(request)));
         }
         if placed.len() == total {
             return Some(self.repeats(request, &placed, all));
         }
         let at = |index: &usize| self.placed[*index].position;
         let position = stored.first().copied().or_else(|| placed.first().map(at)).unwrap_or(Position::FIRST);
-        Some(Verdict::Refused(AppendError::PartlyKnown { known, total, position }))
+        // All of it may be archived, and some of its ids have been used again since.
+        Some(self.unless_past(request, AppendError::PartlyKnown { known, total, position }))
     }
 
     fn repeats(&self, request: &AppendRequest, placed: &[usize], all: &[&AppendRequest]) -> Verdict {
@@ -336,21 +362,29 @@ impl Group {
         Ok(())
     }
 
-    /// Where the archive would hold this request, if `stream` has archived events beyond what is expected.
-    fn past(&self, request: &AppendRequest, stream: &StreamName) -> Option<PastRequest> {
+    fn unless_past(&self, request: &AppendRequest, error: AppendError) -> Verdict {
+        match self.past(request) {
+            Some(past) => Verdict::Past(past, error),
+            None => Verdict::Refused(error),
+        }
+    }
+
+    /// Where the archive would hold this request, if a stream that it writes and whose version it names has archived
+    /// events beyond that version.
+    fn past(&self, request: &AppendRequest) -> Option<PastRequest> {
+        request.expect.iter().find_map(|expectation| self.past_of(request, &expectation.stream))
+    }
+
+    fn past_of(&self, request: &AppendRequest, stream: &StreamName) -> Option<PastRequest> {
         let head = self.streams.get(stream)?;
-        let version = match request.expected(stream) {
-            ExpectedVersion::Exactly(version) => version.next(),
-            ExpectedVersion::NoStream => StreamVersion::FIRST,
-            ExpectedVersion::Any | ExpectedVersion::StreamExists => return None,
-        };
+        let version = first_version(request.expected(stream))?;
         // A stream that began in the live log has no archived event: its ids were looked up, none was known.
         if version > head.version || !self.pruned.includes(head.first) {
             return None;
         }
         let events_before = request.events.iter().position(|event| event.stream == *stream)?;
         let events_before = u64::try_from(events_before).expect("a request has at most 16,384 events");
-        Some(PastRequest { stream: stream.clone(), version, events_before })
+        Some(PastRequest { stream: stream.clone(), version, newest: head.position, events_before })
     }
 
     /// Refuses events of a closed stream, also of one that the request closes itself.
@@ -386,6 +420,7 @@ impl Group {
 
     /// Gives the events their places. Nothing can fail any more.
     fn place(&mut self, request_index: usize, request: &AppendRequest, keys: &[EventKey]) -> Appended {
+        let keep = request.keep_ids();
         let latest = self.now.max(self.recorded_at);
         self.recorded_at = request.recorded_at.unwrap_or(latest).clamp(self.recorded_at, latest);
         let mut events = Vec::with_capacity(request.events.len());
@@ -407,6 +442,7 @@ impl Group {
                 version: head.version,
                 previous: before.map(|head| head.position),
                 recorded_at: self.recorded_at,
+                keep,
             });
             self.streams.insert(event.stream.clone(), head);
             self.moved.insert(event.stream.clone(), head);

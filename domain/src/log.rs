@@ -166,8 +166,17 @@ pub enum ApplyError {
 pub trait FollowerLog: LogReader {
     /// Applies records that continue this log, all or none, in one transaction; the head is the cursor.
     /// Records that are there already, byte for byte, are skipped: a batch already applied changes nothing.
-    /// Returns the head after it.
-    async fn apply(&self, records: &[Record]) -> Result<Head, ApplyError>;
+    /// The ids of the events at the positions `kept` are kept for ever (LOG-4), as at the sender; those of
+    /// the others only while they are live. Returns the head after it.
+    async fn apply_keeping(&self, records: &[Record], kept: &[Position]) -> Result<Head, ApplyError>;
+
+    /// [`FollowerLog::apply_keeping`] for records of which no id is kept for ever.
+    async fn apply(&self, records: &[Record]) -> Result<Head, ApplyError> {
+        self.apply_keeping(records, &[]).await
+    }
+
+    /// Which positions from `first` to `last` have ids that are kept for ever, ascending; live or pruned.
+    async fn kept_ids(&self, first: Position, last: Position) -> Result<Vec<Position>, ReadError>;
 
     /// Moves (epoch, role) from `from` to `to` if `from` is still in force, in one transaction that waits for
     /// the append under way. Afterwards no append of the old role is acknowledged. The epoch never falls.

@@ -91,6 +91,33 @@ pub mod text {
     }
 }
 
+/// `#[serde(with = "spelling::texts")]`: an array of them.
+pub mod texts {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    use super::Spelled;
+
+    /// For `serde(with)`.
+    ///
+    /// # Errors
+    /// The serializer's.
+    pub fn serialize<T: Spelled, S: Serializer>(values: &[T], to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(values.iter().map(Spelled::spell))
+    }
+
+    /// For `serde(with)`.
+    ///
+    /// # Errors
+    /// If one of the texts is not a spelling of such a value.
+    pub fn deserialize<'de, T: Spelled, D: Deserializer<'de>>(from: D) -> Result<Vec<T>, D::Error> {
+        let texts = Vec::<String>::deserialize(from)?;
+        let value = |text: String| {
+            T::read(&text).ok_or_else(|| D::Error::custom(format_args!("{text:?} is not in its one spelling")))
+        };
+        texts.into_iter().map(value).collect()
+    }
+}
+
 /// `#[serde(with = "spelling::text_or_null")]`
 pub mod text_or_null {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};

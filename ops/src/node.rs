@@ -150,13 +150,14 @@ impl Node {
             Some(store) => {
                 let parts = ArchiveParts::of(config, store, &log)?;
                 let cold = ColdReader::new(log.clone(), parts.healer(), config.archive.sealing.cache_bytes);
-                let reader: Arc<dyn LogReader> = Arc::new(TieredLog::new(live, Arc::new(cold)));
+                let cold = Arc::new(cold);
+                log.set_archive(cold.clone());
+                let reader: Arc<dyn LogReader> = Arc::new(TieredLog::new(live, cold));
                 let region = parts.region(config, &log, reader.clone(), clock.clone(), steps.clone())?;
                 let archive = parts.archive(config, &log, clock.clone(), steps);
                 (reader, Some(Arc::new(archive)), Some(Arc::new(region)))
             }
         };
-        log.set_history(reader.clone());
         let content = ContentNow::new(views.clone(), reader.clone());
         Ok(Self { log, clock, reader, content, views, archive, region })
     }

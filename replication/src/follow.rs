@@ -161,7 +161,7 @@ impl Follower {
             self.fetch_ahead(header.last).await?;
         }
         if !records.is_empty() {
-            self.region.log.apply(&records).await?;
+            self.region.log.apply_keeping(&records, &header.kept).await?;
         }
         self.save_tree(header.after, &frontier).await?;
         self.frontier = Some(frontier);
@@ -213,13 +213,14 @@ mod tests {
     use std::sync::atomic::{AtomicI64, Ordering};
 
     use async_trait::async_trait;
-    use domain::log::{Direction, LogReader};
+    use domain::append::{AppendRequest, Expectation, ExpectedVersion};
+    use domain::log::{Direction, EventLog, FollowerLog, LogReader};
     use domain::replication::PeerMemory;
-    use domain::{Clock, Epoch};
+    use domain::{Clock, Epoch, Position, StreamName};
 
     use super::*;
     use crate::peer::{Peer, Standing};
-    use crate::testing::{Pair, Tamper, append, at, without_lock};
+    use crate::testing::{Pair, Tamper, append, at, request, without_lock};
 
     async fn lines(log: &dyn LogReader) -> Vec<Vec<u8>> {
         let all = log.read_log(domain::Position::FIRST, Direction::Forward, usize::MAX).await.expect("readable");
@@ -240,6 +241,31 @@ mod tests {
         catch_up(&mut follower).await;
         assert_eq!(lines(pair.home_log.as_ref()).await, lines(pair.dr_log.as_ref()).await);
         assert_eq!(pair.dr_log.log_head().await.expect("head").head.get(), 140);
+    }
+
+    /// One event, whose request names a version only of a stream that it does not write.
+    fn checked(number: u64) -> AppendRequest {
+        let stream = StreamName::parse("content-elsewhere").expect("a name");
+        let expect = vec![Expectation { stream, version: ExpectedVersion::NoStream }];
+        AppendRequest { expect, ..request(number) }
+    }
+
+    #[tokio::test]
+    async fn an_id_that_home_keeps_for_ever_is_kept_by_who_follows_and_takes_over() {
+        let pair = Pair::new().await;
+        append(&pair.home_log, 0..3).await;
+        let first = pair.home_log.append(checked(3)).await.expect("acknowledged");
+        append(&pair.home_log, 4..6).await;
+        catch_up(&mut Follower::new(Arc::clone(&pair.dr))).await;
+        let kept = pair.dr_log.kept_ids(Position::FIRST, Position::new(99).expect("from 1")).await.expect("readable");
+        assert_eq!(kept, [first.events[0].position]);
+        pair.dr_log.prune_to(Head::new(6).expect("small"));
+        let (following, leading) = ((Epoch::FIRST, Role::Follower), (Epoch::FIRST.next(), Role::Active));
+        pair.dr_log.change_role(following, leading).await.expect("promoted");
+        let again = pair.dr_log.append(checked(3)).await.expect("known");
+        assert_eq!((again.replayed, again.events), (true, first.events));
+        let head = pair.dr_log.append(request(2)).await.expect("named no version: a new event").events[0].position;
+        assert_eq!(head.get(), 7);
     }
 
     #[tokio::test]

@@ -8,7 +8,7 @@ use domain::evidence::EvidenceError;
 use domain::log::{Direction, ReadError};
 use domain::merkle::Frontier;
 use domain::record::Record;
-use domain::{ErrorKind, Head};
+use domain::{ErrorKind, Head, Position};
 use thiserror::Error;
 use tokio::sync::Mutex;
 
@@ -80,10 +80,12 @@ impl Shipper {
             return Err(ShipError::Ahead { after, head: head.head });
         }
         let records = self.records(after, limit.clamp(1, BATCH_RECORDS_MAX), &head).await?;
+        // Ids after records: those of an event are stored with it.
+        let kept = self.kept(&records).await?;
         let before = self.frontier(after).await?;
         let clock = self.region.clock.now().await.map_err(|error| ShipError::Made(error.to_string()))?;
         let LogHead { head, epoch, role, log_id, .. } = head;
-        let envelope = Envelope { log: log_id, epoch, role, head, clock };
+        let envelope = Envelope { log: log_id, epoch, role, head, clock, kept };
         let encoded = tokio::task::spawn_blocking(move || wire::encode(&envelope, &before, &records)).await;
         let (body, sent) = match encoded {
             Ok(Ok(encoded)) => encoded,
@@ -108,6 +110,11 @@ impl Shipper {
         let fitting = fitting.count();
         records.truncate(fitting);
         Ok(records)
+    }
+
+    async fn kept(&self, records: &[Record]) -> Result<Vec<Position>, ReadError> {
+        let (Some(first), Some(last)) = (records.first(), records.last()) else { return Ok(Vec::new()) };
+        self.region.log.kept_ids(first.position(), last.position()).await
     }
 
     async fn frontier(&self, size: Head) -> Result<Frontier, EvidenceError> {

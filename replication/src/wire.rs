@@ -1,9 +1,12 @@
 //! A batch of records on the way to the other region: one zstd frame of NDJSON.
 //!
 //! The first line is the header: `{"log","epoch","role","after","last","head","crc32","root_before",
-//! "root_after","clock"}`, all strings. The lines after it are the records from position `after` + 1 to `last`,
+//! "root_after","clock","kept"?}`, all strings. The lines after it are the records from position `after` + 1 to `last`,
 //! byte for byte as they stand in the log; none, if `last` is `after`. `crc32` is of these lines with their LFs;
 //! the roots are those of the log's tree at `after` and at `last`; `head`, `role` and `clock` are the sender's.
+//! `kept` is an array of the positions in the batch whose ids are kept for ever (LOG-4), ascending; absent where
+//! there are none, so that a batch without them is the same to a receiver from before there were any. One that does
+//! not know the member refuses the batch: it could not keep them.
 //!
 //! [`decode`] trusts nothing: a batch that is cut, altered, out of order, of another log or epoch, or whose
 //! roots are not those of the receiver's own tree is refused before anything of it is applied (REP-1).
@@ -68,6 +71,9 @@ pub struct BatchHeader {
     /// What time it is at the sender.
     #[serde(with = "spelling::text")]
     pub clock: Timestamp,
+    /// Positions in the batch whose ids are kept for ever, ascending.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", with = "spelling::texts")]
+    pub kept: Vec<Position>,
 }
 
 /// What is sent along with the records.
@@ -83,6 +89,8 @@ pub struct Envelope {
     pub head: Head,
     /// What time it is at the sender.
     pub clock: Timestamp,
+    /// Positions among the records' whose ids are kept for ever, ascending.
+    pub kept: Vec<Position>,
 }
 
 /// A batch that was checked: it continues the receiver's log.
@@ -190,6 +198,7 @@ pub fn encode(envelope: &Envelope, before: &Frontier, records: &[Record]) -> std
         root_before: before.root(),
         root_after: after.root(),
         clock: envelope.clock,
+        kept: envelope.kept.clone(),
     };
     let mut text = serde_json::to_vec(&header).expect("a struct of strings has a JSON form");
     text.push(b'\n');
@@ -228,6 +237,10 @@ pub fn decode(body: &[u8], log: &str, epoch: Epoch, before: &Frontier) -> Result
     let (records, frontier) = read_lines(lines, epoch, before.clone())?;
     if header.last != frontier.size() || header.head < header.last {
         return Err(BatchError::Form(format!("it ends at {}, its header says {}", frontier.size(), header.last)));
+    }
+    let inside = |position: &Position| !header.after.includes(*position) && header.last.includes(*position);
+    if !header.kept.is_sorted_by(|a, b| a < b) || !header.kept.iter().all(inside) {
+        return Err(BatchError::Form("its kept ids are not positions in it, each once, ascending".into()));
     }
     if header.root_after != frontier.root() {
         return Err(BatchError::WrongRoot { at: frontier.size() });
@@ -284,7 +297,8 @@ mod tests {
     use crate::testing::{at, records};
 
     fn envelope() -> Envelope {
-        Envelope { log: "log".into(), epoch: Epoch::FIRST, role: Role::Active, head: head(10), clock: at(0) }
+        let kept = Vec::new();
+        Envelope { log: "log".into(), epoch: Epoch::FIRST, role: Role::Active, head: head(10), clock: at(0), kept }
     }
 
     fn head(events: u64) -> Head {
@@ -317,6 +331,23 @@ mod tests {
         let (body, _) = encode(&envelope(), &Frontier::default(), &[]).expect("encoded");
         let batch = decode(&body, "log", Epoch::FIRST, &Frontier::default()).expect("good");
         assert_eq!((batch.records.len(), batch.header.head), (0, head(10)));
+    }
+
+    #[tokio::test]
+    async fn kept_ids_are_positions_of_the_batch_or_it_is_refused() {
+        let all = records(10).await;
+        let (first, tree) = encode(&envelope(), &Frontier::default(), &all[..4]).expect("encoded");
+        let text = String::from_utf8(zstd::stream::decode_all(&first[..]).expect("a frame")).expect("text");
+        assert!(!text.contains("kept"), "without them it is what it was before there were any");
+        let with = |kept: &[u64]| {
+            let kept = kept.iter().map(|number| Position::new(*number).expect("from 1")).collect();
+            encode(&Envelope { kept, ..envelope() }, &tree, &all[4..8]).expect("encoded").0
+        };
+        let batch = decode(&with(&[5, 8]), "log", Epoch::FIRST, &tree).expect("good");
+        assert_eq!(batch.header.kept.iter().map(|at| at.get()).collect::<Vec<_>>(), [5, 8]);
+        for wrong in [&[4][..], &[9], &[6, 6], &[7, 5]] {
+            assert!(matches!(refused(&with(wrong), &tree), BatchError::Form(_)), "{wrong:?}");
+        }
     }
 
     #[tokio::test]

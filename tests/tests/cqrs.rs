@@ -43,7 +43,7 @@ impl Region {
         let database = rig.database(NewLog { copies: Copies::OneAcceptedByOperator, ..new_simulated(now) }).await;
         let log = Arc::new(database.open().await);
         let region = Self { log, database, store: Arc::new(MemoryStore::new()), rig };
-        region.log.set_history(region.tiered());
+        region.log.set_archive(region.cold());
         region
     }
 
@@ -51,10 +51,13 @@ impl Region {
         Arc::<MemoryStore>::clone(&self.store)
     }
 
-    fn tiered(&self) -> Arc<TieredLog> {
+    fn cold(&self) -> Arc<ColdReader> {
         let healer = Healer { own: self.store(), other: None, observer: Arc::new(LogOnly) };
-        let cold = ColdReader::new(Arc::<PgLog>::clone(&self.log), healer, 8 << 20);
-        Arc::new(TieredLog::new(Arc::<PgLog>::clone(&self.log), Arc::new(cold)))
+        Arc::new(ColdReader::new(Arc::<PgLog>::clone(&self.log), healer, 8 << 20))
+    }
+
+    fn tiered(&self) -> Arc<TieredLog> {
+        Arc::new(TieredLog::new(Arc::<PgLog>::clone(&self.log), self.cold()))
     }
 
     /// Moves the clock on, archives everything and prunes what is older than the window. Returns what is out then.

@@ -9,8 +9,9 @@ use domain::append::{AppendError, ExpectedVersion};
 use domain::conformance::log::exactly;
 use domain::event::TOMBSTONE_TYPE;
 use domain::log::{Direction, EventLog, LogReader};
+use domain::twin::MemoryArchive;
 use domain::{ErrorKind, Head};
-use log_common::pruning::{History, prune_as_of};
+use log_common::pruning::prune_as_of;
 use log_common::{Rig, is_sound, name, new_log, new_simulated, places, request, version};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -79,14 +80,11 @@ async fn a_stream_whose_events_are_all_pruned_goes_on_at_its_next_version() {
     log.append(request(&[("a-new", "5")], &[])).await.expect("acknowledged");
     let archived = prune_as_of(&log, "2020-12-20T00:00:00Z").await;
     assert_eq!(archived.len(), 4);
-    log.set_history(Arc::new(History { live: Arc::clone(&log), archived }));
+    let archive = Arc::new(MemoryArchive::of(archived));
 
     // In this process and in one that has cached nothing.
     for (log, next) in [(Arc::clone(&log), 3), (Arc::new(database.open().await), 4)] {
-        let history = History { live: Arc::clone(&log), archived: Vec::new() };
-        if next == 4 {
-            log.set_history(Arc::new(history));
-        }
+        log.set_archive(Arc::<MemoryArchive>::clone(&archive));
         let head = log.stream_head(&name("a-old")).await.expect("readable").expect("known for ever");
         assert_eq!(head.version, version(next - 1));
         let id = format!("new-{next}");

@@ -5,15 +5,21 @@ mod log_common;
 
 use std::sync::Arc;
 
-use domain::append::{AppendError, AppendRequest, Appended, ExpectedVersion};
+use async_trait::async_trait;
+use domain::append::{AppendError, AppendRequest, Appended, ExpectedVersion, KeepIds};
 use domain::conformance::log::exactly;
 use domain::event::Data;
-use domain::log::{EventLog, LogReader};
-use domain::{ErrorKind, Head};
+use domain::log::{Direction, EventLog, FollowerLog, LogReader, ReadError};
+use domain::record::Record;
+use domain::tiered::ArchiveReader;
+use domain::twin::MemoryArchive;
+use domain::{ErrorKind, Head, Position, StreamName, StreamVersion, Timestamp};
 use event_log::PgLog;
 use futures::StreamExt;
-use log_common::pruning::{History, prune_as_of};
-use log_common::{Database, Rig, at, is_sound, new_log, new_simulated, places, request};
+use log_common::pruning::prune_as_of;
+use log_common::{Database, Rig, at, is_sound, new_log, new_simulated, places, position, request};
+use sqlx::Executor;
+use tokio::sync::Semaphore;
 
 /// One request in each mode, and over several streams.
 fn one_of_each(tag: &str) -> Vec<AppendRequest> {
@@ -32,12 +38,14 @@ fn one_of_each(tag: &str) -> Vec<AppendRequest> {
     ]
 }
 
-/// Whether a retry is known for ever: the version of a stream that it writes is named.
+/// The streams whose versions are named. With any, a retry is known for ever.
+fn named(request: &AppendRequest) -> impl Iterator<Item = &StreamName> {
+    let named = |version| matches!(version, ExpectedVersion::NoStream | ExpectedVersion::Exactly(_));
+    request.expect.iter().filter(move |expectation| named(expectation.version)).map(|expectation| &expectation.stream)
+}
+
 fn is_known_for_ever(request: &AppendRequest) -> bool {
-    request.expect.iter().any(|expectation| {
-        matches!(expectation.version, ExpectedVersion::NoStream | ExpectedVersion::Exactly(_))
-            && request.events.iter().any(|event| event.stream == expectation.stream)
-    })
+    named(request).next().is_some()
 }
 
 async fn append_all(log: &PgLog, requests: Vec<AppendRequest>) -> Vec<(AppendRequest, Appended)> {
@@ -132,7 +140,7 @@ async fn archived(rig: &Rig) -> (Database, Arc<PgLog>, Vec<(AppendRequest, Appen
     append_all(&log, one_of_each("december")).await;
     let archived = prune_as_of(&log, "2020-12-20T00:00:00Z").await;
     assert_eq!(archived.len(), 18);
-    log.set_history(Arc::new(History { live: Arc::clone(&log), archived }));
+    log.set_archive(Arc::new(MemoryArchive::of(archived)));
     (database, log, answers)
 }
 
@@ -147,10 +155,12 @@ async fn a_retry_that_named_a_version_is_known_for_ever() {
         other.events[0].data = Data::Json("{}".into());
         let error = log.append(other).await.expect_err("other content");
         assert!(matches!(error, AppendError::IdTaken { .. }), "{error}");
-        let mut other = request.clone();
-        other.events.iter_mut().for_each(|event| event.id.push_str("-new"));
-        let error = log.append(other).await.expect_err("another request, too late");
-        assert!(matches!(error, AppendError::WrongVersion { .. }), "{error}");
+        if named(request).any(|stream| request.events.iter().any(|event| event.stream == *stream)) {
+            let mut other = request.clone();
+            other.events.iter_mut().for_each(|event| event.id.push_str("-new"));
+            let error = log.append(other).await.expect_err("another request, too late");
+            assert!(matches!(error, AppendError::WrongVersion { .. }), "{error}");
+        }
         let mut longer = request.clone();
         longer.events.push(log_common::event("a-more", &format!("{}-more", longer.events[0].id)));
         let error = log.append(longer).await.expect_err("not that request");
@@ -182,6 +192,97 @@ async fn an_id_that_left_the_window_may_be_used_again_where_no_version_was_named
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_id_that_is_kept_for_ever_is_kept_by_pruning_and_changed_by_nobody() {
+    let rig = Rig::start().await;
+    let (database, log, answers) = archived(&rig).await;
+    let kept: Vec<i64> = answers
+        .iter()
+        .filter(|(request, _)| request.keep_ids() == KeepIds::ForEver)
+        .map(|(_, first)| first.events[0].position.as_i64())
+        .collect();
+    assert_eq!(kept.len(), 2, "one of January, one of February");
+    let pruned = "SELECT position FROM coldstream.event_ids WHERE position <= 18 ORDER BY position";
+    let mut admin = database.superuser().await;
+    assert_eq!(sqlx::query_scalar::<_, i64>(pruned).fetch_all(&mut admin).await.expect("readable"), kept);
+    let all = log.kept_ids(position(1), position(99)).await.expect("readable");
+    assert_eq!(all.iter().map(|at| at.as_i64()).collect::<Vec<_>>()[..2], kept, "what is pruned is shipped as well");
+    for change in ["SET kept = NULL", "SET position = position + 1000"] {
+        let change = format!("UPDATE coldstream.event_ids {change} WHERE kept");
+        for mut session in [database.service().await, database.superuser().await] {
+            let refused = session.execute(change.as_str()).await.expect_err("never").to_string();
+            assert!(refused.contains("never goes back"), "{refused}");
+        }
+    }
+    let found = log.find_event("/tests", &answers[5].0.events[0].id).await.expect("readable");
+    assert_eq!(found, None, "it is not in the live log");
+}
+
+/// An archive that answers nobody until it is given up.
+struct Silent {
+    reads: Semaphore,
+    given_up: Semaphore,
+}
+
+impl Silent {
+    async fn read<T>(&self) -> Result<T, ReadError> {
+        self.reads.add_permits(1);
+        let closed = self.given_up.acquire().await.expect_err("it has no permits");
+        Err(ReadError::Unavailable { reason: closed.to_string() })
+    }
+}
+
+#[async_trait]
+impl ArchiveReader for Silent {
+    async fn read_log(&self, _: Position, _: Direction, _: usize) -> Result<Vec<Record>, ReadError> {
+        self.read().await
+    }
+
+    async fn read_stream(
+        &self,
+        _: &StreamName,
+        _: Position,
+        _: StreamVersion,
+        _: Direction,
+        _: usize,
+    ) -> Result<Vec<Record>, ReadError> {
+        self.read().await
+    }
+
+    async fn head_as_of(&self, _: Timestamp) -> Result<Head, ReadError> {
+        self.read().await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_archive_that_does_not_answer_holds_up_retries_and_nobody_else() {
+    let rig = Rig::start().await;
+    let (_database, log, answers) = archived(&rig).await;
+    let silent = Arc::new(Silent { reads: Semaphore::new(0), given_up: Semaphore::new(0) });
+    log.set_archive(Arc::<Silent>::clone(&silent));
+    let retries: Vec<_> = answers
+        .iter()
+        .filter(|(request, _)| is_known_for_ever(request))
+        .cycle()
+        .take(40)
+        .map(|(request, _)| {
+            let (log, request) = (Arc::clone(&log), request.clone());
+            tokio::spawn(async move { log.append(request).await })
+        })
+        .collect();
+    silent.reads.acquire_many(16).await.expect("open").forget();
+    for request in one_of_each("meanwhile") {
+        assert!(!log.append(request.clone()).await.expect("acknowledged").replayed);
+        assert!(log.append(request).await.expect("a live retry needs no archive").replayed);
+    }
+    assert!(retries.iter().all(|retry| !retry.is_finished()));
+    silent.given_up.close();
+    for retry in retries {
+        let error = retry.await.expect("no panic").expect_err("nobody knows");
+        assert_eq!(error.kind(), ErrorKind::Indeterminate, "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_thousand_retries_store_nothing() {
     let rig = Rig::start().await;
     let database = rig.database(new_simulated("2020-01-10T00:00:00Z")).await;
@@ -195,7 +296,7 @@ async fn a_hundred_thousand_retries_store_nothing() {
     append_all(&log, one_of_each("december")).await;
     let archived = prune_as_of(&log, "2020-12-20T00:00:00Z").await;
     assert_eq!(archived.len(), 1800);
-    log.set_history(Arc::new(History { live: Arc::clone(&log), archived }));
+    log.set_archive(Arc::new(MemoryArchive::of(archived)));
     let head = is_sound(&database).await;
     answers.retain(|(request, _)| is_known_for_ever(request));
     retry(&log, &answers, 50_000).await;

@@ -2,7 +2,15 @@
 
 mod log_common;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use async_trait::async_trait;
 use domain::Head;
+use domain::conformance::log::{Prunable, run_pruned};
+use domain::twin::MemoryArchive;
+use event_log::PgLog;
+use log_common::pruning::prune_as_of;
 use log_common::{Rig, new_log, new_simulated};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -15,6 +23,39 @@ async fn the_log_on_postgresql_passes_the_suite() {
 async fn a_log_with_simulated_time_passes_the_suite() {
     let rig = Rig::start().await;
     domain::conformance::log::run(|| rig.log(new_simulated("2026-05-01T00:00:00Z"))).await;
+}
+
+/// A log whose simulated year ends with each pruning.
+struct Archived {
+    log: PgLog,
+    archive: Arc<MemoryArchive>,
+    year: AtomicU32,
+}
+
+#[async_trait]
+impl Prunable for Archived {
+    type Log = PgLog;
+
+    fn log(&self) -> &PgLog {
+        &self.log
+    }
+
+    async fn prune(&self) {
+        let year = self.year.fetch_add(1, Ordering::Relaxed);
+        self.archive.extend(prune_as_of(&self.log, &format!("{year}-12-20T00:00:00Z")).await);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_on_postgresql_with_an_archive_passes_the_suite() {
+    let rig = Rig::start().await;
+    run_pruned(async || {
+        let log = rig.log(new_simulated("2020-01-10T00:00:00Z")).await;
+        let archive = Arc::new(MemoryArchive::default());
+        log.set_archive(Arc::<MemoryArchive>::clone(&archive));
+        Archived { log, archive, year: AtomicU32::new(2020) }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

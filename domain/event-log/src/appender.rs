@@ -19,10 +19,11 @@ use domain::append::{AppendError, AppendRequest, Appended, InvalidRequest};
 use domain::arbiter::Verdict;
 use domain::event::EventError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinHandle;
 
 use crate::log::Shared;
 use group::{Committer, Settled};
+use replay::{Lookups, Retries};
 
 /// Most requests that wait. Their bytes have a limit of their own.
 const QUEUE_REQUESTS_MAX: usize = 8192;
@@ -35,8 +36,8 @@ const QUEUE_RETRY_SECONDS: u32 = 1;
 struct Ticket {
     request: AppendRequest,
     answer: oneshot::Sender<Result<Appended, AppendError>>,
-    /// Its share of the queue's bytes, given back when it is answered.
-    _share: OwnedSemaphorePermit,
+    /// Its share of the queue's bytes, given back when it is answered or looked up.
+    share: OwnedSemaphorePermit,
 }
 
 impl Ticket {
@@ -60,7 +61,8 @@ impl Appender {
         let (queue, requests) = mpsc::channel(QUEUE_REQUESTS_MAX);
         let (closing, closed) = watch::channel(false);
         let units = (shared.config.queue_bytes / QUEUE_UNIT_BYTES).clamp(1, Semaphore::MAX_PERMITS);
-        let task = Task { shared: Arc::clone(&shared), requests, closed, carried: None, lookups: JoinSet::new() };
+        let retries = Retries::new(Arc::clone(&shared), units);
+        let task = Task { shared: Arc::clone(&shared), requests, closed, carried: None, retries };
         let task = tokio::sync::Mutex::new(Some(tokio::spawn(task.run())));
         Self { queue, shares: Arc::new(Semaphore::new(units)), shared, closing, task }
     }
@@ -82,7 +84,7 @@ impl Appender {
         let (answer, answered) = oneshot::channel();
         // Counted first: the task may take it before this returns.
         self.shared.counters.queued_requests.add(1);
-        if let Err(refused) = self.queue.try_send(Ticket { request, answer, _share: share }) {
+        if let Err(refused) = self.queue.try_send(Ticket { request, answer, share }) {
             self.shared.counters.queued_requests.sub(1);
             return Err(match refused {
                 mpsc::error::TrySendError::Full(_) => full("requests"),
@@ -124,8 +126,7 @@ struct Task {
     closed: watch::Receiver<bool>,
     /// Received already, too large for the last group.
     carried: Option<Ticket>,
-    /// Retries whose records are being read.
-    lookups: JoinSet<()>,
+    retries: Retries,
 }
 
 impl Task {
@@ -134,9 +135,8 @@ impl Task {
         while let Some(group) = self.next_group().await {
             self.shared.counters.queued_requests.sub(group.len());
             self.settle(&mut committer, group).await;
-            while self.lookups.try_join_next().is_some() {}
         }
-        while self.lookups.join_next().await.is_some() {}
+        self.retries.finish().await;
     }
 
     /// What waits, up to the limits of a group; `None` when the queue is closed and empty.
@@ -207,7 +207,7 @@ impl Task {
     }
 
     fn answer(&mut self, group: Vec<Ticket>, verdicts: Vec<Verdict>) {
-        let mut lookups = Vec::new();
+        let mut lookups = Lookups::default();
         for (ticket, verdict) in group.into_iter().zip(verdicts) {
             match verdict {
                 Verdict::Accepted(appended) => ticket.answer(Ok(appended)),
@@ -219,12 +219,11 @@ impl Task {
                     self.shared.counters.refused.add(1);
                     ticket.answer(Err(error));
                 }
-                Verdict::Known(_) | Verdict::Past(..) => lookups.push((ticket, verdict)),
+                Verdict::Known(positions, past) => lookups.known.push((ticket, positions, past)),
+                Verdict::Past(past, error) => lookups.past.push((ticket, past, Err(error))),
             }
         }
         // Outside of the group: what is stored does not change, and the next group need not wait for reads.
-        if !lookups.is_empty() {
-            self.lookups.spawn(replay::answer_all(Arc::clone(&self.shared), lookups));
-        }
+        self.retries.answer(lookups);
     }
 }

@@ -3,12 +3,12 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use domain::append::{LogHead, Role, StreamHead};
+use domain::append::{KeepIds, LogHead, Role, StreamHead};
 use domain::arbiter::EventKey;
 use domain::event::TOMBSTONE_TYPE;
 use domain::log::ApplyError;
 use domain::record::Record;
-use domain::{Epoch, Head, StreamName, StreamVersion, Timestamp};
+use domain::{Epoch, Head, Position, StreamName, StreamVersion, Timestamp};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
@@ -17,7 +17,7 @@ use crate::holder;
 use crate::log::Shared;
 use crate::rows::NewRow;
 use crate::session::{self, Purpose, SERVER_LIMIT, silent};
-use crate::writer::{Group, LockedHead, Writer};
+use crate::writer::{Group, LockedHead, NewId, Writer};
 
 /// How often the head is waited for: each time its holder is looked at, and ended if it is frozen.
 const LOCK_TRIES: usize = 5;
@@ -58,14 +58,14 @@ impl Follower {
         Self { shared, writer: Mutex::new(None) }
     }
 
-    pub(crate) async fn apply(&self, records: &[Record]) -> Result<Head, ApplyError> {
+    pub(crate) async fn apply(&self, records: &[Record], kept: &[Position]) -> Result<Head, ApplyError> {
         let mut slot = self.writer.lock().await;
         for _ in 0..LOCK_TRIES {
             let mut writer = match slot.take() {
                 Some(writer) => writer,
                 None => self.connect().await?,
             };
-            let attempt = timeout(SERVER_LIMIT, self.attempt(&mut writer, records)).await;
+            let attempt = timeout(SERVER_LIMIT, self.attempt(&mut writer, records, kept)).await;
             let fault = match attempt.unwrap_or_else(|_| Err(silent().into())) {
                 Ok(head) => {
                     *slot = Some(writer);
@@ -102,7 +102,7 @@ impl Follower {
         Ok(Writer::new(connection))
     }
 
-    async fn attempt(&self, writer: &mut Writer, records: &[Record]) -> Result<Head, Fault> {
+    async fn attempt(&self, writer: &mut Writer, records: &[Record], kept: &[Position]) -> Result<Head, Fault> {
         let locked = writer.lock().await?;
         let LogHead { head, role, epoch, .. } = locked.head;
         if role != Role::Follower {
@@ -118,9 +118,10 @@ impl Follower {
         let streams: HashSet<&StreamName> = new.iter().map(Record::stream).collect();
         let found = writer.look_up(&streams, &[], &HashSet::new(), locked.head.pruned).await?;
         let followed = follow(new, found.streams, &locked.head)?;
+        let kept: HashSet<&Position> = kept.iter().collect();
         let group = Group {
             rows: new.iter().map(NewRow::of).collect(),
-            keys: new.iter().filter_map(|record| Some((key(record)?, record.position()))).collect(),
+            ids: new.iter().filter_map(|record| id(record, &kept)).collect(),
             streams: &followed.streams,
             checkpoints: &HashMap::new(),
             head: followed.head,
@@ -183,11 +184,11 @@ impl Follower {
     }
 }
 
-fn key(record: &Record) -> Option<EventKey> {
-    match record {
-        Record::Event(recorded) => Some(EventKey::of_event(&recorded.event)),
-        Record::Removed(_) => None,
-    }
+fn id(record: &Record, kept: &HashSet<&Position>) -> Option<NewId> {
+    // What was removed has no id any more.
+    let Record::Event(recorded) = record else { return None };
+    let keep = if kept.contains(&recorded.position) { KeepIds::ForEver } else { KeepIds::WhileLive };
+    Some(NewId { key: EventKey::of_event(&recorded.event), position: recorded.position, keep })
 }
 
 /// The log after the records.

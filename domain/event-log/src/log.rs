@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use domain::append::{AppendError, AppendRequest, Appended, LogHead, Role, StreamHead};
 use domain::log::{ApplyError, Direction, EventLog, FollowerLog, LogReader, ReadError};
 use domain::record::Record;
+use domain::tiered::ArchiveReader;
 use domain::{Clock, Epoch, Head, Position, StreamName, StreamVersion, Timestamp};
 use sqlx::Row as _;
 use sqlx::postgres::PgPool;
@@ -48,12 +49,12 @@ pub(crate) struct Shared {
     pub(crate) counters: Counters,
     /// The newest head that this process has committed.
     committed: watch::Sender<Head>,
-    history: RwLock<Option<Arc<dyn LogReader>>>,
+    archive: RwLock<Option<Arc<dyn ArchiveReader>>>,
 }
 
 impl Shared {
-    pub(crate) fn history(&self) -> Option<Arc<dyn LogReader>> {
-        self.history.read().unwrap_or_else(PoisonError::into_inner).clone()
+    pub(crate) fn archive(&self) -> Option<Arc<dyn ArchiveReader>> {
+        self.archive.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// After a commit: readers learn of the head, and of partitions that have their first events.
@@ -118,7 +119,7 @@ impl PgLog {
             partitions,
             counters: Counters::default(),
             committed: watch::channel(Head::EMPTY).0,
-            history: RwLock::default(),
+            archive: RwLock::default(),
         });
         Ok(Self {
             appender: Appender::start(Arc::clone(&shared)),
@@ -127,10 +128,9 @@ impl PgLog {
         })
     }
 
-    /// Where retries of archived requests are looked up (LOG-4): the reader over live log and archive together. It may
-    /// hold this log; [`PgLog::shut_down`] lets go of it.
-    pub fn set_history(&self, history: Arc<dyn LogReader>) {
-        *self.shared.history.write().unwrap_or_else(PoisonError::into_inner) = Some(history);
+    /// Where retries of archived requests are looked up (LOG-4). It may hold this log; [`PgLog::shut_down`] lets go of it.
+    pub fn set_archive(&self, archive: Arc<dyn ArchiveReader>) {
+        *self.shared.archive.write().unwrap_or_else(PoisonError::into_inner) = Some(archive);
     }
 
     /// The log's clock: the real one, or the simulated time of a log that was created with it.
@@ -152,7 +152,7 @@ impl PgLog {
     /// Refuses appends from now on and returns when all that were accepted are answered.
     pub async fn shut_down(&self) {
         self.appender.shut_down().await;
-        *self.shared.history.write().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.shared.archive.write().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -243,8 +243,12 @@ impl EventLog for PgLog {
 
 #[async_trait]
 impl FollowerLog for PgLog {
-    async fn apply(&self, records: &[Record]) -> Result<Head, ApplyError> {
-        self.follower.apply(records).await
+    async fn apply_keeping(&self, records: &[Record], kept: &[Position]) -> Result<Head, ApplyError> {
+        self.follower.apply(records, kept).await
+    }
+
+    async fn kept_ids(&self, first: Position, last: Position) -> Result<Vec<Position>, ReadError> {
+        self.shared.reader.kept_ids(first, last).await
     }
 
     async fn change_role(&self, from: (Epoch, Role), to: (Epoch, Role)) -> Result<LogHead, ApplyError> {

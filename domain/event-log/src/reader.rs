@@ -2,6 +2,7 @@
 //! pruned, and the read starts again on a fresh map. Never returns a hole: it says `Corrupt`.
 
 mod page;
+mod past;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use crate::instant::Instant;
 use crate::partitions::{PartitionMap, Partitions};
 use crate::rows::{self, COLUMNS};
 use page::{Page, after, gap, middle};
+pub(crate) use past::LiveFrom;
 
 /// How often a read starts again because a partition vanished. Each time one month was pruned.
 const RESTARTS_MAX: usize = 5;
@@ -359,6 +361,14 @@ impl Reader {
             }
         }
         Ok(found)
+    }
+
+    /// Which of these positions have ids that are kept for ever.
+    pub(crate) async fn kept_ids(&self, first: Position, last: Position) -> Result<Vec<Position>, ReadError> {
+        let query = sqlx::query(include_str!("sql/kept_ids.sql")).bind(first.as_i64()).bind(last.as_i64());
+        let rows = query.fetch_all(&self.pool).await.map_err(read_error)?;
+        let positions = rows.iter().map(|row| rows::number(row, 0, Position::from_i64));
+        positions.collect::<Result<_, sqlx::Error>>().map_err(read_error)
     }
 
     /// Which positions are in which partition.

@@ -4,7 +4,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use domain::append::{LogHead, StreamHead};
+use domain::append::{KeepIds, LogHead, StreamHead};
 use domain::arbiter::EventKey;
 use domain::{Epoch, Head, Position, StreamName, Timestamp};
 use sqlx::postgres::{PgConnection, PgRow};
@@ -40,12 +40,27 @@ pub(crate) struct Found {
     pub(crate) checkpoints: HashMap<String, u64>,
 }
 
+/// A row of event_ids.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NewId {
+    pub(crate) key: EventKey,
+    pub(crate) position: Position,
+    pub(crate) keep: KeepIds,
+}
+
+impl NewId {
+    /// The column that says so: NULL for what is forgotten with its month.
+    fn kept(&self) -> Option<bool> {
+        (self.keep == KeepIds::ForEver).then_some(true)
+    }
+}
+
 /// A decided group.
 #[derive(Debug)]
 pub(crate) struct Group<'a> {
     /// In position order; not empty.
     pub(crate) rows: Vec<NewRow<'a>>,
-    pub(crate) keys: Vec<(EventKey, Position)>,
+    pub(crate) ids: Vec<NewId>,
     pub(crate) streams: &'a HashMap<StreamName, StreamHead>,
     pub(crate) checkpoints: &'a HashMap<String, u64>,
     pub(crate) head: Head,
@@ -176,8 +191,9 @@ impl Writer {
         let streams: Vec<(&StreamName, &StreamHead)> = group.streams.iter().collect();
         let heads = |of: fn(&StreamHead) -> i64| streams.iter().map(|(_, head)| of(head)).collect::<Vec<_>>();
         let written = sqlx::query(include_str!("sql/write_heads.sql"))
-            .bind(group.keys.iter().map(|(key, _)| uuid_of(key)).collect::<Vec<_>>())
-            .bind(group.keys.iter().map(|(_, position)| position.as_i64()).collect::<Vec<_>>())
+            .bind(group.ids.iter().map(|id| uuid_of(&id.key)).collect::<Vec<_>>())
+            .bind(group.ids.iter().map(|id| id.position.as_i64()).collect::<Vec<_>>())
+            .bind(group.ids.iter().map(NewId::kept).collect::<Vec<_>>())
             .bind(streams.iter().map(|(stream, _)| stream.category()).collect::<Vec<_>>())
             .bind(streams.iter().map(|(stream, _)| stream.id()).collect::<Vec<_>>())
             .bind(heads(|head| head.version.as_i64()))

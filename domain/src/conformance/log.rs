@@ -2,6 +2,8 @@
 
 use std::future::Future;
 
+use async_trait::async_trait;
+
 use crate::append::{AppendError, AppendRequest, Appended, ConsumerCheckpoint, Expectation, ExpectedVersion};
 use crate::event::{Data, NewEvent, TOMBSTONE_TYPE};
 use crate::log::{Direction, EventLog};
@@ -100,6 +102,133 @@ pub async fn run<L: EventLog, F: Future<Output = L>>(make: impl Fn() -> F) {
         the_head_as_of_an_instant_counts_what_was_recorded_by_then,
         concurrent_appends_are_all_stored_once,
     );
+}
+
+/// A log with an archive behind it.
+#[async_trait]
+pub trait Prunable: Send + Sync {
+    /// What it is.
+    type Log: EventLog;
+
+    /// The log.
+    fn log(&self) -> &Self::Log;
+
+    /// Takes all events that there are out of the live log; from then on the archive has them.
+    async fn prune(&self);
+}
+
+/// Runs what holds of retries after their events were pruned (LOG-4); `make` gives an empty, active log each time.
+///
+/// # Panics
+/// Where the log does not keep the contract; the case's name is printed before it runs.
+pub async fn run_pruned<P: Prunable, F: Future<Output = P>>(make: impl Fn() -> F) {
+    macro_rules! cases {
+        ($($case:ident),* $(,)?) => {$(
+            println!("log conformance: {}", stringify!($case));
+            $case(&make().await).await;
+        )*};
+    }
+    cases!(
+        a_retry_that_named_a_version_is_known_for_ever,
+        a_retry_that_named_only_a_stream_it_checks_is_known_for_ever,
+        an_archived_request_gets_its_first_positions_also_where_its_ids_came_again,
+        an_archived_request_that_named_no_version_is_known_by_its_live_ids_only,
+    );
+}
+
+async fn is_replayed(log: &impl EventLog, (request, first): &(AppendRequest, Appended)) {
+    let head = log.log_head().await.expect("readable").head;
+    let again = log.append(request.clone()).await.expect("a retry is acknowledged");
+    assert!(again.replayed, "{request:?}");
+    assert_eq!(again.events, first.events);
+    assert_eq!(log.log_head().await.expect("readable").head, head, "a retry stores nothing");
+}
+
+async fn stored(log: &impl EventLog, request: AppendRequest) -> (AppendRequest, Appended) {
+    let appended = log.append(request.clone()).await.expect("acknowledged");
+    assert!(!appended.replayed);
+    (request, appended)
+}
+
+async fn a_retry_that_named_a_version_is_known_for_ever(rig: &impl Prunable) {
+    let log = rig.log();
+    let none = ExpectedVersion::NoStream;
+    let mut made = Vec::new();
+    for request in [
+        request(&[("a-1", "1"), ("a-1", "2")], &[("a-1", none)]),
+        request(&[("a-1", "3")], &[("a-1", exactly(2))]),
+        // The stream whose version is named comes second: its request begins before it.
+        request(&[("a-any", "4"), ("a-2", "5"), ("a-2", "6")], &[("a-2", none), ("a-any", ExpectedVersion::Any)]),
+    ] {
+        made.push(stored(log, request).await);
+    }
+    rig.prune().await;
+    append(log, &[("a-1", "later")], &[]).await;
+    for retry in &made {
+        is_replayed(log, retry).await;
+        let mut other = retry.0.clone();
+        other.events[0].data = Data::Json("{}".into());
+        let error = refuse(log, other).await;
+        assert!(matches!(error, AppendError::IdTaken { .. }), "{error}");
+    }
+}
+
+async fn a_retry_that_named_only_a_stream_it_checks_is_known_for_ever(rig: &impl Prunable) {
+    let log = rig.log();
+    append(log, &[("a-checked", "1")], &[]).await;
+    let mut made = Vec::new();
+    for request in [
+        request(&[("a-1", "2"), ("b-1", "3")], &[("a-checked", exactly(1))]),
+        request(&[("a-1", "4")], &[("a-absent", ExpectedVersion::NoStream), ("a-1", ExpectedVersion::StreamExists)]),
+    ] {
+        made.push(stored(log, request).await);
+    }
+    rig.prune().await;
+    // In the second round what was checked has moved on, and all of it is archived once more.
+    for round in ["5", "6"] {
+        for retry in &made {
+            is_replayed(log, retry).await;
+            // Its ids are known in every mode.
+            let anyhow = AppendRequest { expect: Vec::new(), ..retry.0.clone() };
+            is_replayed(log, &(anyhow.clone(), retry.1.clone())).await;
+            let mut other = anyhow.clone();
+            other.events[0].data = Data::Json("{}".into());
+            let error = refuse(log, other).await;
+            assert!(matches!(error, AppendError::IdTaken { .. }), "{error}");
+            let mut longer = anyhow;
+            longer.events.push(event("a-1", "new"));
+            let error = refuse(log, longer).await;
+            assert!(matches!(error, AppendError::PartlyKnown { .. }), "{error}");
+        }
+        append(log, &[("a-checked", round), ("a-absent", &format!("{round}/absent"))], &[]).await;
+        rig.prune().await;
+    }
+}
+
+async fn an_archived_request_gets_its_first_positions_also_where_its_ids_came_again(rig: &impl Prunable) {
+    let log = rig.log();
+    let none = ExpectedVersion::NoStream;
+    let alone = stored(log, request(&[("a-1", "1")], &[("a-1", none)])).await;
+    let two = stored(log, request(&[("a-2", "2"), ("a-2", "3")], &[("a-2", none)])).await;
+    rig.prune().await;
+    // Other requests, which name no version: to them the ids mean nothing any more.
+    let later = stored(log, request(&[("a-1", "1")], &[])).await;
+    stored(log, request(&[("b-1", "3")], &[])).await;
+    is_replayed(log, &alone).await;
+    is_replayed(log, &two).await;
+    is_replayed(log, &later).await;
+}
+
+async fn an_archived_request_that_named_no_version_is_known_by_its_live_ids_only(rig: &impl Prunable) {
+    let log = rig.log();
+    let two = stored(log, request(&[("a-1", "1"), ("a-1", "2")], &[])).await;
+    rig.prune().await;
+    stored(log, request(&[("a-1", "2")], &[])).await;
+    let error = refuse(log, two.0.clone()).await;
+    assert!(matches!(error, AppendError::PartlyKnown { known: 1, total: 2, .. }), "{error}");
+    rig.prune().await;
+    // Nothing of it is live: it is another request, stored as such.
+    is_replayed(log, &stored(log, two.0).await).await;
 }
 
 async fn positions_and_versions_are_dense_from_one(log: &impl EventLog) {

@@ -19,6 +19,12 @@ pub struct MemoryArchive {
 }
 
 impl MemoryArchive {
+    /// An archive of these records.
+    #[must_use]
+    pub fn of(records: Vec<Record>) -> Self {
+        Self { records: Mutex::new(records) }
+    }
+
     /// Takes the records that follow those that are there.
     pub fn extend(&self, records: impl IntoIterator<Item = Record>) {
         self.locked().extend(records);

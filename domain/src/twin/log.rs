@@ -7,7 +7,7 @@ use async_trait::async_trait;
 
 use super::archive::MemoryArchive;
 use super::catalog::Archive;
-use crate::append::{AppendError, AppendRequest, Appended, LogHead, Role, StreamHead};
+use crate::append::{AppendError, AppendRequest, Appended, KeepIds, LogHead, Role, StreamHead};
 use crate::arbiter::{self, EventKey, Facts, PastRequest, Verdict, Wanted};
 use crate::log::{ApplyError, Direction, EventLog, FollowerLog, LogReader, ReadError};
 use crate::record::{Record, RecordedEvent};
@@ -28,6 +28,8 @@ pub(super) struct State {
     archived: Arc<MemoryArchive>,
     streams: BTreeMap<StreamName, StreamHead>,
     checkpoints: HashMap<String, u64>,
+    /// The ids that are kept for ever, by the positions of their events.
+    kept: BTreeMap<Position, EventKey>,
     pub(super) archive: Archive,
     pub(super) heard: Option<Heard>,
 }
@@ -51,6 +53,7 @@ impl MemoryLog {
             archived: Arc::default(),
             streams: BTreeMap::new(),
             checkpoints: HashMap::new(),
+            kept: BTreeMap::new(),
             archive: Archive::default(),
             heard: None,
         };
@@ -90,7 +93,15 @@ impl State {
             Record::Event(recorded) => Some((EventKey::of_event(&recorded.event), recorded.position)),
             Record::Removed(_) => None,
         };
-        self.records.iter().filter_map(event).collect()
+        let kept = self.kept.iter().map(|(position, key)| (*key, *position));
+        self.records.iter().filter_map(event).chain(kept).collect()
+    }
+
+    /// The records at those positions, live or archived.
+    fn at_all(&self, positions: &[Position]) -> Vec<Record> {
+        let archived = self.archived.records();
+        let at = |position: &Position| self.at(*position).or_else(|| archived.get(index(*position))).cloned();
+        positions.iter().filter_map(at).collect()
     }
 
     fn append(&mut self, request: &AppendRequest, now: Timestamp) -> Result<Appended, AppendError> {
@@ -107,14 +118,20 @@ impl State {
         let ruling = arbiter::decide(&requests, &wanted, facts);
         let verdict = ruling.verdicts.into_iter().next().expect("one verdict for one request");
         match verdict {
-            Verdict::Known(positions) => {
-                let records: Vec<Record> = positions.iter().filter_map(|at| self.at(*at).cloned()).collect();
-                arbiter::replay(request, &records)
+            Verdict::Known(positions, past) => {
+                let answer = arbiter::replay(request, &self.at_all(&positions));
+                match past.filter(|_| !arbiter::is_first(request, &answer)) {
+                    Some(past) => self.replay_past(request, &past, answer),
+                    None => answer,
+                }
             }
-            Verdict::Past(past, error) => self.replay_past(request, &past, error),
+            Verdict::Past(past, error) => self.replay_past(request, &past, Err(error)),
             Verdict::Refused(error) => Err(error),
             Verdict::Accepted(appended) | Verdict::Repeats(appended) => {
                 for place in ruling.placed {
+                    if place.keep == KeepIds::ForEver {
+                        self.kept.insert(place.position, place.key);
+                    }
                     self.records.push(place.record(request.events[place.event].clone(), self.head.epoch));
                 }
                 self.streams.extend(ruling.streams);
@@ -130,14 +147,14 @@ impl State {
         &self,
         request: &AppendRequest,
         past: &PastRequest,
-        no: AppendError,
+        otherwise: Result<Appended, AppendError>,
     ) -> Result<Appended, AppendError> {
         let all: Vec<Record> = self.archived.records().into_iter().chain(self.records.iter().cloned()).collect();
         let found = all.iter().find(|record| *record.stream() == past.stream && record.version() == past.version);
         let first = found.and_then(|record| record.position().get().checked_sub(past.events_before));
         let from = first.and_then(|first| usize::try_from(first).ok()).unwrap_or(1).saturating_sub(1);
         let records: Vec<Record> = all.into_iter().skip(from).take(request.events.len()).collect();
-        arbiter::replay_past(request, &records, no)
+        arbiter::replay_past(request, &records, otherwise)
     }
 
     fn follow(&mut self, record: &Record) -> Result<(), ApplyError> {
@@ -163,6 +180,11 @@ impl State {
         self.head.recorded_at = record.recorded_at();
         Ok(())
     }
+}
+
+/// Where position stands in records that begin at position 1.
+fn index(position: Position) -> usize {
+    usize::try_from(position.get() - 1).unwrap_or(usize::MAX)
 }
 
 /// Why `record` cannot be the next one of a log that ends at `head`, whose stream ends at `before`.
@@ -232,7 +254,9 @@ impl LogReader for MemoryLog {
     }
 
     async fn find_event(&self, source: &str, id: &str) -> Result<Option<Position>, ReadError> {
-        Ok(self.state().known().get(&EventKey::of(source, id)).copied())
+        let state = self.state();
+        let position = state.known().get(&EventKey::of(source, id)).copied();
+        Ok(position.filter(|position| !state.head.pruned.includes(*position)))
     }
 
     async fn head_as_of(&self, at: Timestamp) -> Result<Head, ReadError> {
@@ -266,7 +290,7 @@ impl EventLog for MemoryLog {
 
 #[async_trait]
 impl FollowerLog for MemoryLog {
-    async fn apply(&self, records: &[Record]) -> Result<Head, ApplyError> {
+    async fn apply_keeping(&self, records: &[Record], kept: &[Position]) -> Result<Head, ApplyError> {
         let mut state = self.state();
         if state.head.role != Role::Follower {
             return Err(ApplyError::NotFollowing { role: state.head.role, epoch: state.head.epoch });
@@ -280,7 +304,17 @@ impl FollowerLog for MemoryLog {
                 return Err(error);
             }
         }
+        // Of the records that were there already this changes nothing: they came with the same.
+        for record in records.iter().filter(|record| kept.contains(&record.position())) {
+            if let Record::Event(recorded) = record {
+                state.kept.insert(recorded.position, EventKey::of_event(&recorded.event));
+            }
+        }
         Ok(state.head.head)
+    }
+
+    async fn kept_ids(&self, first: Position, last: Position) -> Result<Vec<Position>, ReadError> {
+        Ok(self.state().kept.range(first..=last).map(|(position, _)| *position).collect())
     }
 
     async fn change_role(&self, from: (Epoch, Role), to: (Epoch, Role)) -> Result<LogHead, ApplyError> {

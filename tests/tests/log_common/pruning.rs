@@ -1,18 +1,13 @@
-//! An archive that says whatever a test wants, and a history over it: what pruning and retries of archived requests
-//! stand on.
+//! An archive that says whatever a test wants: what pruning stands on.
 
-use std::sync::Arc;
-
-use async_trait::async_trait;
-use domain::append::{LogHead, StreamHead};
 use domain::archive::catalog::{
     Catalog, CatalogEntry, CatalogError, Copies, EvidenceStore, LivePartitions, ManifestRef, Partition, PruneFacts,
     PruneProof, Segment, StoredCheckpoint,
 };
-use domain::log::{Direction, LogReader, ReadError};
+use domain::log::{Direction, LogReader};
 use domain::merkle::Hash;
 use domain::record::Record;
-use domain::{Epoch, Head, Position, StreamName, StreamVersion, Timestamp};
+use domain::{Epoch, Head, Position};
 use event_log::PgLog;
 
 use super::at;
@@ -99,84 +94,6 @@ pub(crate) async fn prune_as_of(log: &PgLog, now: &str) -> Vec<Record> {
         log.prune(unfounded_proof(&partition)).await.expect("pruned");
     }
     pruned
-}
-
-/// Reads live log and archive as one: the archive is what a test has kept.
-pub(crate) struct History {
-    pub(crate) live: Arc<PgLog>,
-    pub(crate) archived: Vec<Record>,
-}
-
-impl History {
-    async fn all(&self) -> Result<Vec<Record>, ReadError> {
-        let mut records = self.archived.clone();
-        loop {
-            let next = records.last().map_or(Position::FIRST, |record| record.position().next());
-            let page = self.live.read_log(next, Direction::Forward, 1000).await?;
-            if page.is_empty() {
-                return Ok(records);
-            }
-            records.extend(page);
-        }
-    }
-}
-
-/// As far as retries need it: forward reads that begin in the archive.
-#[async_trait]
-impl LogReader for History {
-    async fn log_head(&self) -> Result<LogHead, ReadError> {
-        self.live.log_head().await
-    }
-
-    async fn read_log(&self, from: Position, direction: Direction, limit: usize) -> Result<Vec<Record>, ReadError> {
-        assert_eq!(direction, Direction::Forward);
-        let index = usize::try_from(from.get() - 1).expect("small");
-        // Short pages: whoever reads must go on.
-        match self.archived.get(index..) {
-            Some(archived) if !archived.is_empty() => Ok(archived.iter().take(limit.min(3)).cloned().collect()),
-            _ => self.live.read_log(from, direction, limit).await,
-        }
-    }
-
-    async fn read_stream(
-        &self,
-        stream: &StreamName,
-        from: StreamVersion,
-        direction: Direction,
-        limit: usize,
-    ) -> Result<Vec<Record>, ReadError> {
-        assert_eq!(direction, Direction::Forward);
-        let archived = self.archived.iter().filter(|r| r.stream() == stream && r.version() >= from);
-        let archived: Vec<Record> = archived.take(limit).cloned().collect();
-        if archived.is_empty() { self.live.read_stream(stream, from, direction, limit).await } else { Ok(archived) }
-    }
-
-    async fn stream_head(&self, stream: &StreamName) -> Result<Option<StreamHead>, ReadError> {
-        self.live.stream_head(stream).await
-    }
-
-    async fn streams(
-        &self,
-        category: &str,
-        after: Option<&StreamName>,
-        limit: usize,
-    ) -> Result<Vec<(StreamName, StreamHead)>, ReadError> {
-        self.live.streams(category, after, limit).await
-    }
-
-    async fn find_event(&self, source: &str, id: &str) -> Result<Option<Position>, ReadError> {
-        self.live.find_event(source, id).await
-    }
-
-    async fn head_as_of(&self, at: Timestamp) -> Result<Head, ReadError> {
-        let records = self.all().await?;
-        let counted = records.iter().take_while(|record| record.recorded_at() <= at).last();
-        Ok(counted.map_or(Head::EMPTY, |record| record.position().as_head()))
-    }
-
-    async fn wait_beyond(&self, seen: Head) -> Result<Head, ReadError> {
-        self.live.wait_beyond(seen).await
-    }
 }
 
 /// The error's reason, of one that refuses.

@@ -13,7 +13,7 @@ use crate::holder;
 use crate::log::{CLOCK_DIFFERENCE_MAX_SECONDS, Shared};
 use crate::rows::{Content, NewRow};
 use crate::session::{self, Purpose, SERVER_LIMIT, silent};
-use crate::writer::{Group, LockedHead, Writer};
+use crate::writer::{Group, LockedHead, NewId, Writer};
 
 /// How often a group is tried. Each further attempt follows a state that has changed: a lock that was waited for, a
 /// holder that was ended, a partition that was made, a new connection.
@@ -255,9 +255,10 @@ fn group_of<'a>(ruling: &'a Ruling, requests: &[&'a AppendRequest], locked: &Loc
             content: Content::Event { event, previous: place.previous, epoch: locked.head.epoch },
         }
     };
+    let id = |place: &arbiter::Placement| NewId { key: place.key, position: place.position, keep: place.keep };
     Group {
         rows: ruling.placed.iter().map(row).collect(),
-        keys: ruling.placed.iter().map(|place| (place.key, place.position)).collect(),
+        ids: ruling.placed.iter().map(id).collect(),
         streams: &ruling.streams,
         checkpoints: &ruling.checkpoints,
         head: ruling.head,
