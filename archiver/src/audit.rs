@@ -86,6 +86,13 @@ impl AuditReport {
         self.findings.is_empty()
     }
 
+    /// Whether there is an archive in the bucket at all. Of one without a manifest nothing is wrong, and it shows nothing:
+    /// a new region's, or one that somebody has mistyped.
+    #[must_use]
+    pub fn has_archive(&self) -> bool {
+        self.manifests > 0
+    }
+
     pub(crate) fn find(&mut self, object: impl Into<String>, error: &dyn std::error::Error) {
         let causes = std::iter::successors(Some(error), |error| error.source());
         self.state(object, causes.map(ToString::to_string).collect::<Vec<_>>().join(": "));

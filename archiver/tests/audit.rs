@@ -57,6 +57,12 @@ async fn the_golden_bucket_is_proven() {
 }
 
 #[tokio::test]
+async fn a_bucket_without_a_manifest_has_no_archive() {
+    assert!(audit(&golden_bucket().await, &golden_keys()).await.has_archive());
+    assert!(!audit(&MemoryStore::new(), &golden_keys()).await.has_archive());
+}
+
+#[tokio::test]
 async fn one_flipped_bit_in_any_object_is_found() {
     let whole = golden_bucket().await;
     let lost = layout::manifest(Epoch::FIRST, 2);

@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use aws_sdk_s3::config::http::HttpResponse;
-use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use domain::store::StoreError;
 use tokio::time::MissedTickBehavior;
 
@@ -49,7 +49,7 @@ where
     E: ProvideErrorMetadata + std::error::Error + 'static,
 {
     fn from(error: SdkError<E, HttpResponse>) -> Self {
-        let reason = DisplayErrorContext(&error).to_string();
+        let reason = on_one_line(&error);
         match &error {
             SdkError::ServiceError(service) => {
                 judge(service.raw().status().as_u16(), service.err().code().unwrap_or_default(), reason)
@@ -60,6 +60,19 @@ where
             _ => Self::Again(reason),
         }
     }
+}
+
+/// An error and its causes. The SDK's own text for people has the whole reply in it, headers and all: it would stand in
+/// logs and in answers to clients.
+fn on_one_line(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    for cause in std::iter::successors(error.source(), |cause| cause.source()) {
+        let said = cause.to_string();
+        if !text.contains(&said) {
+            text = format!("{text}: {said}");
+        }
+    }
+    text
 }
 
 fn judge(status: u16, code: &str, reason: String) -> Failure {
@@ -158,6 +171,15 @@ mod tests {
     async fn an_attempt_without_an_answer_ends() {
         let outcome: Result<(), _> = limits(2).repeat(std::future::pending).await;
         assert_eq!(outcome, Err(Failure::Again("no answer within 5 s".into())));
+    }
+
+    #[test]
+    fn an_error_is_told_with_its_causes_and_without_the_reply() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("service error")]
+        struct Outer(#[source] std::io::Error);
+        let error = Outer(std::io::Error::other("no such bucket"));
+        assert_eq!(on_one_line(&error), "service error: no such bucket");
     }
 
     #[test]
