@@ -156,6 +156,7 @@ async fn a_command_says_by_its_exit_code_how_it_ended() {
     let code = async |arguments: &[&str]| rig.run(arguments).await.status.code();
     assert_eq!(code(&["status"]).await, Some(0));
     assert_eq!(code(&["config", "check"]).await, Some(0));
+    assert_eq!(code(&["audit", "verify"]).await, Some(3), "an empty bucket proves nothing");
     assert_eq!(code(&["archive", "run", "--everything", "--yes"]).await, Some(0));
     assert_eq!(code(&["audit", "verify"]).await, Some(0));
     assert_eq!(code(&["content", "now", "never"]).await, Some(1), "refused: an operator does not read content");

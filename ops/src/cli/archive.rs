@@ -99,7 +99,8 @@ fn run_for_people(run: &ArchiveRun) -> String {
 
 fn scrub_for_people(run: &ScrubRun) -> String {
     let rows = [
-        ("read again", format!("{} segments, {} bytes", run.segments, run.bytes)),
+        ("segments read", run.segments.clone()),
+        ("bytes read", run.bytes.clone()),
         ("damaged", run.damaged.clone()),
         ("lost", listed(&run.lost, "object", "objects")),
     ];

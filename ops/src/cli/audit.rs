@@ -164,6 +164,11 @@ pub(super) async fn verify(store: &S3Store, keys: &KeyRing, kept: Option<&str>) 
 /// Prints a report; a finding is the verdict "not proven".
 pub(super) fn print_report(context: &Context, report: &AuditReport) -> Result<(), CliError> {
     context.output.data(report, people)?;
+    if !report.has_archive() {
+        return Err(CliError::NotProven(
+            "the bucket has no manifest: is it the right one, and was it sealed?".to_owned(),
+        ));
+    }
     if report.is_proven() {
         return Ok(());
     }
@@ -181,7 +186,7 @@ fn people(report: &AuditReport) -> String {
         ("signed by both", report.cosigned_head.map_or_else(|| "none".to_owned(), |size| size.to_string())),
         ("bytes", format!("{} stored, {} of records", report.stored_bytes, report.record_bytes)),
         ("orphans", report.orphans.len().to_string()),
-        ("verdict", if report.is_proven() { "proven".to_owned() } else { "NOT PROVEN".to_owned() }),
+        ("verdict", if report.has_archive() && report.is_proven() { "proven" } else { "NOT PROVEN" }.to_owned()),
     ];
     rows.extend(report.findings.iter().map(|finding| ("finding", format!("{}: {}", finding.object, finding.reason))));
     table(&rows.into_iter().map(|(name, value)| (name.to_owned(), value)).collect::<Vec<_>>())

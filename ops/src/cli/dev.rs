@@ -51,7 +51,10 @@ pub(super) async fn dev(context: &Context, args: DevArgs) -> Result<(), CliError
     let kept = args.keep.is_some();
     let folder = args.keep.unwrap_or_else(|| std::env::temp_dir().join(format!("coldstream-dev-{}", random_name())));
     let served = serve_from(context, &folder, kept, args.simulated_now.as_deref(), asked_to_end).await;
-    if !kept && let Err(error) = std::fs::remove_dir_all(&folder) {
+    if !kept
+        && folder.exists()
+        && let Err(error) = std::fs::remove_dir_all(&folder)
+    {
         say(format!("{} was not removed: {error}", folder.display()));
     }
     served

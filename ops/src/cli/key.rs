@@ -52,7 +52,8 @@ pub(crate) fn generate(name: &str, out: &Path) -> Result<String, CliError> {
         writeln!(file, "{}", key.to_secret_text())?;
         file.sync_all()
     });
-    written.map_err(CliError::failed("writing the key"))?;
+    let named = |error: std::io::Error| std::io::Error::new(error.kind(), format!("{}: {error}", out.display()));
+    written.map_err(named).map_err(CliError::failed("writing the key"))?;
     Ok(key.verify_key().to_string())
 }
 
@@ -70,6 +71,7 @@ mod tests {
         assert_eq!(file.metadata().expect("there").permissions().mode() & 0o777, 0o600);
         let text = std::fs::read_to_string(&file).expect("read");
         assert_eq!(SigningKey::parse(&text).expect("a key").verify_key().to_string(), public);
-        assert!(generate("home.example", &file).is_err(), "it is there already");
+        let error = generate("home.example", &file).expect_err("it is there already").line();
+        assert!(error.contains(&file.display().to_string()), "{error}");
     }
 }

@@ -262,12 +262,19 @@ async fn promote(context: &Context, accept: AcceptLoss, yes: bool) -> Result<(),
     let plan = [
         format!("{} is {} in epoch {} and ends at {}", stands.region, stands.role.as_str(), stands.epoch, stands.head),
         heard,
-        format!("it claims the next epoch and takes appends; loss accepted: {accept:?}"),
+        format!("it claims the next epoch and takes appends; {}", accepted(accept)),
     ];
     confirm(&plan, yes)?;
     let promoted = RegionAdmin::promote(&region, &Promote::Forced { accept }).await;
     let promoted = promoted.map_err(CliError::failed("the promotion"))?;
     context.output.data(&promoted, promoted_line)
+}
+
+fn accepted(accept: AcceptLoss) -> String {
+    match accept {
+        AcceptLoss::Events(most) => format!("refused if more than {most} events may be lost"),
+        AcceptLoss::Unknown => "whatever the other region acknowledged and this one never heard of is lost".to_owned(),
+    }
 }
 
 fn promoted_line(promoted: &Promoted) -> String {

@@ -9,6 +9,8 @@ use super::Context;
 use super::output::{CliError, confirm, say, table};
 use crate::http::auth::{TokenHash, TokenRole, new_token};
 
+const NAME_CHARS_MAX: usize = 64;
+
 #[derive(Debug, Subcommand)]
 pub(super) enum TokenCommand {
     /// Make a token and print it, once: the database keeps its hash alone
@@ -57,6 +59,7 @@ pub(super) async fn run(context: &Context, command: TokenCommand) -> Result<(), 
 async fn act(context: &Context, command: TokenCommand, log: &PgLog) -> Result<(), CliError> {
     match command {
         TokenCommand::Create { role, name } => {
+            check_name(&name)?;
             let token = create(log, &name, role).await?;
             say("this token is shown once; the database keeps its hash alone");
             context.output.data(&Created { name, role, token }, |created| created.token.clone())
@@ -84,6 +87,14 @@ async fn act(context: &Context, command: TokenCommand, log: &PgLog) -> Result<()
     }
 }
 
+/// A name stands in logs and lists: it is there, and it is one short line.
+fn check_name(name: &str) -> Result<(), CliError> {
+    if (1..=NAME_CHARS_MAX).contains(&name.chars().count()) && !name.contains(char::is_control) && name.trim() == name {
+        return Ok(());
+    }
+    Err(CliError::Usage(format!("a token's name has 1 to {NAME_CHARS_MAX} characters, and no white space around them")))
+}
+
 /// Makes a token in the log's database.
 ///
 /// # Errors
@@ -104,4 +115,19 @@ fn people(listed: &[Listed]) -> String {
         })
         .collect();
     if rows.is_empty() { "no tokens".to_owned() } else { table(&rows) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_one_short_line() {
+        for good in ["a", "billing service", &"ä".repeat(NAME_CHARS_MAX)] {
+            assert!(check_name(good).is_ok(), "{good:?}");
+        }
+        for bad in ["", " ", "a ", "a\nb", &"a".repeat(NAME_CHARS_MAX + 1)] {
+            assert!(check_name(bad).is_err(), "{bad:?}");
+        }
+    }
 }

@@ -9,8 +9,9 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderName, HeaderValue, Uri, header};
 use axum::response::{IntoResponse, Response};
-use domain::ErrorKind;
+use domain::content::CATEGORY;
 use domain::log::ReadError;
+use domain::{ErrorKind, StreamName};
 use projections::ProjectionError;
 use projections::content::{Item, Lookup, Moment, Stub};
 use serde::{Deserialize, Serialize};
@@ -138,6 +139,7 @@ pub(super) struct ListQuery {
 /// One item as it is now.
 pub(super) async fn item(State(state): State<Arc<ApiState>>, uri: Uri) -> Result<Response, Problem> {
     let query: ItemQuery = query(&uri)?;
+    possible(&query.id)?;
     // The view's checkpoint before the row: the row is at least as new as the header says.
     let progress = state.content.progress().await?;
     let lookup =
@@ -165,7 +167,8 @@ pub(super) async fn list(State(state): State<Arc<ApiState>>, uri: Uri) -> Result
     if !(1..=LIST_MAX).contains(&limit) {
         return Err(Problem::invalid(format!("limit is from 1 to {LIST_MAX}")));
     }
-    let after = query.after.as_deref();
+    let after = query.after.as_deref().filter(|after| !after.is_empty());
+    after.map_or(Ok(()), possible)?;
     let items: Vec<ContentItem> = if query.archived {
         let stubs = state.content.archived(after, limit).await?;
         stubs.into_iter().map(|stub| ContentItem::of_stub(stub, false)).collect()
@@ -178,6 +181,11 @@ pub(super) async fn list(State(state): State<Arc<ApiState>>, uri: Uri) -> Result
         lines.push('\n');
     }
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], lines).into_response())
+}
+
+/// Refuses what cannot be the id of any content.
+fn possible(id: &str) -> Result<(), Problem> {
+    StreamName::of(CATEGORY, id).map(drop).map_err(|error| Problem::of(ErrorKind::Invalid, &error))
 }
 
 impl From<ProjectionError> for Problem {

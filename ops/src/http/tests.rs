@@ -6,11 +6,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use axum::http::StatusCode;
-use domain::append::{AppendError, AppendRequest, Appended, LogHead, Role, StreamHead};
+use domain::append::{AppendError, AppendRequest, Appended, Role};
 use domain::log::{Direction, EventLog, FollowerLog, LogReader, ReadError};
-use domain::record::Record;
-use domain::twin::MemoryLog;
-use domain::{Epoch, FixedClock, Head, Position, StreamName, StreamVersion, Timestamp};
+use domain::twin::{Between, Interposed, MemoryLog};
+use domain::{Epoch, FixedClock, Head, Position, Timestamp};
 use futures::StreamExt;
 use projections::content::ContentNow;
 use reqwest::{Client, RequestBuilder, Response};
@@ -40,69 +39,30 @@ impl Tokens for KnownTokens {
     }
 }
 
-/// The log in memory behind a gate: each append waits for a permit, and says that it has come.
-struct GatedLog {
-    log: MemoryLog,
-    gate: Semaphore,
+/// Each append waits here for a permit, and says that it has come; a read that waits is told of appends.
+struct Gate {
+    permits: Semaphore,
     arrived: Semaphore,
     news: Notify,
 }
 
 #[async_trait]
-impl LogReader for GatedLog {
-    async fn log_head(&self) -> Result<LogHead, ReadError> {
-        self.log.log_head().await
-    }
-    async fn read_log(&self, from: Position, way: Direction, limit: usize) -> Result<Vec<Record>, ReadError> {
-        self.log.read_log(from, way, limit).await
-    }
-    async fn read_stream(
-        &self,
-        stream: &StreamName,
-        from: StreamVersion,
-        way: Direction,
-        limit: usize,
-    ) -> Result<Vec<Record>, ReadError> {
-        self.log.read_stream(stream, from, way, limit).await
-    }
-    async fn stream_head(&self, stream: &StreamName) -> Result<Option<StreamHead>, ReadError> {
-        self.log.stream_head(stream).await
-    }
-    async fn streams(
-        &self,
-        category: &str,
-        after: Option<&StreamName>,
-        limit: usize,
-    ) -> Result<Vec<(StreamName, StreamHead)>, ReadError> {
-        self.log.streams(category, after, limit).await
-    }
-    async fn find_event(&self, source: &str, id: &str) -> Result<Option<Position>, ReadError> {
-        self.log.find_event(source, id).await
-    }
-    async fn head_as_of(&self, at: Timestamp) -> Result<Head, ReadError> {
-        self.log.head_as_of(at).await
-    }
-    async fn wait_beyond(&self, seen: Head) -> Result<Head, ReadError> {
+impl Between for Gate {
+    async fn wait_beyond(&self, log: &dyn LogReader, seen: Head) -> Result<Head, ReadError> {
         let news = self.news.notified();
-        if self.log.wait_beyond(seen).await? <= seen {
+        if log.wait_beyond(seen).await? <= seen {
             // Either there is news or the time is up: the caller reads again in both cases.
             let _ = tokio::time::timeout(Duration::from_secs(1), news).await;
         }
-        self.log.wait_beyond(seen).await
+        log.wait_beyond(seen).await
     }
-}
 
-#[async_trait]
-impl EventLog for GatedLog {
-    async fn append(&self, request: AppendRequest) -> Result<Appended, AppendError> {
+    async fn append(&self, log: &dyn EventLog, request: AppendRequest) -> Result<Appended, AppendError> {
         self.arrived.add_permits(1);
-        self.gate.acquire().await.expect("open").forget();
-        let appended = self.log.append(request).await;
+        self.permits.acquire().await.expect("open").forget();
+        let appended = log.append(request).await;
         self.news.notify_waiters();
         appended
-    }
-    async fn consumer_checkpoint(&self, consumer: &str) -> Result<u64, ReadError> {
-        self.log.consumer_checkpoint(consumer).await
     }
 }
 
@@ -110,7 +70,7 @@ struct Api {
     url: String,
     client: Client,
     tokens: HashMap<TokenRole, String>,
-    log: Arc<GatedLog>,
+    log: Arc<Interposed<MemoryLog, Gate>>,
     shutdown: CancellationToken,
     server: JoinHandle<Result<(), ServeError>>,
 }
@@ -127,8 +87,8 @@ impl Api {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let now = Timestamp::parse_rfc3339("2026-05-01T08:00:00Z").expect("an instant");
         let log = MemoryLog::new(Arc::new(FixedClock(now)), now, Role::Active);
-        let log =
-            Arc::new(GatedLog { log, gate: Semaphore::new(appends), arrived: Semaphore::new(0), news: Notify::new() });
+        let between = Gate { permits: Semaphore::new(appends), arrived: Semaphore::new(0), news: Notify::new() };
+        let log = Arc::new(Interposed { log: Arc::new(log), between });
         let tokens: HashMap<_, _> = ROLES.into_iter().map(|role| (role, new_token())).collect();
         let caller = |role: TokenRole| Caller { name: role.to_string(), role };
         let known = tokens.iter().map(|(role, token)| (TokenHash::of(token), caller(*role))).collect();
@@ -414,13 +374,13 @@ async fn every_request_but_health_asks_for_a_token_with_a_role() {
 async fn a_shutdown_answers_what_was_accepted_and_refuses_what_was_not() {
     let api = Api::start_with(HttpConfig::default(), 0).await;
     let accepted = tokio::spawn(api.post(SINGLE, event("1", "content-a").to_string()).send());
-    api.log.arrived.acquire().await.expect("open").forget();
+    api.log.between.arrived.acquire().await.expect("open").forget();
     api.shutdown.cancel();
     // A connection of its own each time: kept ones are closed by the shutdown anyway.
     let live = || reqwest::get(format!("{}/health/live", api.url));
     while !live().await.is_err_and(|error| error.is_connect()) {}
     assert!(!accepted.is_finished() && !api.server.is_finished(), "it is waited for");
-    api.log.gate.add_permits(1);
+    api.log.between.permits.add_permits(1);
     assert_eq!(accepted.await.expect("no panic").expect("an answer").status(), StatusCode::CREATED);
     api.server.await.expect("no panic").expect("in good order");
 }
@@ -467,7 +427,7 @@ async fn a_shutdown_does_not_wait_for_ever() {
     let limits = HttpConfig { shutdown_seconds: 1, ..HttpConfig::default() };
     let api = Api::start_with(limits, 0).await;
     let accepted = tokio::spawn(api.post(SINGLE, event("1", "content-a").to_string()).send());
-    api.log.arrived.acquire().await.expect("open").forget();
+    api.log.between.arrived.acquire().await.expect("open").forget();
     api.shutdown.cancel();
     assert!(matches!(api.server.await.expect("no panic"), Err(ServeError::CutOff { seconds: 1 })));
     accepted.abort();
@@ -489,6 +449,15 @@ async fn an_act_whose_body_is_none_is_refused_as_a_problem() {
     for (content_type, body, expected) in cases {
         let (status, problem) = act(content_type, body).await;
         assert_eq!((status, &problem["kind"]), (expected, &json!("invalid")), "{problem}");
+    }
+}
+
+#[tokio::test]
+async fn an_id_that_no_content_can_have_is_refused_before_the_database_is_asked() {
+    let api = Api::start().await;
+    for path in ["/v1/content?id=%00", "/v1/content?id=", "/v1/content/list?after=%00", "/v1/content/history?id=%00"] {
+        let response = api.get(path).await;
+        assert_eq!(response.status(), StatusCode::BAD_REQUEST, "{path}");
     }
 }
 
