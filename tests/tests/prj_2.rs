@@ -4,11 +4,11 @@ mod prj_common;
 
 use std::sync::Arc;
 
-use domain::append::{AppendRequest, LogHead, StreamHead};
+use domain::append::AppendRequest;
 use domain::log::{Direction, EventLog, LogReader, ReadError};
 use domain::record::Record;
-use domain::twin::MemoryLog;
-use domain::{ErrorKind, Head, Position, StreamName, StreamVersion, Timestamp};
+use domain::twin::{Between, Interposed};
+use domain::{ErrorKind, StreamName, StreamVersion};
 use prj_common::{History, Rig, at, empty_log, event, form, is_the_fold};
 use projections::content::{ContentNow, Counts, Item, ItemState, Lookup};
 use projections::runner::Step;
@@ -120,57 +120,24 @@ async fn a_clock_that_goes_back_brings_nothing_back() {
     assert!(matches!(rig.content().get("a").await.expect("readable"), Lookup::Archived(_)));
 }
 
-/// A reader whose archive gives another record than the one that is asked for, or none.
+/// An archive that gives another item's records than the ones that are asked for, or none.
 struct Wrong {
-    log: Arc<MemoryLog>,
     instead: Option<&'static str>,
 }
 
 #[async_trait::async_trait]
-impl LogReader for Wrong {
-    async fn log_head(&self) -> Result<LogHead, ReadError> {
-        self.log.log_head().await
-    }
-
-    async fn read_log(&self, from: Position, to: Direction, limit: usize) -> Result<Vec<Record>, ReadError> {
-        self.log.read_log(from, to, limit).await
-    }
-
+impl Between for Wrong {
     async fn read_stream(
         &self,
+        log: &dyn LogReader,
         _: &StreamName,
         from: StreamVersion,
-        to: Direction,
+        direction: Direction,
         limit: usize,
     ) -> Result<Vec<Record>, ReadError> {
         let Some(other) = self.instead else { return Ok(Vec::new()) };
         let other = StreamName::of("content", other).expect("a name");
-        self.log.read_stream(&other, from, to, limit).await
-    }
-
-    async fn stream_head(&self, stream: &StreamName) -> Result<Option<StreamHead>, ReadError> {
-        self.log.stream_head(stream).await
-    }
-
-    async fn streams(
-        &self,
-        category: &str,
-        after: Option<&StreamName>,
-        limit: usize,
-    ) -> Result<Vec<(StreamName, StreamHead)>, ReadError> {
-        self.log.streams(category, after, limit).await
-    }
-
-    async fn find_event(&self, source: &str, id: &str) -> Result<Option<Position>, ReadError> {
-        self.log.find_event(source, id).await
-    }
-
-    async fn head_as_of(&self, at: Timestamp) -> Result<Head, ReadError> {
-        self.log.head_as_of(at).await
-    }
-
-    async fn wait_beyond(&self, seen: Head) -> Result<Head, ReadError> {
-        self.log.wait_beyond(seen).await
+        log.read_stream(&other, from, direction, limit).await
     }
 }
 
@@ -182,7 +149,7 @@ async fn a_recall_never_serves_what_is_not_the_items_last_change() {
     rig.clock.set(at("2026-09-01T00:00:00Z"));
     rig.runner().catch_up().await.expect("caught up");
     for instead in [None, Some("b")] {
-        let reader = Arc::new(Wrong { log: Arc::clone(&rig.log), instead });
+        let reader = Arc::new(Interposed { log: Arc::clone(&rig.log), between: Wrong { instead } });
         let content = ContentNow::new(rig.pool.clone(), reader);
         let error = content.recall("a").await.expect_err("not served");
         assert_eq!(error.kind(), ErrorKind::Corrupt);
