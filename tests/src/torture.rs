@@ -54,12 +54,7 @@ impl Second {
         drop(listener);
         let text = std::fs::read_to_string(&region.config).expect("the region has a configuration");
         let mut config: toml::Table = text.parse().expect("it is TOML");
-        let mut set = |section: &str, name: &str, value: &str| {
-            let table = config[section].as_table_mut().expect("a section");
-            table.insert(name.into(), value.into());
-        };
-        set("http", "bind", &address);
-        set("region", "data", &region.config.with_file_name("second-data").display().to_string());
+        config["http"].as_table_mut().expect("a section").insert("bind".into(), address.clone().into());
         let file = region.config.with_file_name("second.toml");
         std::fs::write(&file, config.to_string()).expect("written");
         let mut second = Self { url: format!("http://{address}"), config: file, server: None };

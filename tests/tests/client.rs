@@ -2,6 +2,7 @@
 
 mod door_common;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -16,6 +17,7 @@ use ops::dev::Region;
 use system_tests::two_regions::{TwoRegions, append_run, event, head_beyond, lines};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::process::Command;
 
 /// A test that waits for longer is broken.
 const GIVE_UP: Duration = Duration::from_secs(50);
@@ -205,4 +207,15 @@ async fn a_token_of_a_branch_that_lost_is_refused_with_the_fork() {
     let mut after = client.log(From::Position(forked.fork().expect("a fork").next()));
     assert_eq!(id(&after.next().await.expect("read").expect("a record")), "new:0");
     regions.end().await;
+}
+
+#[tokio::test]
+async fn the_example_in_python_appends_and_reads_with_the_standard_library_alone() {
+    let rig = Rig::serving().await;
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../ops/client/examples/append.py");
+    let said = Command::new("python3").arg(example).args([&rig.region.url, &rig.region.tokens.appender]).output();
+    let said = said.await.expect("it runs");
+    let (told, complaint) = (String::from_utf8_lossy(&said.stdout), String::from_utf8_lossy(&said.stderr));
+    assert!(said.status.success() && told.starts_with("acknowledged at 1\n1 "), "{told} {complaint}");
+    rig.end().await;
 }
