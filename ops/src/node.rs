@@ -139,6 +139,8 @@ impl Node {
     /// A [`NodeError`].
     pub async fn open_watched(config: &Config, steps: Arc<dyn StepObserver>) -> Result<Self, NodeError> {
         let log = Arc::new(PgLog::connect(PgConfig::from(&config.log), Arc::new(SystemClock)).await?);
+        let watching = steps.clone();
+        log.watch_steps(Arc::new(move |step| watching.reached(step)));
         let clock = log.clock();
         let views = PgPoolOptions::new()
             .max_connections(VIEW_CONNECTIONS)

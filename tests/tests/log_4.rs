@@ -6,18 +6,18 @@ mod log_common;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use domain::append::{AppendError, AppendRequest, Appended, ExpectedVersion, KeepIds};
+use domain::append::{AppendError, AppendRequest, Appended, ExpectedVersion, KeepIds, Role};
 use domain::conformance::log::exactly;
 use domain::event::Data;
 use domain::log::{Direction, EventLog, FollowerLog, LogReader, ReadError};
 use domain::record::Record;
 use domain::tiered::ArchiveReader;
 use domain::twin::MemoryArchive;
-use domain::{ErrorKind, Head, Position, StreamName, StreamVersion, Timestamp};
-use event_log::PgLog;
+use domain::{Epoch, ErrorKind, Head, Position, StreamName, StreamVersion, Timestamp};
+use event_log::{NewLog, PgLog};
 use futures::StreamExt;
 use log_common::pruning::prune_as_of;
-use log_common::{Database, Rig, at, is_sound, new_log, new_simulated, places, position, request};
+use log_common::{Database, Rig, all, at, is_sound, new_log, new_simulated, places, position, request};
 use sqlx::Executor;
 use tokio::sync::Semaphore;
 
@@ -215,6 +215,29 @@ async fn an_id_that_is_kept_for_ever_is_kept_by_pruning_and_changed_by_nobody() 
     }
     let found = log.find_event("/tests", &answers[5].0.events[0].id).await.expect("readable");
     assert_eq!(found, None, "it is not in the live log");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_retry_that_named_a_version_is_known_for_ever_by_the_region_that_took_over() {
+    let rig = Rig::start().await;
+    let home = rig.log(new_simulated("2020-01-10T00:00:00Z")).await;
+    let answers = append_all(&home, one_of_each("home")).await;
+    let database = rig.database(NewLog { role: Role::Follower, ..new_simulated("2020-01-10T00:00:00Z") }).await;
+    let dr = database.open().await;
+    let kept = home.kept_ids(position(1), position(9)).await.expect("readable");
+    dr.apply_keeping(&all(&home).await, &kept).await.expect("applied");
+    let (following, leading) = ((Epoch::FIRST, Role::Follower), (Epoch::FIRST.next(), Role::Active));
+    dr.change_role(following, leading).await.expect("promoted");
+    dr.set_simulated_now(at("2020-12-01T00:00:00Z")).await.expect("moved on");
+    append_all(&dr, one_of_each("dr")).await;
+    let archived = prune_as_of(&dr, "2020-12-20T00:00:00Z").await;
+    assert_eq!(archived.len(), 9);
+    dr.set_archive(Arc::new(MemoryArchive::of(archived)));
+    let head = is_sound(&database).await;
+    for (request, first) in answers.iter().filter(|(request, _)| is_known_for_ever(request)) {
+        is_replayed(&dr, request, first).await;
+    }
+    assert_eq!(is_sound(&database).await, head);
 }
 
 /// An archive that answers nobody until it is given up.

@@ -21,10 +21,8 @@ use projections::content::ContentView;
 use projections::runner::Runner;
 use system_tests::torture::plan;
 
-/// Retries while everything is live: one read answers a burst of them.
-const RETRIES_LIVE: usize = 50_000;
-/// Retries of what is pruned: each reads the archive. `TORTURE_RETRIES` asks for more.
-const RETRIES_PRUNED: usize = 10_000;
+/// Retries while everything is live, and once more after all of it is pruned.
+const RETRIES: usize = 50_000;
 /// Rounds of one request in each mode.
 const ROUNDS: u64 = 250;
 const AT_ONCE: usize = 256;
@@ -135,7 +133,7 @@ async fn retries_before_and_after_pruning_store_nothing_and_get_their_first_posi
     let old = is_sound(&database).await;
 
     let all: Vec<&Made> = made.iter().collect();
-    assert_eq!(retry(&node.log, &all, RETRIES_LIVE).await, RETRIES_LIVE);
+    assert_eq!(retry(&node.log, &all, RETRIES).await, RETRIES);
     forgeries_are_refused(&node.log, &all).await;
     assert_eq!(is_sound(&database).await, old, "a retry stored something");
 
@@ -149,9 +147,7 @@ async fn retries_before_and_after_pruning_store_nothing_and_get_their_first_posi
     let node = Arc::new(Node::open(&config).await.expect("a node"));
     let head = is_sound(&database).await;
     let for_ever: Vec<&Made> = made.iter().filter(|made| made.for_ever).collect();
-    let asked = std::env::var("TORTURE_RETRIES").map(|text| text.parse().expect("a number"));
-    let retries = asked.unwrap_or(RETRIES_PRUNED);
-    assert_eq!(retry(&node.log, &for_ever, retries).await, retries);
+    assert_eq!(retry(&node.log, &for_ever, RETRIES).await, RETRIES);
     forgeries_are_refused(&node.log, &for_ever).await;
     assert_eq!(is_sound(&database).await, head, "a retry stored something");
     assert_eq!(node.log.metrics().events, 0);

@@ -8,7 +8,7 @@
 //! ```text
 //! appender ─┐                        ┌─ streams    head of every stream, for ever
 //! follower ─┼─▶ writer ─▶ log_head ──┼─ events     one partition a month ◀── reader
-//! admin, prune                       └─ event_ids  the live window's        ◀── reader
+//! admin, prune                       └─ event_ids  live, some for ever      ◀── reader
 //! ```
 
 mod admin;

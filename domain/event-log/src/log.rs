@@ -1,6 +1,6 @@
 //! The log as one object: what its parts share, and the ports that it implements by them.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -50,11 +50,21 @@ pub(crate) struct Shared {
     /// The newest head that this process has committed.
     committed: watch::Sender<Head>,
     archive: RwLock<Option<Arc<dyn ArchiveReader>>>,
+    steps: OnceLock<Steps>,
 }
+
+/// Is told of each step of a prune that is committed, by a name such as `prune.detached`.
+type Steps = Arc<dyn Fn(&'static str) + Send + Sync>;
 
 impl Shared {
     pub(crate) fn archive(&self) -> Option<Arc<dyn ArchiveReader>> {
         self.archive.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn reached(&self, step: &'static str) {
+        if let Some(steps) = self.steps.get() {
+            steps(step);
+        }
     }
 
     /// After a commit: readers learn of the head, and of partitions that have their first events.
@@ -120,6 +130,7 @@ impl PgLog {
             counters: Counters::default(),
             committed: watch::channel(Head::EMPTY).0,
             archive: RwLock::default(),
+            steps: OnceLock::new(),
         });
         Ok(Self {
             appender: Appender::start(Arc::clone(&shared)),
@@ -131,6 +142,13 @@ impl PgLog {
     /// Where retries of archived requests are looked up (LOG-4). It may hold this log; [`PgLog::shut_down`] lets go of it.
     pub fn set_archive(&self, archive: Arc<dyn ArchiveReader>) {
         *self.shared.archive.write().unwrap_or_else(PoisonError::into_inner) = Some(archive);
+    }
+
+    /// Who is told of each transaction of a prune that is committed: a place at which a test can kill the process. Set
+    /// once, by the composition root; nobody looks otherwise.
+    pub fn watch_steps(&self, steps: Arc<dyn Fn(&'static str) + Send + Sync>) {
+        // A second one comes too late: there is one root.
+        drop(self.shared.steps.set(steps));
     }
 
     /// The log's clock: the real one, or the simulated time of a log that was created with it.

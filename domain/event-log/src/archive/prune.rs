@@ -1,9 +1,9 @@
 //! The live log's partitions and their end. The proof says that the archive holds the rows; the database checks what it
 //! can see by itself, once more and under its own locks, before it lets go of them.
 //!
-//! Order: head and partition in one transaction, then the table, then its ids, then their space. A crash between any
-//! two leaves something that nobody reads and that the next run removes; the other way round, an event of the live log
-//! would have no id for a moment, and a retry of it would be stored twice (LOG-4).
+//! Order: head and partition in one transaction, then the table, then its ids, then their space, each in a transaction of
+//! its own. A crash between any two leaves something that nobody reads and that the next run removes; the other way
+//! round, an event of the live log would have no id for a moment, and a retry of it would be stored twice (LOG-4).
 
 use async_trait::async_trait;
 use domain::archive::catalog::{CatalogError, LivePartitions, Partition, PruneProof};
@@ -89,9 +89,11 @@ impl LivePartitions for PgLog {
             .map_err(|error| CatalogError::Unavailable { reason: crate::error::chain(&error) })?;
         self.clocks_agree(&mut session).await?;
         detach(&mut session, month, first, last).await.map_err(catalog_error)?;
+        self.shared().reached("prune.detached");
         let dropped = sqlx::query("SELECT coldstream.drop_detached()").execute(&mut session).await;
         self.shared().partitions.load().await.map_err(catalog_error)?;
         dropped.map_err(catalog_error)?;
+        self.shared().reached("prune.dropped");
         forget(&mut session).await.map_err(catalog_error)
     }
 }
