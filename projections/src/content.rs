@@ -1,4 +1,4 @@
-//! The view "content now", version 1: each content item as its last change left it, within the live window.
+//! The view "content now": each content item as its last change left it, within the live window.
 //!
 //! Owns the fold of one item ([`fold`]) and what is kept of it in and out of the window. The fold is pure and
 //! total: any record of a content stream gives something, because one odd event, appended past the aggregate,
@@ -12,11 +12,13 @@ use domain::content::{CATEGORY, Change, Revision};
 use domain::record::Record;
 use domain::{Position, StreamVersion, Timestamp};
 
-pub use now::{ContentNow, Counts, Lookup};
+pub use now::{AT_LEAST_WAIT, ContentNow, Counts, Lookup};
 pub use write::ContentView;
 
 /// Name of the view: its schema, and its name as a consumer of the log.
-pub const VIEW: &str = "view_content_1";
+pub const VIEW: &str = "view_content";
+/// Number of its fold: grows with every change of [`fold`], of what is written of it, or of its tables.
+pub const FOLD: i32 = 1;
 
 /// What an item is after its last change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -1,15 +1,19 @@
-//! The schemas of runner and views, step by step, forward only.
+//! The schema of the runner, step by step, forward only; and the registration of views.
 
 use domain::merkle::Hash;
 use sqlx::{Connection, PgConnection};
 
-use crate::ProjectionError;
+use crate::content::ContentView;
+use crate::{ProjectionError, View};
 
-const MIGRATIONS: [(i32, &str); 2] =
-    [(1, include_str!("../migrations/0001_progress.sql")), (2, include_str!("../migrations/0002_content_1.sql"))];
+const MIGRATIONS: [(i32, &str); 3] = [
+    (1, include_str!("../migrations/0001_progress.sql")),
+    (2, include_str!("../migrations/0002_content_1.sql")),
+    (3, include_str!("../migrations/0003_rebuild_beside.sql")),
+];
 
-/// Brings the schemas of all views up to date, each step in its own transaction. May be called by several
-/// processes at once, and again.
+/// Brings the schema of the runner up to date, each step in its own transaction, and installs this crate's own views.
+/// May be called by several processes at once, and again.
 ///
 /// The log's own schema has to be there (views register in `coldstream.consumers`), and its roles: `connection`
 /// acts as the owner, the service gets its grants.
@@ -40,5 +44,21 @@ pub async fn migrate(connection: &mut PgConnection) -> Result<(), ProjectionErro
         }
         tx.commit().await.map_err(ProjectionError::database("commit a migration of the views"))?;
     }
-    Ok(())
+    install(connection, &ContentView).await
+}
+
+/// Registers a view as this program has it, and creates its tables if it is new here. Where its fold has grown, its
+/// rows stay those of the old one until they are rebuilt. May be called again. `connection` acts as the owner.
+///
+/// # Errors
+/// [`ProjectionError::Database`] with what PostgreSQL said: for tables that cannot be created, for one without a primary
+/// key, and for other tables under the same fold. Nothing was changed then.
+pub async fn install(connection: &mut PgConnection, view: &dyn View) -> Result<(), ProjectionError> {
+    let installed = sqlx::query(include_str!("migrate/install.sql"))
+        .bind(view.name())
+        .bind(view.fold())
+        .bind(view.tables())
+        .execute(connection)
+        .await;
+    installed.map(drop).map_err(ProjectionError::database("install a view"))
 }

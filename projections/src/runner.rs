@@ -1,66 +1,34 @@
-//! Moves a view along the log: rows, checkpoint and cutoff in one transaction (PRJ-1).
+//! Keeps the live version of a view up with log and window, at its own pace.
 //!
-//! Every step starts from what the database says, so that a runner can be killed between any two
-//! instructions, and two runners of one view only slow each other down. It must never skip a record, and
-//! never go on from a checkpoint that is not of this log.
+//! It decides what comes next; what it costs to do it, and that it is done wholly, is the mover's. It must never
+//! serve, skip, or hide an event that the view cannot fold: such an event stops the view, by name, and no other view.
 
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use async_trait::async_trait;
-use domain::log::{Direction, LogReader};
-use domain::merkle::Hash;
-use domain::record::Record;
+use domain::log::LogReader;
 use domain::window::LiveWindow;
 use domain::{Clock, ErrorKind, Head, Position, Timestamp};
-use sqlx::postgres::{PgPool, PgRow};
-use sqlx::{PgConnection, Row};
+use sqlx::postgres::PgPool;
+use tokio::sync::watch;
 use tokio::time::{Interval, MissedTickBehavior};
 
-use crate::{ProjectionError, instant};
+use crate::error::chain;
+use crate::mover::{Folded, Mover, Version};
+use crate::{ProjectionError, compact};
+
+pub use crate::mover::Progress;
+pub use crate::view::View;
 
 /// Records folded in memory before one write, while the view is behind. More is faster and costs memory (a
 /// record is up to 1 MiB; readers bound the bytes of a page).
 pub const BATCH_RECORDS: usize = 2_000;
 /// After this many full batches in a row a view gives back the space that it has left behind.
-const REBUILD_AFTER_BATCHES: usize = 5;
+const COMPACT_AFTER_BATCHES: usize = 5;
 /// How long [`Runner::run`] waits after a failure before it asks again.
 const RETRY_EVERY: Duration = Duration::from_secs(1);
-
-/// What one view makes of records: a pure fold, and the writing of what it gives. The transaction is the
-/// runner's: a view neither commits nor keeps anything in memory from one call to the next.
-#[async_trait]
-pub trait View: Send + Sync {
-    /// Name of the view, its version included: its schema, and its name as a consumer of the log.
-    fn name(&self) -> &'static str;
-
-    /// Folds `records`, which follow those folded before without a hole, into the rows; what was last changed
-    /// before `cutoff` is out of the live window.
-    async fn apply(&self, tx: &mut PgConnection, records: &[Record], cutoff: Timestamp) -> Result<(), ProjectionError>;
-
-    /// Takes what was last changed before `cutoff` out of the live window.
-    async fn sweep(&self, tx: &mut PgConnection, cutoff: Timestamp) -> Result<(), ProjectionError>;
-
-    /// Takes all rows out.
-    async fn clear(&self, tx: &mut PgConnection) -> Result<(), ProjectionError>;
-
-    /// Gives back the space that moved rows have left, after a sweep or a long way behind. Failing costs space until
-    /// the next time, nothing else.
-    async fn rebuild(&self, connection: &mut PgConnection) -> Result<(), ProjectionError>;
-}
-
-/// What a view is as of: fold(events up to the checkpoint, cutoff).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Progress {
-    /// The events that are in it.
-    pub checkpoint: Head,
-    /// Start of the live window that its rows are divided by.
-    pub cutoff: Timestamp,
-    /// Leaf of the record at the checkpoint; `None` before the first.
-    pub leaf: Option<Hash>,
-}
 
 /// What one step did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,14 +54,21 @@ pub enum Step {
     },
 }
 
+/// What the runner of a view last saw of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    /// The events that are in the view.
+    pub checkpoint: Head,
+    /// The event that it cannot fold, if it has stopped at one.
+    pub stopped: Option<Position>,
+}
+
 /// Runs one view.
 pub struct Runner<V> {
-    pool: PgPool,
-    reader: Arc<dyn LogReader>,
+    mover: Mover<V>,
     clock: Arc<dyn Clock>,
     window: LiveWindow,
-    view: V,
-    batch_records: usize,
+    seen: watch::Sender<Seen>,
     /// Full batches since the view was last caught up. Only about space: lost with the process, and no harm.
     full_batches: AtomicUsize,
 }
@@ -102,22 +77,36 @@ impl<V: View> Runner<V> {
     /// A runner of `view` in the database of `pool`, over live log and archive as `reader` gives them.
     #[must_use]
     pub fn new(pool: PgPool, reader: Arc<dyn LogReader>, clock: Arc<dyn Clock>, window: LiveWindow, view: V) -> Self {
-        Self { pool, reader, clock, window, view, batch_records: BATCH_RECORDS, full_batches: AtomicUsize::new(0) }
+        let mover = Mover::new(pool, reader, view, Version::Live, BATCH_RECORDS);
+        let seen = watch::Sender::new(Seen { checkpoint: Head::EMPTY, stopped: None });
+        Self { mover, clock, window, seen, full_batches: AtomicUsize::new(0) }
     }
 
     /// The same runner with batches of at most `records` records (at least 1).
     #[must_use]
     pub fn with_batches_of(self, records: usize) -> Self {
-        Self { batch_records: records.max(1), ..self }
+        let Mover { pool, reader, view, version, .. } = self.mover;
+        Self { mover: Mover::new(pool, reader, view, version, records), ..self }
+    }
+
+    /// The view's name.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.mover.view.name()
+    }
+
+    /// What this runner last saw of the view, whoever moved it; for those who wait for it.
+    #[must_use]
+    pub fn seen(&self) -> watch::Receiver<Seen> {
+        self.seen.subscribe()
     }
 
     /// What the view is as of.
     ///
     /// # Errors
-    /// [`ProjectionError::NotSetUp`] before the migrations; `Database`.
+    /// [`ProjectionError::NotSetUp`] before the migrations; `OtherFold` before a rebuild; `Database`.
     pub async fn progress(&self) -> Result<Progress, ProjectionError> {
-        let mut connection = self.pool.acquire().await.map_err(ProjectionError::database("connect"))?;
-        progress(&mut connection, self.view.name()).await
+        self.mover.progress().await
     }
 
     /// Follows the log until `stop` is ready: batches while behind, group by group when live. What can pass by
@@ -142,12 +131,12 @@ impl<V: View> Runner<V> {
             match self.step_or_wait().await {
                 Ok(()) if failing => {
                     failing = false;
-                    tracing::info!(view = self.view.name(), "the view moves again");
+                    tracing::info!(view = self.name(), "the view moves again");
                 }
                 Ok(()) => {}
                 Err(error) if error.kind() == ErrorKind::Unavailable => {
                     if !failing {
-                        tracing::warn!(view = self.view.name(), error = chain(&error), "the view waits");
+                        tracing::warn!(view = self.name(), error = chain(&error), "the view waits");
                     }
                     failing = true;
                     pace.reset();
@@ -160,7 +149,7 @@ impl<V: View> Runner<V> {
 
     async fn step_or_wait(&self) -> Result<(), ProjectionError> {
         if let Step::CaughtUp { checkpoint } = self.step().await? {
-            self.reader.wait_beyond(checkpoint).await?;
+            self.mover.reader.wait_beyond(checkpoint).await?;
         }
         Ok(())
     }
@@ -174,16 +163,59 @@ impl<V: View> Runner<V> {
         self.progress().await
     }
 
-    /// Does the next thing: moves the window if it is time, else folds the next records in.
+    /// Does the next thing: moves the window if it is time, else folds the next records in. An event that cannot be
+    /// folded is noted beside the checkpoint and tried again with the next step: a program that can fold it goes on.
     ///
     /// # Errors
     /// Why it was not done; nothing was changed then (or, for a connection lost in COMMIT, all of it: the next
-    /// step sees which).
+    /// step sees which). [`ProjectionError::Event`] names the event that stops the view.
     pub async fn step(&self) -> Result<Step, ProjectionError> {
+        let step = self.next_step().await;
+        if let Err(error @ ProjectionError::Event { position, id, event_type, source, .. }) = &step {
+            let known = self.seen.borrow().stopped == Some(*position);
+            if !known {
+                tracing::error!(view = self.name(), error = chain(error), "a view stops: it cannot fold an event");
+                self.note(*position, (id, event_type), &chain(source.as_ref())).await?;
+                self.seen.send_modify(|seen| seen.stopped = Some(*position));
+            }
+        }
+        step
+    }
+
+    async fn next_step(&self) -> Result<Step, ProjectionError> {
         let from = self.progress().await?;
+        self.see(from.checkpoint);
         let cutoff = self.window.cutoff(self.clock.now().await?)?;
         // Only forward: a clock that went back brings nothing back into the window.
         if cutoff > from.cutoff { self.sweep(from, cutoff).await } else { self.fold_next(from).await }
+    }
+
+    /// A view that is elsewhere than it was has not stopped any more.
+    fn see(&self, checkpoint: Head) {
+        self.seen.send_if_modified(|seen| {
+            let moved = seen.checkpoint != checkpoint;
+            if moved {
+                *seen = Seen { checkpoint, stopped: None };
+            }
+            moved
+        });
+    }
+
+    async fn note(
+        &self,
+        position: Position,
+        (id, event_type): (&str, &str),
+        reason: &str,
+    ) -> Result<(), ProjectionError> {
+        let noted = sqlx::query(include_str!("runner/stopped.sql"))
+            .bind(self.name())
+            .bind(position.as_i64())
+            .bind(id)
+            .bind(event_type)
+            .bind(reason.replace('\0', ""))
+            .execute(&self.mover.pool)
+            .await;
+        noted.map(drop).map_err(ProjectionError::database("note the event that stops a view"))
     }
 
     /// Empties the view and puts its checkpoint to 0: the way on after [`ErrorKind::Forked`]. The next steps fold
@@ -194,15 +226,13 @@ impl<V: View> Runner<V> {
     /// Why it was not done; nothing was changed then.
     pub async fn start_over(&self) -> Result<bool, ProjectionError> {
         let from = self.progress().await?;
-        let to = Progress { checkpoint: Head::EMPTY, leaf: None, ..from };
-        let done = self.transact(from, to, Work::StartOver).await?;
+        let done = self.mover.start_over(from).await?;
         self.give_back_space().await;
         Ok(done)
     }
 
     async fn sweep(&self, from: Progress, cutoff: Timestamp) -> Result<Step, ProjectionError> {
-        let to = Progress { cutoff, ..from };
-        if !self.transact(from, to, Work::Sweep).await? {
+        if !self.mover.sweep(from, cutoff).await? {
             return Ok(Step::Overtaken);
         }
         self.give_back_space().await;
@@ -211,129 +241,23 @@ impl<V: View> Runner<V> {
 
     /// Outside the transaction, and not a failure of it: space that is not given back now is the next time.
     async fn give_back_space(&self) {
-        let rebuilt = match self.pool.acquire().await {
-            Ok(mut connection) => self.view.rebuild(&mut connection).await,
-            Err(error) => Err(ProjectionError::database("connect")(error)),
-        };
-        if let Err(error) = rebuilt {
-            tracing::warn!(view = self.view.name(), error = chain(&error), "space of a view is not given back yet");
-        }
+        compact(&self.mover.pool, self.name(), Version::Live).await;
     }
 
     async fn fold_next(&self, from: Progress) -> Result<Step, ProjectionError> {
-        let records = self.next_records(from).await?;
-        let Some(last) = records.last() else {
-            if self.full_batches.swap(0, Ordering::Relaxed) >= REBUILD_AFTER_BATCHES {
-                self.give_back_space().await;
+        Ok(match self.mover.fold_next(from, usize::MAX).await? {
+            Folded::Overtaken => Step::Overtaken,
+            Folded::Nothing => {
+                if self.full_batches.swap(0, Ordering::Relaxed) >= COMPACT_AFTER_BATCHES {
+                    self.give_back_space().await;
+                }
+                Step::CaughtUp { checkpoint: from.checkpoint }
             }
-            return Ok(Step::CaughtUp { checkpoint: from.checkpoint });
-        };
-        let to = Progress { checkpoint: last.position().as_head(), leaf: Some(last.leaf()), ..from };
-        if self.transact(from, to, Work::Apply(&records)).await? {
-            self.full_batches.fetch_add(usize::from(records.len() >= self.batch_records), Ordering::Relaxed);
-            Ok(Step::Applied { checkpoint: to.checkpoint, records: records.len() })
-        } else {
-            Ok(Step::Overtaken)
-        }
-    }
-
-    /// The records after the checkpoint, read together with the one at it: that must still be the one that was
-    /// folded, or the view is of another history.
-    async fn next_records(&self, from: Progress) -> Result<Vec<Record>, ProjectionError> {
-        let (Some(at), Some(leaf)) = (from.checkpoint.newest(), from.leaf) else {
-            return self.read(Position::FIRST, self.batch_records).await;
-        };
-        let mut records = self.read(at, self.batch_records.saturating_add(1)).await?;
-        let view = self.view.name();
-        if records.is_empty() {
-            let head = self.reader.log_head().await?.head;
-            return Err(ProjectionError::AheadOfLog { view, checkpoint: from.checkpoint, head });
-        }
-        if records.remove(0).leaf() != leaf {
-            return Err(ProjectionError::OtherHistory { view, position: at });
-        }
-        Ok(records)
-    }
-
-    async fn read(&self, from: Position, limit: usize) -> Result<Vec<Record>, ProjectionError> {
-        let records = self.reader.read_log(from, Direction::Forward, limit).await?;
-        let mut expected = from;
-        for record in &records {
-            if record.position() != expected {
-                return Err(ProjectionError::Corrupt { what: format!("position {expected} of the log") });
+            Folded::Records { to, records } => {
+                self.see(to.checkpoint);
+                self.full_batches.fetch_add(usize::from(records >= self.mover.batch_records), Ordering::Relaxed);
+                Step::Applied { checkpoint: to.checkpoint, records }
             }
-            expected = expected.next();
-        }
-        Ok(records)
+        })
     }
-
-    /// Does the work and moves from `from` to `to`, all or nothing. `false`: the view is not at `from` any more.
-    async fn transact(&self, from: Progress, to: Progress, work: Work<'_>) -> Result<bool, ProjectionError> {
-        let mut tx = self.pool.begin().await.map_err(ProjectionError::database("begin"))?;
-        // The lock first, then the comparison: what is compared stays so until the commit.
-        sqlx::query(include_str!("runner/lock.sql"))
-            .bind(self.view.name())
-            .execute(&mut *tx)
-            .await
-            .map_err(ProjectionError::database("lock a checkpoint"))?;
-        if progress(&mut tx, self.view.name()).await? != from {
-            return Ok(false);
-        }
-        match work {
-            Work::Apply(records) => self.view.apply(&mut tx, records, to.cutoff).await?,
-            Work::Sweep => self.view.sweep(&mut tx, to.cutoff).await?,
-            Work::StartOver => self.view.clear(&mut tx).await?,
-        }
-        sqlx::query(include_str!("runner/move.sql"))
-            .bind(self.view.name())
-            .bind(to.checkpoint.as_i64())
-            .bind(instant::to_sql(to.cutoff))
-            .bind(to.leaf.map(|leaf| leaf.0))
-            .execute(&mut *tx)
-            .await
-            .map_err(ProjectionError::database("move a checkpoint"))?;
-        tx.commit().await.map_err(ProjectionError::database("commit a step of a view"))?;
-        Ok(true)
-    }
-}
-
-enum Work<'a> {
-    Apply(&'a [Record]),
-    Sweep,
-    StartOver,
-}
-
-pub(crate) async fn progress(connection: &mut PgConnection, view: &'static str) -> Result<Progress, ProjectionError> {
-    let row = sqlx::query(include_str!("runner/progress.sql"))
-        .bind(view)
-        .fetch_optional(connection)
-        .await
-        .map_err(ProjectionError::database("read a checkpoint"))?
-        .ok_or(ProjectionError::NotSetUp { view })?;
-    read_progress(&row, view)
-}
-
-fn read_progress(row: &PgRow, view: &'static str) -> Result<Progress, ProjectionError> {
-    let reading = || ProjectionError::database("read a checkpoint");
-    let checkpoint: i64 = row.try_get("checkpoint").map_err(reading())?;
-    let cutoff: i64 = row.try_get("cutoff").map_err(reading())?;
-    let leaf: Option<[u8; 32]> = row.try_get("leaf").map_err(reading())?;
-    let corrupt = || ProjectionError::Corrupt { what: format!("the checkpoint of {view}") };
-    let checkpoint = Head::from_i64(checkpoint).ok_or_else(corrupt)?;
-    if leaf.is_some() != checkpoint.newest().is_some() {
-        return Err(corrupt());
-    }
-    Ok(Progress { checkpoint, cutoff: instant::from_sql(cutoff)?, leaf: leaf.map(Hash) })
-}
-
-/// An error with all its causes, for the log.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

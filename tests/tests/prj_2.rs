@@ -191,7 +191,7 @@ async fn a_stub_keeps_nothing_of_the_content_or_its_author() {
     rig.clock.set(at("2026-09-01T00:00:00Z"));
     rig.runner().catch_up().await.expect("caught up");
     let mut admin = PgConnection::connect(&rig.cluster.superuser_url("views")).await.expect("connected");
-    let stub = sqlx::query("SELECT stub::text AS stub FROM view_content_1.stubs stub").fetch_one(&mut admin).await;
+    let stub = sqlx::query("SELECT stub::text AS stub FROM view_content.stubs stub").fetch_one(&mut admin).await;
     let stub: String = stub.expect("one").get("stub");
     assert!(stub.starts_with("(a,living,") && !stub.contains("secret"), "{stub}");
 }
@@ -201,7 +201,7 @@ async fn a_sweep_gives_the_space_back() {
     let rig = Rig::start("2024-01-01T00:00:00Z").await;
     let bytes = || async {
         let mut admin = PgConnection::connect(&rig.cluster.superuser_url("views")).await.expect("connected");
-        let sql = "SELECT pg_total_relation_size('view_content_1.items')";
+        let sql = "SELECT pg_total_relation_size('view_content.items')";
         sqlx::query_scalar::<_, i64>(sql).fetch_one(&mut admin).await.expect("a size")
     };
     History::new(6, "2024-01-01T00:00:00Z", 3_000, 1).go_on(&rig.log, &rig.clock, 4_000).await;
@@ -233,7 +233,7 @@ async fn ten_times_the_archived_events_of_the_same_items_take_the_same_space() {
         assert_eq!(rig.content().counts().await.expect("readable").archived, 300);
         let mut admin = PgConnection::connect(&rig.cluster.superuser_url("views")).await.expect("connected");
         let sql = "SELECT sum(pg_total_relation_size(oid))::bigint FROM pg_class \
-            WHERE relkind = 'r' AND relnamespace = 'view_content_1'::regnamespace";
+            WHERE relkind = 'r' AND relnamespace = 'view_content'::regnamespace";
         sizes.push(sqlx::query_scalar::<_, i64>(sql).fetch_one(&mut admin).await.expect("a size"));
     }
     let [once, ten_times] = sizes[..] else { panic!("two sizes") };

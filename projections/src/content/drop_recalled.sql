@@ -1,1 +1,1 @@
-DELETE FROM view_content_1.recalled WHERE id = ANY ($1)
+DELETE FROM recalled WHERE id = ANY ($1)

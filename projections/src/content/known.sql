@@ -2,8 +2,8 @@ SELECT id, state, created_time, (extract(epoch FROM created_at) * 1000000)::bigi
     position, (extract(epoch FROM changed_at) * 1000000)::bigint AS changed_at
 FROM (
     SELECT id, state, created_time, created_at, revisions, version, position, changed_at
-    FROM view_content_1.items WHERE id = ANY ($1)
+    FROM items WHERE id = ANY ($1)
     UNION ALL
     SELECT id, state, created_time, created_at, revisions, version, position, changed_at
-    FROM view_content_1.stubs WHERE id = ANY ($1)
+    FROM stubs WHERE id = ANY ($1)
 ) known

@@ -1,19 +1,26 @@
 //! Questions to the view "content now", and recall.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use domain::StreamName;
 use domain::content::CATEGORY;
 use domain::log::{Direction, LogReader};
+use domain::{Position, StreamName};
 use sqlx::postgres::PgPool;
+use tokio::sync::watch;
+use tokio::time::timeout;
 
 use super::rows::{self, ItemColumns};
-use super::{Item, Stub, VIEW, fold};
+use super::{FOLD, Item, Stub, VIEW, fold};
 use crate::ProjectionError;
-use crate::runner::{self, Progress};
+use crate::mover::{Progress, Version};
+use crate::runner::Seen;
 
 /// How often a recall starts again because the item changed meanwhile.
 const RECALL_ATTEMPTS_MAX: u32 = 8;
+/// How long [`ContentNow::at_least`] waits. Longer holds more requests of those who read what they just wrote while the
+/// view is behind; the answer to all of them comes at once.
+pub const AT_LEAST_WAIT: Duration = Duration::from_secs(5);
 
 /// What the view has of an id.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,22 +53,44 @@ pub struct Counts {
 pub struct ContentNow {
     pool: PgPool,
     reader: Arc<dyn LogReader>,
+    seen: Option<watch::Receiver<Seen>>,
 }
 
 impl ContentNow {
     /// Over the database of `pool`; `reader` reads live log and archive, for recall.
     #[must_use]
     pub fn new(pool: PgPool, reader: Arc<dyn LogReader>) -> Self {
-        Self { pool, reader }
+        Self { pool, reader, seen: None }
+    }
+
+    /// The same, told of the view's checkpoint by the runner in this process: who waits does not ask the database.
+    #[must_use]
+    pub fn following(self, seen: watch::Receiver<Seen>) -> Self {
+        Self { seen: Some(seen), ..self }
     }
 
     /// What the view is as of.
     ///
     /// # Errors
-    /// [`ProjectionError::NotSetUp`] before the migrations; `Database`.
+    /// [`ProjectionError::NotSetUp`] before the migrations; `OtherFold` before a rebuild; `Database`.
     pub async fn progress(&self) -> Result<Progress, ProjectionError> {
         let mut connection = self.pool.acquire().await.map_err(ProjectionError::database("connect"))?;
-        runner::progress(&mut connection, VIEW).await
+        Version::Live.progress(&mut connection, VIEW, FOLD).await
+    }
+
+    /// What the view is as of, once the event at `position` is in it: what is asked of the view afterwards is at least
+    /// so new. Waits [`AT_LEAST_WAIT`] at most; without a runner in this process, not at all.
+    ///
+    /// # Errors
+    /// [`ProjectionError::NotYet`] with the checkpoint; those of [`ContentNow::progress`].
+    pub async fn at_least(&self, position: Position) -> Result<Progress, ProjectionError> {
+        let progress = self.progress().await?;
+        let Some(mut seen) = self.seen.clone().filter(|_| !progress.checkpoint.includes(position)) else {
+            return reached(progress, position);
+        };
+        // Whichever way it ends, the database has the last word: a runner may be gone, or behind another process.
+        let _ = timeout(AT_LEAST_WAIT, seen.wait_for(|seen| seen.checkpoint.includes(position))).await;
+        reached(self.progress().await?, position)
     }
 
     /// What the view has of `id`.
@@ -171,4 +200,12 @@ impl ContentNow {
             recalled: count("recalled")?,
         })
     }
+}
+
+fn reached(progress: Progress, position: Position) -> Result<Progress, ProjectionError> {
+    let checkpoint = progress.checkpoint;
+    if checkpoint.includes(position) {
+        return Ok(progress);
+    }
+    Err(ProjectionError::NotYet { view: VIEW, position, checkpoint })
 }

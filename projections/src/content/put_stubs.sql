@@ -1,4 +1,4 @@
-INSERT INTO view_content_1.stubs (id, state, created_time, created_at, revisions, version, position, changed_at)
+INSERT INTO stubs (id, state, created_time, created_at, revisions, version, position, changed_at)
 SELECT * FROM UNNEST($1::text[], $2::text[], $3::text[], $4::text[]::timestamptz[], $5::bigint[], $6::bigint[],
     $7::bigint[], $8::text[]::timestamptz[])
 ON CONFLICT (id) DO UPDATE SET

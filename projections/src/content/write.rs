@@ -9,9 +9,8 @@ use domain::record::Record;
 use sqlx::PgConnection;
 
 use super::rows::{self, ItemColumns, StubColumns};
-use super::{Item, Stub, VIEW, fold};
-use crate::ProjectionError;
-use crate::runner::View;
+use super::{FOLD, Item, Stub, VIEW, fold};
+use crate::{ProjectionError, View};
 
 /// The view "content now", for a [`crate::runner::Runner`].
 #[derive(Debug, Clone, Copy, Default)]
@@ -21,6 +20,18 @@ pub struct ContentView;
 impl View for ContentView {
     fn name(&self) -> &'static str {
         VIEW
+    }
+
+    fn fold(&self) -> i32 {
+        FOLD
+    }
+
+    fn tables(&self) -> &'static str {
+        include_str!("tables.sql")
+    }
+
+    fn unfolded(&self) -> &'static [&'static str] {
+        &["recalled"]
     }
 
     async fn apply(&self, tx: &mut PgConnection, records: &[Record], cutoff: Timestamp) -> Result<(), ProjectionError> {
@@ -38,22 +49,6 @@ impl View for ContentView {
             .execute(tx)
             .await
             .map_err(ProjectionError::database("sweep the view of content"))?;
-        Ok(())
-    }
-
-    async fn clear(&self, tx: &mut PgConnection) -> Result<(), ProjectionError> {
-        sqlx::query(include_str!("clear.sql"))
-            .execute(tx)
-            .await
-            .map_err(ProjectionError::database("empty the view of content"))?;
-        Ok(())
-    }
-
-    async fn rebuild(&self, connection: &mut PgConnection) -> Result<(), ProjectionError> {
-        sqlx::query(include_str!("rebuild.sql"))
-            .execute(connection)
-            .await
-            .map_err(ProjectionError::database("rebuild the tables of the view of content"))?;
         Ok(())
     }
 }

@@ -1,2 +1,2 @@
 -- Locks the view's tables against readers too, for about a second a 100 MB.
-SELECT view_content_1.rebuild()
+SELECT projections.compact($1, $2)

@@ -1,0 +1,1 @@
+SELECT projections.install($1, $2, $3)

@@ -1,0 +1,1 @@
+SELECT projections.clear($1)

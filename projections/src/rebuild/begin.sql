@@ -1,0 +1,1 @@
+SELECT projections.begin_rebuild($1, $2)

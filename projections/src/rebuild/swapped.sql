@@ -1,0 +1,1 @@
+SELECT swapped FROM projections.rebuilds WHERE view = $1
