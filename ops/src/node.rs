@@ -18,7 +18,8 @@ use domain::store::ObjectStore;
 use domain::tiered::TieredLog;
 use domain::{Clock, ErrorKind};
 use event_log::{EventLogError, PgConfig, PgLog};
-use projections::content::ContentNow;
+use projections::content::{ContentNow, ContentView};
+use projections::runner::Runner;
 use replication::{Peer, PeerClient, Region};
 use segment_store::{S3Store, StoreConfig, StoreConfigError};
 use sqlx::postgres::{PgPool, PgPoolOptions};
@@ -116,6 +117,8 @@ pub struct Node {
     pub reader: Arc<dyn LogReader>,
     /// The view "content now".
     pub content: ContentNow,
+    /// Moves it.
+    pub content_runner: Arc<Runner<ContentView>>,
     /// The views' database.
     pub views: PgPool,
     /// The archive, if there is a bucket.
@@ -160,8 +163,10 @@ impl Node {
                 (reader, Some(Arc::new(archive)), Some(Arc::new(region)))
             }
         };
-        let content = ContentNow::new(views.clone(), reader.clone());
-        Ok(Self { log, clock, reader, content, views, archive, region })
+        let window = config.live_window();
+        let content_runner = Runner::new(views.clone(), reader.clone(), clock.clone(), window, ContentView);
+        let content = ContentNow::new(views.clone(), reader.clone()).following(content_runner.seen());
+        Ok(Self { log, clock, reader, content, content_runner: Arc::new(content_runner), views, archive, region })
     }
 }
 

@@ -15,6 +15,7 @@ mod import;
 mod key;
 pub mod output;
 mod progress;
+mod projection;
 mod regions;
 mod serve;
 mod settings;
@@ -69,6 +70,9 @@ enum Command {
     /// Content: what it is and how it came to be
     #[command(subcommand)]
     Content(content::ContentCommand),
+    /// The views: where they stand, and their rebuild
+    #[command(subcommand)]
+    Projection(projection::ProjectionCommand),
     /// The archive: what is sealed, verified, confirmed and pruned
     #[command(subcommand)]
     Archive(archive::ArchiveCommand),
@@ -137,6 +141,7 @@ impl Cli {
         match self.command {
             Command::Serve => serve::serve(&context).await,
             Command::Dev(args) => dev::dev(&context, args).await,
+            Command::Projection(command) => projection::run(&context, command).await,
             Command::Archive(command) => archive::run(&context, command).await,
             Command::Replication(command) => regions::replication(&context, command).await,
             Command::Failover(command) => regions::failover(&context, command).await,

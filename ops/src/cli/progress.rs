@@ -71,3 +71,34 @@ impl AuditBar {
         self.0.finish_and_clear();
     }
 }
+
+/// How far a rebuild is: events in the version beside, of those in the live one.
+pub(super) struct RebuildBar(ProgressBar);
+
+impl RebuildBar {
+    /// A bar that has not heard how much there is.
+    #[must_use]
+    pub(super) fn new() -> Self {
+        let template = "{bar:40} {pos}/{len} events  {per_sec}  {eta} left  {msg}";
+        let style = ProgressStyle::with_template(template).expect("the template is a constant");
+        let bar = ProgressBar::new(0).with_style(style);
+        bar.enable_steady_tick(REDRAW);
+        Self(bar)
+    }
+
+    /// Says which step is done.
+    pub(super) fn step(&self, step: &'static str) {
+        self.0.set_message(step);
+    }
+
+    /// Says where both versions stand.
+    pub(super) fn folded(&self, done: u64, of: u64) {
+        self.0.set_length(of);
+        self.0.set_position(done);
+    }
+
+    /// Takes the bar away.
+    pub(super) fn finish(&self) {
+        self.0.finish_and_clear();
+    }
+}

@@ -1,7 +1,7 @@
 //! `GET /v1/content` and `GET /v1/content/list`: content as it is now, from the live view.
 //!
 //! An item that has left the live window is recalled on demand: the answer is the same, with a header that
-//! says so. `recall=false` leaves it where it is.
+//! says so. `recall=false` leaves it where it is. `at_least=POSITION` waits until the view has come there.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::problem::Problem;
 use super::read::ARCHIVE;
-use super::{ApiState, query};
+use super::{ApiState, at_least, query};
 
 /// The events that the view is the fold of.
 const CHECKPOINT: HeaderName = HeaderName::from_static("coldstream-checkpoint");
@@ -121,6 +121,7 @@ pub(super) struct ItemQuery {
     id: String,
     #[serde(default = "yes")]
     recall: bool,
+    at_least: Option<String>,
 }
 
 fn yes() -> bool {
@@ -134,6 +135,7 @@ pub(super) struct ListQuery {
     limit: Option<u32>,
     #[serde(default)]
     archived: bool,
+    at_least: Option<String>,
 }
 
 /// One item as it is now.
@@ -141,7 +143,7 @@ pub(super) async fn item(State(state): State<Arc<ApiState>>, uri: Uri) -> Result
     let query: ItemQuery = query(&uri)?;
     possible(&query.id)?;
     // The view's checkpoint before the row: the row is at least as new as the header says.
-    let progress = state.content.progress().await?;
+    let progress = at_least::progress(&state, query.at_least.as_deref()).await?;
     let lookup =
         if query.recall { state.content.recall(&query.id).await? } else { state.content.get(&query.id).await? };
     let item = match lookup {
@@ -169,6 +171,7 @@ pub(super) async fn list(State(state): State<Arc<ApiState>>, uri: Uri) -> Result
     }
     let after = query.after.as_deref().filter(|after| !after.is_empty());
     after.map_or(Ok(()), possible)?;
+    let progress = at_least::progress(&state, query.at_least.as_deref()).await?;
     let items: Vec<ContentItem> = if query.archived {
         let stubs = state.content.archived(after, limit).await?;
         stubs.into_iter().map(|stub| ContentItem::of_stub(stub, false)).collect()
@@ -180,7 +183,9 @@ pub(super) async fn list(State(state): State<Arc<ApiState>>, uri: Uri) -> Result
         lines.push_str(&serde_json::to_string(item).expect("texts and truth values are JSON"));
         lines.push('\n');
     }
-    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], lines).into_response())
+    let mut response = ([(header::CONTENT_TYPE, "application/x-ndjson")], lines).into_response();
+    response.headers_mut().insert(CHECKPOINT, HeaderValue::from(progress.checkpoint.get()));
+    Ok(response)
 }
 
 /// Refuses what cannot be the id of any content.
@@ -193,6 +198,9 @@ impl From<ProjectionError> for Problem {
         match error {
             // What the archive said, in full: a damaged segment is more than a view that does not answer.
             ProjectionError::Read(error) => ReadError::into(error),
+            late @ ProjectionError::NotYet { checkpoint, .. } => {
+                Self::of(late.kind(), &late).with("checkpoint", checkpoint)
+            }
             other => Self::of(other.kind(), &other),
         }
     }

@@ -15,6 +15,7 @@
 
 mod append;
 pub mod archive;
+mod at_least;
 pub mod auth;
 mod body;
 pub mod content;

@@ -11,8 +11,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use archiver::{Silent, StepObserver};
-use domain::ErrorKind;
 use domain::log::{LogReader, ReadError};
+use domain::{ErrorKind, Position};
 use replication::fence::{EpochWatch, FenceError};
 use thiserror::Error;
 use tokio::net::TcpListener;
@@ -210,6 +210,10 @@ fn write_numbers(node: &Node, text: &mut MetricsText) {
         text.counter(name, help, &[], count);
     }
     text.gauge("log_queued_requests", "requests that wait for their group", &[], log.queued_requests);
+    let (view, seen) = ([("view", node.content_runner.name())], *node.content_runner.seen().borrow());
+    let stopped = seen.stopped.map_or(0, Position::get);
+    text.gauge("view_checkpoint", "PRJ-1: events that are in the view", &view, seen.checkpoint);
+    text.gauge("view_stopped_position", "PRJ-1: the event that the view cannot fold, 0 if none", &view, stopped);
     if let Some(archive) = &node.archive {
         let counts = archive.heals.counts();
         let outcomes = [("healed", counts.healed), ("not_rewritten", counts.not_rewritten), ("lost", counts.lost)];

@@ -32,10 +32,12 @@ pub(super) type Named = (&'static str, Duration, Box<dyn Worker>);
 pub(super) fn of(config: &Config, node: &Arc<Node>, watch: Option<EpochWatch>) -> Vec<Named> {
     let archive_every = Duration::from_secs(config.archive.interval_seconds);
     let region_every = Duration::from_secs(config.replication.interval_seconds);
-    let runner =
-        Runner::new(node.views.clone(), node.reader.clone(), node.clock.clone(), config.live_window(), ContentView);
     let mut all: Vec<Named> = vec![
-        ("content view", VIEW_EVERY, Box::new(ViewWorker { runner, reader: node.reader.clone() })),
+        (
+            "content view",
+            VIEW_EVERY,
+            Box::new(ViewWorker { runner: node.content_runner.clone(), reader: node.reader.clone() }),
+        ),
         ("maintenance", MAINTENANCE_EVERY, Box::new(MaintenanceWorker(node.log.clone()))),
     ];
     if let Some(archive) = &node.archive {
@@ -57,7 +59,7 @@ pub(super) fn of(config: &Config, node: &Arc<Node>, watch: Option<EpochWatch>) -
 }
 
 struct ViewWorker {
-    runner: Runner<ContentView>,
+    runner: Arc<Runner<ContentView>>,
     reader: Arc<dyn LogReader>,
 }
 
