@@ -16,7 +16,7 @@ use domain::merkle::Hash;
 use domain::{ErrorKind, Head};
 use futures::TryStreamExt;
 use sqlx::postgres::{PgPool, PgRow};
-use sqlx::{Connection, PgConnection, Postgres, Row, Transaction};
+use sqlx::{Connection as _, PgConnection, Postgres, Row, Transaction};
 use tokio::time::interval;
 
 use crate::mover::{Folded, Mover, Progress, Standing, Version};
@@ -104,13 +104,18 @@ impl<V: View> Rebuild<V> {
     /// one. After any error the live version is served and moved as before, and calling again goes on.
     pub async fn run(&self, differences: Differences) -> Result<Rebuilt, ProjectionError> {
         let alone = alone(&self.beside.pool, self.name()).await?;
+        let rebuilt = self.run_alone(differences).await;
+        release(alone).await;
+        rebuilt
+    }
+
+    async fn run_alone(&self, differences: Differences) -> Result<Rebuilt, ProjectionError> {
         let mut state = self.begun().await?;
         if !state.swapped {
             state = self.compared_and_swapped(state, differences).await?;
         }
         drop_soon(&self.beside.pool, self.name(), true).await?;
         self.watch.reached("rebuild.dropped");
-        release(alone).await;
         let what = || ProjectionError::Corrupt { what: format!("the comparison of {}", self.name()) };
         Ok(Rebuilt { version: state.version, folds: state.folds, comparison: state.comparison.ok_or_else(what)? })
     }
@@ -292,16 +297,18 @@ impl<V: View> Rebuild<V> {
 /// # Errors
 /// [`ProjectionError::RebuildRuns`] if another process is at it; `Database`.
 pub async fn drop_rebuild(pool: &PgPool, view: &str) -> Result<bool, ProjectionError> {
-    let swapped: Option<bool> = sqlx::query_scalar(include_str!("rebuild/swapped.sql"))
-        .bind(view)
-        .fetch_optional(pool)
-        .await
-        .map_err(ProjectionError::database("read a rebuild"))?;
-    let Some(swapped) = swapped else { return Ok(false) };
     let alone = alone(pool, view).await?;
-    drop_soon(pool, view, swapped).await?;
+    let dropped = drop_whatever_is_left(pool, view).await;
     release(alone).await;
-    Ok(true)
+    dropped
+}
+
+async fn drop_whatever_is_left(pool: &PgPool, view: &str) -> Result<bool, ProjectionError> {
+    let swapped = sqlx::query_scalar(include_str!("rebuild/swapped.sql")).bind(view).fetch_optional(pool).await;
+    match swapped.map_err(ProjectionError::database("read a rebuild"))? {
+        None => Ok(false),
+        Some(swapped) => drop_soon(pool, view, swapped).await.map(|()| true),
+    }
 }
 
 /// A session that is alone at the rebuild of `view`, until it ends: with its process at the latest. Nothing but the
@@ -316,9 +323,9 @@ async fn alone(pool: &PgPool, view: &str) -> Result<PgConnection, ProjectionErro
     if alone { Ok(session) } else { Err(ProjectionError::RebuildRuns { view: view.to_owned() }) }
 }
 
-/// Ends the session; if that fails, it ends with its connection, which is closed all the same.
-async fn release(alone: PgConnection) {
-    if let Err(error) = alone.close().await {
+/// Lets the next one be alone. If that fails, the session ends with its connection, which is closed all the same.
+async fn release(mut alone: PgConnection) {
+    if let Err(error) = sqlx::query(include_str!("rebuild/release.sql")).execute(&mut alone).await {
         tracing::debug!(%error, "a session did not end in good order");
     }
 }

@@ -3,6 +3,8 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
+pub mod tally;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
@@ -15,12 +17,15 @@ use domain::window::LiveWindow;
 use domain::{Clock, ClockError, Position, StreamName, Timestamp};
 use event_log::{Admin, ServiceLogin};
 use ops::dev::postgres::{PostgresCluster, PostgresOptions};
+use projections::View;
 use projections::content::{ContentNow, ContentView, Item, Stub};
+use projections::rebuild::{Rebuild, Watch};
 use projections::runner::{Progress, Runner};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::Value;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::{Connection, PgConnection};
 
 /// Name under which the views' sessions are seen by PostgreSQL.
 pub const APPLICATION: &str = "projections-under-test";
@@ -75,6 +80,34 @@ impl Rig {
 
     pub fn runner(&self) -> Runner<ContentView> {
         self.runner_over(Arc::<MemoryLog>::clone(&self.log))
+    }
+
+    /// A runner of any view, over the same log.
+    pub fn runner_of<V: View>(&self, view: V) -> Runner<V> {
+        let (reader, clock) = (Arc::<MemoryLog>::clone(&self.log), Arc::<SetClock>::clone(&self.clock));
+        Runner::new(self.pool.clone(), reader, clock, LiveWindow::default(), view)
+    }
+
+    /// A rebuild of any view, over the same log.
+    pub fn rebuild_of<V: View>(&self, view: V, watch: Arc<dyn Watch>) -> Rebuild<V> {
+        Rebuild::new(self.pool.clone(), Arc::<MemoryLog>::clone(&self.log), view, watch)
+    }
+
+    /// An administrator's session.
+    pub async fn admin(&self) -> Admin {
+        Admin::connect(&self.cluster.superuser_url("views")).await.expect("connected")
+    }
+
+    /// Runs a statement as a superuser.
+    pub async fn tamper(&self, sql: &str) {
+        let mut admin = PgConnection::connect(&self.cluster.superuser_url("views")).await.expect("connected");
+        sqlx::raw_sql(sql).execute(&mut admin).await.expect("done");
+    }
+
+    /// The schemas of all versions of all views, by name.
+    pub async fn schemas(&self) -> Vec<String> {
+        let sql = r"SELECT nspname::text FROM pg_namespace WHERE nspname LIKE 'view\_%' ORDER BY 1";
+        sqlx::query_scalar(sql).fetch_all(&self.pool).await.expect("readable")
     }
 
     pub fn runner_over(&self, reader: Arc<dyn LogReader>) -> Runner<ContentView> {

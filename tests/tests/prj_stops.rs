@@ -1,0 +1,127 @@
+//! PRJ-1, where a view cannot fold an event: it stops there, by name, the others go on, and a program that can fold the
+//! event goes on from the checkpoint.
+
+mod prj_common;
+
+use domain::{ErrorKind, Position};
+use prj_common::tally::{Fault, Tally};
+use prj_common::{Rig, form, is_the_fold};
+use projections::status::{self, Stopped, ViewStatus};
+use projections::{ProjectionError, install};
+
+const NAMES: [(&str, Fault, &str); 3] = [
+    ("view_refuses", Fault::Refuses, "the fold refuses it: deleted"),
+    ("view_panics", Fault::Panics, "the fold panicked: as a fault in the program would"),
+    ("view_overflows", Fault::Overflows, "bigint out of range"),
+];
+
+async fn status_of(rig: &Rig, view: &str) -> ViewStatus {
+    let all = status::of_all(&rig.pool).await.expect("readable");
+    all.into_iter().find(|status| status.view == view).expect("installed")
+}
+
+/// Twelve events; the eighth is the one.
+async fn history(rig: &Rig) {
+    for n in 1..=12 {
+        let data = if n == 8 { r#"{"author":"x","change":"y"}"#.to_owned() } else { form("1") };
+        let event_type = if n == 8 { "content.deleted" } else { "content.revised" };
+        rig.append(&format!("item-{}", n % 3), event_type, &data).await;
+    }
+}
+
+#[tokio::test]
+async fn a_view_stops_at_the_event_by_name_the_others_go_on_and_a_mended_program_goes_on_from_there() {
+    let rig = Rig::start("2026-01-15T00:00:00Z").await;
+    let mut views = Vec::new();
+    for (name, fault, reason) in NAMES {
+        views.push((Tally { name, fold: 1, fault }.installed(&rig).await, reason));
+    }
+    history(&rig).await;
+    // All at once, each at its own pace; the view of content is one of them.
+    let content = tokio::spawn({
+        let runner = rig.runner().with_batches_of(2);
+        async move { runner.catch_up().await }
+    });
+    let stopping = views.iter().map(|(view, reason)| {
+        let runner = view.runner(&rig);
+        let (rig, reason) = (&rig, *reason);
+        async move {
+            let error = runner.run(std::future::pending()).await.expect_err("it stops");
+            assert_eq!(error.kind(), ErrorKind::Invalid);
+            assert!(matches!(&error, ProjectionError::Event { position, event_type, .. }
+                if position.get() == 8 && event_type == "content.deleted"));
+            assert_eq!(runner.seen().borrow().stopped, Position::new(8));
+            // Asked again it still stands before the event, and what it has is the fold of what was before.
+            runner.step().await.expect_err("still stopped");
+            view.is_the_fold_of(rig, 7).await;
+            let status = status_of(rig, view.name).await;
+            let Some(Stopped { position, id, event_type, reason: why }) = status.stopped else { panic!("stopped") };
+            assert_eq!((status.checkpoint.get(), position.get(), id.as_str()), (7, 8, "7-item-2"));
+            assert!(event_type == "content.deleted" && why.contains(reason), "{why}");
+        }
+    });
+    futures::future::join_all(stopping).await;
+    content.await.expect("no panic").expect("it goes on");
+    assert_eq!(is_the_fold(&rig).await.checkpoint.get(), 12);
+
+    for (view, _) in views {
+        let mended = Tally { fault: Fault::None, ..view };
+        let runner = mended.runner(&rig);
+        assert_eq!(runner.catch_up().await.expect("it goes on").checkpoint.get(), 12);
+        mended.is_the_fold_of(&rig, 12).await;
+        assert_eq!(status_of(&rig, view.name).await.stopped, None);
+        assert_eq!(runner.seen().borrow().stopped, None);
+    }
+}
+
+#[tokio::test]
+async fn tables_that_change_without_their_fold_or_have_no_key_are_refused() {
+    let rig = Rig::start("2026-01-15T00:00:00Z").await;
+    Tally { name: "view_tally", fold: 2, fault: Fault::None }.installed(&rig).await;
+    let mut admin = rig.admin().await;
+    let owner = admin.as_owner().await.expect("the owner");
+    let mut refused = async |name, fold, tables| {
+        let error = install(owner, &Bare { name, fold, tables }).await.expect_err("refused");
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        std::error::Error::source(&error).expect("what PostgreSQL said").to_string()
+    };
+    let said = refused("view_tally", 2, "CREATE TABLE other (n int PRIMARY KEY)").await;
+    assert!(said.contains("the tables of view_tally have changed, and fold 2 has not"), "{said}");
+    let said = refused("view_bare", 1, "CREATE TABLE bare (n int)").await;
+    assert!(said.contains("the table bare has no primary key"), "{said}");
+    for name in ["tally", "view_", "view_Tally", "view_x_next", "view_x_old", "coldstream"] {
+        refused(name, 1, "CREATE TABLE tally (n int PRIMARY KEY)").await;
+    }
+    assert_eq!(rig.schemas().await, ["view_content", "view_tally"]);
+}
+
+/// A view of which only the tables matter.
+struct Bare {
+    name: &'static str,
+    fold: i32,
+    tables: &'static str,
+}
+
+#[async_trait::async_trait]
+impl projections::View for Bare {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+    fn fold(&self) -> i32 {
+        self.fold
+    }
+    fn tables(&self) -> &'static str {
+        self.tables
+    }
+    async fn apply(
+        &self,
+        _: &mut sqlx::PgConnection,
+        _: &[domain::record::Record],
+        _: domain::Timestamp,
+    ) -> Result<(), ProjectionError> {
+        Ok(())
+    }
+    async fn sweep(&self, _: &mut sqlx::PgConnection, _: domain::Timestamp) -> Result<(), ProjectionError> {
+        Ok(())
+    }
+}
