@@ -1,5 +1,5 @@
 //! A view of one's own: how many changes each author made in each month of the live window. To copy: a pure fold, the
-//! tables, and the writing; checkpoint, transaction, rebuild beside and status are the runner's.
+//! tables, and the writing; checkpoint, transaction, rebuild and status are the runner's. Test: tests/prj_example.rs.
 
 use std::collections::BTreeMap;
 

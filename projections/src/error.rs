@@ -149,12 +149,11 @@ impl ProjectionError {
         match self {
             Self::Database { source, .. } => of_database(source),
             Self::Read(error) => error.kind(),
-            Self::Clock(_) => ErrorKind::Unavailable,
-            Self::NotYet { .. } => ErrorKind::Unavailable,
+            // Another fold: until the view is rebuilt, whoever does it.
+            Self::Clock(_) | Self::OtherFold { .. } | Self::NotYet { .. } => ErrorKind::Unavailable,
             Self::Window(_)
             | Self::NotSetUp { .. }
             | Self::MigrationChanged { .. }
-            | Self::OtherFold { .. }
             | Self::Event { .. }
             | Self::Refused { .. }
             | Self::Panicked { .. } => ErrorKind::Invalid,

@@ -167,17 +167,20 @@ impl<V: View> Rebuild<V> {
         Ok(State { comparison: Some(comparison), swapped: true, ..state })
     }
 
-    /// Folds until less than a batch is between both versions. The live one goes on meanwhile.
+    /// Folds until at most a batch is between both versions. The live one goes on meanwhile.
     async fn come_close(&self) -> Result<(), ProjectionError> {
         loop {
-            let live = self.live(&mut *self.connection().await?).await?.progress.checkpoint;
+            let live = self.live(&mut *self.connection().await?).await?.progress;
             let from = self.beside.progress().await?;
-            self.watch.folded(from.checkpoint, live);
-            let behind = self.behind(from.checkpoint, live)?;
-            if behind <= self.beside.batch_records {
+            self.watch.folded(from.checkpoint, live.checkpoint);
+            let behind = self.behind(from.checkpoint, live.checkpoint)?;
+            if from.cutoff != live.cutoff {
+                self.beside.sweep(from, live.cutoff).await?;
+            } else if behind > self.beside.batch_records {
+                self.fold(from, behind).await?;
+            } else {
                 return Ok(());
             }
-            self.fold(from, behind).await?;
         }
     }
 

@@ -189,6 +189,46 @@ async fn a_rebuild_that_is_killed_at_random_moments_under_load_ends_as_the_live_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn operators_see_where_a_view_has_stopped_and_which_row_differs() {
+    let mut archived = Archived::set_up().await;
+    let mut admin = PgConnection::connect(&archived.region.superuser_url()).await.expect("connected");
+    // A fault that only the next event meets: what it would become is refused.
+    let fault = format!("ALTER TABLE view_content.items ADD CONSTRAINT fault CHECK (position <= {})", archived.made);
+    sqlx::raw_sql(&fault).execute(&mut admin).await.expect("done");
+    let sealed = Api::of(&archived.region).status().await.workers["seal"].rounds;
+    archived.grow(3, None).await;
+    let position = (archived.made - 2).to_string();
+    let status = until("the view stops", async || {
+        let status = Api::of(&archived.region).status().await;
+        (status.workers["content view"].state == "failing" && status.workers["seal"].rounds > sealed).then_some(status)
+    })
+    .await;
+    let error = status.workers["content view"].error.as_deref().expect("why");
+    assert!(error.starts_with(&format!("the view view_content stops at position {position}, the event ")), "{error}");
+    let stopped = archived.status().await["stopped"].take();
+    assert_eq!((&stopped["position"], &stopped["id"]), (&position.as_str().into(), &position.as_str().into()));
+    assert!(stopped["reason"].as_str().is_some_and(|reason| reason.contains("fault")), "{stopped}");
+    let metrics = Api::of(&archived.region).get("/metrics", &[]).await.text();
+    let metric = format!("coldstream_view_stopped_position{{view=\"view_content\"}} {position}\n");
+    assert!(metrics.contains(&metric), "{metrics}");
+    sqlx::raw_sql("ALTER TABLE view_content.items DROP CONSTRAINT fault").execute(&mut admin).await.expect("done");
+    until("the view goes on", async || (archived.status().await["stopped"] == Value::Null).then_some(())).await;
+
+    let damage =
+        "UPDATE view_content.stubs SET revisions = revisions + 1 WHERE id = (SELECT min(id) FROM view_content.stubs)";
+    sqlx::raw_sql(damage).execute(&mut admin).await.expect("done");
+    let rebuild = archived.command(&["rebuild", "--yes"]).output().await.expect("started");
+    let said = String::from_utf8_lossy(&rebuild.stderr).into_owned();
+    assert_eq!(rebuild.status.code(), Some(3), "{said}");
+    assert!(said.contains("differ in 1 rows") && said.contains("the first is stubs (item-"), "{said}");
+    assert_eq!(archived.says(&["drop", "--yes"]).await["dropped"], true);
+    assert_eq!(archived.says(&["rebuild", "--accept-differences", "--yes"]).await["comparison"]["differing"], "1");
+    assert_eq!(archived.says(&["rebuild", "--yes"]).await["comparison"]["differing"], "0");
+    assert_eq!(archived.says(&["drop", "--yes"]).await["dropped"], false);
+    archived.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_read_of_at_least_a_position_waits_for_a_bounded_time_and_refuses_what_is_not_there() {
     let mut archived = Archived::set_up().await;
     let read = async |path: &str, at_least: &str| -> Response {
