@@ -58,7 +58,8 @@ pub enum ProjectionError {
     },
     /// The rows were made by another fold than this program has.
     #[error(
-        "the rows of {view} are of fold {rows}, this program has fold {program}: rebuild the view, and drop a rebuild by another program before"
+        "the rows of {view} are of fold {rows}, this program has {program}: rebuild the view, and before that drop a \
+         rebuild by another program"
     )]
     OtherFold {
         /// The view.

@@ -60,7 +60,7 @@ impl Watch for Unwatched {
 pub struct Rebuilt {
     /// Version that is live now.
     pub version: u64,
-    /// Fold of the version before, and of this one.
+    /// Fold of the version before, and of this one; if the swap was an earlier run's, of this one twice.
     pub folds: [i32; 2],
     /// Both, as they were compared.
     pub comparison: Comparison,
@@ -75,7 +75,7 @@ pub struct Rebuild<V> {
 /// What stands in the database of a rebuild.
 struct State {
     version: u64,
-    /// Of the live version and of the one beside, once more after the swap.
+    /// Of the live version, and of the one that the rebuild makes: after the swap that is the live one.
     folds: [i32; 2],
     comparison: Option<Comparison>,
     swapped: bool,
@@ -111,6 +111,11 @@ impl<V: View> Rebuild<V> {
 
     async fn run_alone(&self, differences: Differences) -> Result<Rebuilt, ProjectionError> {
         let mut state = self.begun().await?;
+        if state.swapped && state.folds[1] != self.beside.view.fold() {
+            // What another program has left undropped is not the rebuild that was asked for.
+            drop_soon(&self.beside.pool, self.name(), true).await?;
+            state = self.begun().await?;
+        }
         if !state.swapped {
             state = self.compared_and_swapped(state, differences).await?;
         }
@@ -155,8 +160,9 @@ impl<V: View> Rebuild<V> {
         if !acceptable(&comparison) {
             let Comparison { checkpoint, differing, first, .. } = comparison;
             let first = first.unwrap_or_default();
-            tracing::error!(view = self.name(), %checkpoint, differing, first, "PRJ-1: a view is not what its fold gives");
-            return Err(ProjectionError::Differs { view: self.name(), checkpoint, differing, first });
+            let view = self.name();
+            tracing::error!(view, %checkpoint, differing, first, "PRJ-1: a view is not what its fold gives");
+            return Err(ProjectionError::Differs { view, checkpoint, differing, first });
         }
         self.come_close().await?;
         let (mut hold, _) = self.meet().await?;

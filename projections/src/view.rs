@@ -23,7 +23,8 @@ pub trait View: Send + Sync {
     /// another fold are neither moved nor served, they are rebuilt beside.
     fn fold(&self) -> i32;
 
-    /// Statements that create the view's tables, each with a primary key, without a schema.
+    /// Statements that create the view's tables, each with a primary key, without a schema. No constraint is deferred:
+    /// what is refused only with the commit stops the view without the name of the event.
     fn tables(&self) -> &'static str;
 
     /// Tables that are no part of the fold, such as a cache: versions are compared, and swapped, without them.

@@ -84,7 +84,7 @@ async fn a_rebuild_that_is_killed_at_any_moment_goes_on_and_ends_as_the_fold() {
     let mut admin = PgConnection::connect(&rig.cluster.superuser_url("views")).await.expect("connected");
     let kill = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = $1";
     let (mut cut, mut finished) = (0, 0);
-    for round in 0..40 {
+    for round in 0..30 {
         let rebuild = rig.rebuild_of(ContentView, Arc::new(Unwatched)).with_batches_of(150);
         let moment = Duration::from_micros(rand::rng().random_range(1..150_000));
         let done = if round % 2 == 0 {
@@ -108,13 +108,13 @@ async fn a_rebuild_that_is_killed_at_any_moment_goes_on_and_ends_as_the_fold() {
         is_the_fold(&rig).await;
     }
     println!("{cut} cut off, {finished} finished");
-    assert!(cut >= 10, "only {cut} of 40 were cut off");
+    assert!(cut >= 8, "only {cut} of 30 were cut off");
     let before = version(&rig).await;
     let rebuild = rig.rebuild_of(ContentView, Arc::new(Unwatched));
     let rebuilt = until_alone(async || rebuild.run(Differences::Refused).await).await;
     assert_eq!((rebuilt.comparison.differing, rig.schemas().await), (0, vec!["view_content".to_owned()]));
     assert!(version(&rig).await >= before);
-    assert_eq!(is_the_fold(&rig).await.checkpoint.get(), 1_000);
+    assert_eq!(is_the_fold(&rig).await.checkpoint.get(), 900);
 }
 
 /// The session of a rebuild that was dropped may not have ended yet: as long as it has not, the next one is refused.
@@ -211,6 +211,22 @@ async fn where_the_fold_changed_the_old_one_goes_on_until_the_swap_and_differenc
     history.go_on(&rig.log, &rig.clock, 50).await;
     new.runner(&rig).catch_up().await.expect("the new one goes on");
     new.is_the_fold_of(&rig, 400).await;
+
+    // What one program has swapped in and not cleared away, the next one clears away, and then begins its own.
+    let tells = Arc::new(Tells("rebuild.swapped", Notify::new()));
+    let rebuild = rig.rebuild_of(new, tells.clone());
+    tokio::select! {
+        biased;
+        () = tells.1.notified() => {}
+        done = rebuild.run(Differences::Refused) => panic!("it was to be cut off: {done:?}"),
+    }
+    assert_eq!(rig.schemas().await, ["view_content", "view_tally", "view_tally_old"]);
+    let newest = Tally { fold: 3, ..old }.installed(&rig).await;
+    let rebuild = rig.rebuild_of(newest, Arc::new(Unwatched));
+    let rebuilt = until_alone(async || rebuild.run(Differences::Refused).await).await;
+    assert_eq!((rebuilt.version, rebuilt.folds), (4, [2, 3]));
+    newest.is_the_fold_of(&rig, 400).await;
+    assert_eq!(rig.schemas().await, ["view_content", "view_tally"]);
 }
 
 #[tokio::test]

@@ -15,6 +15,9 @@ pub(super) enum ContentCommand {
         /// Leave it in the archive if it is there
         #[arg(long)]
         no_recall: bool,
+        /// Wait until the view has this position, such as that of an append
+        #[arg(long, value_name = "POSITION")]
+        at_least: Option<String>,
     },
     /// All that happened to an item, live and archived: CloudEvents, one a line
     History {
@@ -44,9 +47,11 @@ pub(super) enum ContentCommand {
 pub(super) async fn run(context: &Context, command: ContentCommand) -> Result<(), CliError> {
     let client = context.client()?;
     match command {
-        ContentCommand::Now { id, no_recall } => {
+        ContentCommand::Now { id, no_recall, at_least } => {
             let recall = if no_recall { "false" } else { "true" };
-            let item: ContentItem = client.get("/v1/content", &[("id", id.as_str()), ("recall", recall)]).await?;
+            let mut query = vec![("id", id.as_str()), ("recall", recall)];
+            query.extend(at_least.as_deref().map(|position| ("at_least", position)));
+            let item: ContentItem = client.get("/v1/content", &query).await?;
             context.output.data(&item, people)
         }
         ContentCommand::History { id, backward, limit } => {

@@ -1,5 +1,6 @@
-//! `at_least=POSITION`: an answer of a view that is at least as new as what its caller has seen, such as an append of its
-//! own. A resume token says the branch too, and is refused as Forked where this log is of another one.
+//! `at_least=POSITION`: an answer of a view that is at least as new as what its caller has seen, such as an append of
+//! its own. A resume token says the branch too, and is refused as Forked where this log is of another one. It decides
+//! nothing about content.
 
 use domain::append::Role;
 use domain::{ErrorKind, Position, ResumeToken};
