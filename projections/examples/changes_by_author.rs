@@ -3,26 +3,24 @@
 
 use std::collections::BTreeMap;
 
-use domain::Timestamp;
 use domain::content::{CATEGORY, Change};
-use domain::record::Record;
+use domain::{Timestamp, record::Record};
 use projections::{ProjectionError, View};
 use sqlx::PgConnection;
 
-/// (author, first day of the UTC month) → changes. Pure; whatever a stream holds, it gives something.
-#[must_use]
+/// (author, first day of the UTC month) → changes. Pure; any record gives something storable (PostgreSQL has no NUL).
 pub fn fold(records: &[Record], cutoff: Timestamp) -> BTreeMap<(String, String), i64> {
     let mut changes = BTreeMap::new();
-    for record in records.iter().filter(|record| record.recorded_at() >= cutoff) {
+    let content = records.iter().filter(|record| record.stream().category() == CATEGORY);
+    for record in content.filter(|record| record.recorded_at() >= cutoff) {
         let Record::Event(event) = record else { continue };
         let author = match Change::of(event) {
-            _ if record.stream().category() != CATEGORY => continue,
             Change::Created(form) | Change::Revised(form) => form.author,
             Change::Deleted(deletion) => deletion.author,
             Change::Closed | Change::Unreadable | Change::Other => continue,
         };
         let month = format!("{}-01", &record.recorded_at().to_string()[..7]);
-        *changes.entry((author, month)).or_default() += 1;
+        *changes.entry((author.replace('\0', "\u{fffd}"), month)).or_default() += 1;
     }
     changes
 }
@@ -56,7 +54,7 @@ impl View for ChangesByAuthor {
 
     async fn sweep(&self, tx: &mut PgConnection, cutoff: Timestamp) -> Result<(), ProjectionError> {
         let sql = "DELETE FROM changes WHERE month < ($1::text::timestamptz AT TIME ZONE 'UTC')::date";
-        let swept = sqlx::query(sql).bind(cutoff.to_string()).execute(tx).await;
-        swept.map(drop).map_err(ProjectionError::database("sweep the changes"))
+        let swept = sqlx::query(sql).bind(cutoff.to_string()).execute(tx).await.map(drop);
+        swept.map_err(ProjectionError::database("sweep the changes"))
     }
 }
