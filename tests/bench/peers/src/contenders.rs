@@ -6,7 +6,7 @@
 //! | Coldstream, HTTP | the same | the same, and the token | its server folds, seals and signs meanwhile; a cluster of its own with the same settings |
 //! | postgres-es | durable | stream version | loads the aggregate before each command; no order over the log, no ids |
 //! | plain INSERT | durable | none but the unique indexes | its own load generator (pgbench), which sends one payload for all rows; holes in the order |
-//! | disintegrate-postgres | durable | nothing that its decision read has changed (SERIALIZABLE) | loads the state before each decision; metadata is part of the payload |
+//! | disintegrate-postgres | durable | nothing that its decision read has changed (SERIALIZABLE) | loads the state before each decision; metadata is part of the payload; its tables by a copy of its SQL, which needs PostgreSQL 16 as it is |
 //! | UmaDB | durable, dense position | append condition over the stream's tag | its own storage on the same disk, no PostgreSQL |
 //!
 //! Every writer has streams of its own, a new one every few requests, so a conflict is the peer's, not the load's.
