@@ -31,6 +31,7 @@ use event_log::{PgConfig, PgLog};
 
 use crate::clock::SystemClock;
 use crate::config::{Config, Overrides, TelemetryConfig};
+use crate::http::openapi;
 use crate::telemetry;
 use client::{Client, ServerArgs};
 use output::{CliError, Output, say};
@@ -97,6 +98,8 @@ enum Command {
     /// The configuration
     #[command(subcommand)]
     Config(settings::ConfigCommand),
+    /// The OpenAPI document of the API
+    Openapi,
     /// One history all the way through two regions on this machine
     Demo(demo::DemoArgs),
 }
@@ -153,6 +156,7 @@ impl Cli {
             Command::Content(command) => content::run(&context, command).await,
             Command::Key(command) => key::run(&context, &command),
             Command::Config(command) => settings::run(&context, &command).await,
+            Command::Openapi => context.output.data(&*openapi::document(), |document| format!("{document:#}")),
             Command::Demo(args) => demo::demo(args).await,
         }
     }

@@ -16,6 +16,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use axum::routing::post;
 use bytes::Bytes;
 use domain::append::{
     AppendError, AppendRequest, Appended, Expectation, ExpectedVersion, InvalidRequest, REQUEST_BYTES_MAX,
@@ -23,23 +24,68 @@ use domain::append::{
 use domain::event::NewEvent;
 use domain::{ErrorKind, StreamName};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use schemars::generate::SchemaGenerator;
+use schemars::{JsonSchema, Schema, json_schema};
 use serde::Serialize;
 
-use super::ApiState;
 use super::problem::Problem;
+use super::route::{self, JSON, Route, shape};
+use super::{APPENDERS, ApiState};
 
 /// Header that says what the writer believes of the one stream that it writes.
 const EXPECTED_VERSION: &str = "expected-version";
 
+const SINGLE: &str = "application/cloudevents+json";
+const BATCH: &str = "application/cloudevents-batch+json";
+const DOCUMENT: &str = "application/vnd.coldstream.append+json";
+
+pub(super) static ROUTES: &[Route] = &[Route {
+    summary: "Append events: all of them or none. Sent again with the same ids, it changes nothing",
+    headers: &[("Expected-Version", "`any`, `none`, `exists` or the version of the one stream that is written")],
+    bodies: &[
+        route::Body {
+            media: SINGLE,
+            shape: cloudevent,
+            example: r#"{"specversion": "1.0", "id": "1", "source": "/guide", "type": "content.created",
+                "subject": "content-guide", "data": {"author": "ann", "change": "c1",
+                "oid": "ce013625030ba8dba906f756967f9e9ca394464a", "mode": "100644", "size": 6}}"#,
+        },
+        route::Body {
+            media: BATCH,
+            shape: cloudevents,
+            example: r#"[{"specversion": "1.0", "id": "2", "source": "/guide", "type": "thing.made",
+                "subject": "thing-1"}]"#,
+        },
+        route::Body {
+            media: DOCUMENT,
+            shape: append_document,
+            example: r#"{"expect": [{"stream": "thing-2", "version": "none"}], "events": [{"specversion": "1.0",
+                "id": "3", "source": "/guide", "type": "thing.made", "subject": "thing-2"}]}"#,
+        },
+    ],
+    answers: &[
+        route::Answer { status: StatusCode::CREATED, what: "The events are stored", forms: ANSWER, headers: &[] },
+        route::Answer { status: StatusCode::OK, what: "They had been stored before", forms: ANSWER, headers: &[] },
+    ],
+    kinds: &[ErrorKind::Conflict, ErrorKind::Fenced, ErrorKind::Corrupt],
+    ..Route::post("/v1/append", APPENDERS, || post(append), &[])
+}];
+
+const ANSWER: &[(&str, route::Shape)] = &[(JSON, shape::<Answer>)];
+
 /// Body of a 201 or 200.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Appended")]
 struct Answer {
+    /// Whether they had been appended before.
     replayed: bool,
+    /// In the request's order.
     events: Vec<AnswerEvent>,
 }
 
 /// Where one event stands; 64-bit numbers are strings, as in the record.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "AppendedEvent")]
 struct AnswerEvent {
     stream: String,
     version: String,
@@ -59,6 +105,47 @@ impl From<Appended> for Answer {
         };
         Self { replayed: appended.replayed, events: appended.events.into_iter().map(event).collect() }
     }
+}
+
+/// A CloudEvent (CloudEvents 1.0 §3.1) as a client may send it. `domain` decides; this says the same to readers.
+fn cloudevent(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "description": "A CloudEvent. What the log assigns (position, version, epoch, recordedat) is not sent.",
+        "required": ["specversion", "id", "source", "type", "subject"],
+        "properties": {
+            "specversion": {"const": "1.0"},
+            "id": {"type": "string", "minLength": 1, "description": "Unique within its source: a retry sends it again"},
+            "source": {"type": "string", "minLength": 1},
+            "type": {"type": "string", "minLength": 1},
+            "subject": {"type": "string", "minLength": 1, "description": "The stream: category-id"},
+            "time": {"type": "string", "format": "date-time"},
+        },
+    })
+}
+
+fn cloudevents(generator: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "array", "minItems": 1, "items": cloudevent(generator)})
+}
+
+fn append_document(generator: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "required": ["events"],
+        "additionalProperties": false,
+        "properties": {
+            "events": cloudevents(generator),
+            "expect": {"type": "array", "items": {
+                "type": "object",
+                "required": ["stream", "version"],
+                "additionalProperties": false,
+                "properties": {
+                    "stream": {"type": "string"},
+                    "version": {"type": "string", "description": "`any`, `none`, `exists` or a stream version"},
+                },
+            }},
+        },
+    })
 }
 
 /// Takes an append: 201 if it is new, 200 if it had been appended before.
@@ -115,9 +202,9 @@ impl Form {
             return Err(unsupported());
         }
         match media_type.as_str() {
-            "application/cloudevents+json" => Ok(Self::Single),
-            "application/cloudevents-batch+json" => Ok(Self::Batch),
-            "application/vnd.coldstream.append+json" => Ok(Self::Document),
+            SINGLE => Ok(Self::Single),
+            BATCH => Ok(Self::Batch),
+            DOCUMENT => Ok(Self::Document),
             _ => Err(unsupported()),
         }
     }

@@ -9,11 +9,13 @@ use axum::extract::State;
 use axum::routing::{get, post};
 use domain::archive::catalog::{Catalog, CatalogError, EvidenceStore, LivePartitions};
 use domain::{ErrorKind, Timestamp};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::body::Act;
 use super::problem::Problem;
-use super::{ApiState, EVERYONE, OPERATORS, carried_through, only};
+use super::route::{Answer, Body, JSON, Route, shape};
+use super::{ApiState, EVERYONE, OPERATORS, carried_through};
 use crate::clock::SimulatedClock;
 use crate::node::ArchiveNode;
 
@@ -30,7 +32,7 @@ pub struct ArchiveApi {
 }
 
 /// `GET /v1/archive/status`. 64-bit numbers are strings, as in the record.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ArchiveStatus {
     /// Segments in force.
     pub segments: String,
@@ -55,7 +57,7 @@ pub struct ArchiveStatus {
 }
 
 /// One month of the live log.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PartitionStatus {
     /// Start of the month.
     pub month: String,
@@ -68,7 +70,7 @@ pub struct PartitionStatus {
 }
 
 /// What a run of the archive did: the answer to `POST /v1/admin/archive-run`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ArchiveRun {
     /// Segments that were sealed, as first and last position.
     pub sealed: Vec<[String; 2]>,
@@ -81,7 +83,7 @@ pub struct ArchiveRun {
 }
 
 /// What a scrub found: the answer to `POST /v1/admin/scrub`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ScrubRun {
     /// Segments read again.
     pub segments: String,
@@ -93,13 +95,61 @@ pub struct ScrubRun {
     pub lost: Vec<String>,
 }
 
-pub(super) fn routes() -> axum::Router<Arc<ApiState>> {
-    axum::Router::new()
-        .route("/v1/archive/status", only(EVERYONE, get(status)))
-        .route("/v1/admin/archive-run", only(OPERATORS, post(run)))
-        .route("/v1/admin/scrub", only(OPERATORS, post(scrub)))
-        .route("/v1/admin/clock", only(OPERATORS, post(clock)))
-}
+pub(super) static ROUTES: &[Route] = &[
+    Route {
+        summary: "What is archived, verified, confirmed and pruned",
+        kinds: &[ErrorKind::NotFound, ErrorKind::Corrupt],
+        ..Route::get(
+            "/v1/archive/status",
+            EVERYONE,
+            || get(status),
+            &[Answer::json("It", &[(JSON, shape::<ArchiveStatus>)])],
+        )
+    },
+    Route {
+        summary: "Seal what is due and prune what is proven, now",
+        bodies: &[Body { media: JSON, shape: shape::<RunRequest>, example: r#"{"everything": true}"# }],
+        kinds: OF_ACTS,
+        ..Route::post(
+            "/v1/admin/archive-run",
+            OPERATORS,
+            || post(run),
+            &[Answer::json("Done", &[(JSON, shape::<ArchiveRun>)])],
+        )
+    },
+    Route {
+        summary: "Read stored objects again, and heal what is damaged",
+        bodies: &[Body { media: JSON, shape: shape::<ScrubRequest>, example: r#"{"bytes": 1000000}"# }],
+        kinds: OF_ACTS,
+        ..Route::post(
+            "/v1/admin/scrub",
+            OPERATORS,
+            || post(scrub),
+            &[Answer::json("Done", &[(JSON, shape::<ScrubRun>)])],
+        )
+    },
+    Route {
+        summary: "Move simulated time on, in a log that was created with it",
+        bodies: &[Body { media: JSON, shape: shape::<ClockRequest>, example: r#"{"now": "2030-01-01T00:00:00Z"}"# }],
+        kinds: OF_ACTS,
+        ..Route::post(
+            "/v1/admin/clock",
+            OPERATORS,
+            || post(clock),
+            &[Answer::json("Done", &[(JSON, shape::<ClockRequest>)])],
+        )
+    },
+];
+
+/// What an act on the archive may fail with.
+const OF_ACTS: &[ErrorKind] = &[
+    ErrorKind::Conflict,
+    ErrorKind::Fenced,
+    ErrorKind::Held,
+    ErrorKind::Forked,
+    ErrorKind::Corrupt,
+    ErrorKind::NotFound,
+];
 
 fn archive(state: &ApiState) -> Result<&ArchiveApi, Problem> {
     let absent = || Problem::new(ErrorKind::NotFound, "this region has no bucket: archive.store is not configured");
@@ -133,7 +183,7 @@ async fn status(State(state): State<Arc<ApiState>>) -> Result<Json<ArchiveStatus
     }))
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct RunRequest {
     /// Seal up to the head, whatever the rules say.
@@ -164,7 +214,7 @@ async fn seal_and_prune(node: &ArchiveNode, demand: Demand) -> Result<ArchiveRun
     })
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ScrubRequest {
     /// Bytes to read again at most; absent: all.
@@ -183,9 +233,10 @@ async fn scrub(State(state): State<Arc<ApiState>>, Act(request): Act<ScrubReques
     }))
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ClockRequest {
+    /// The time (RFC 3339).
     now: String,
 }
 

@@ -7,26 +7,60 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderName, HeaderValue, Uri, header};
+use axum::http::{HeaderName, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
+use axum::routing::get;
 use domain::content::CATEGORY;
 use domain::log::ReadError;
 use domain::{ErrorKind, StreamName};
 use projections::ProjectionError;
 use projections::content::{Item, Lookup, Moment, Stub};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::problem::Problem;
 use super::read::ARCHIVE;
-use super::{ApiState, at_least, query};
+use super::route::{Answer, JSON, NDJSON, Route, lines, members, shape};
+use super::{ApiState, READERS, at_least, query};
 
 /// The events that the view is the fold of.
 const CHECKPOINT: HeaderName = HeaderName::from_static("coldstream-checkpoint");
 /// Items in one answer of a list at most.
 const LIST_MAX: u32 = 1000;
 
+pub(super) static ROUTES: &[Route] = &[
+    Route {
+        summary: "A content item as it is now",
+        query: Some(members::<ItemQuery>),
+        kinds: &[ErrorKind::NotFound, ErrorKind::Forked, ErrorKind::Corrupt],
+        example: &[("id", "guide"), ("at_least", "1")],
+        ..Route::get("/v1/content", READERS, || get(item), ITEM)
+    },
+    Route {
+        summary: "Content items by id in code-point order, one a line",
+        query: Some(members::<ListQuery>),
+        kinds: &[ErrorKind::NotFound, ErrorKind::Forked, ErrorKind::Corrupt],
+        example: &[("limit", "10"), ("at_least", "1")],
+        ..Route::get("/v1/content/list", READERS, || get(list), ITEMS)
+    },
+];
+
+const ITEM: &[Answer] = &[Answer {
+    status: StatusCode::OK,
+    what: "The item",
+    forms: &[(JSON, shape::<ContentItem>)],
+    headers: &["Coldstream-Checkpoint", "Coldstream-Archive"],
+}];
+
+const ITEMS: &[Answer] = &[Answer {
+    status: StatusCode::OK,
+    what: "The items, in the form of ContentItem",
+    forms: &[(NDJSON, lines)],
+    headers: &["Coldstream-Checkpoint"],
+}];
+
 /// A content item as its last change left it. 64-bit numbers are strings, as in the record.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ContentItem {
     /// Its id.
     pub id: String,
@@ -66,7 +100,7 @@ pub struct ContentItem {
 }
 
 /// When an item was created.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Created {
     /// As its source says.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -115,12 +149,15 @@ impl ContentItem {
     }
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ItemQuery {
+    /// The content's id.
     id: String,
+    /// Whether an archived item is read back.
     #[serde(default = "yes")]
     recall: bool,
+    /// A position or resume token that the answer has to be as new as.
     at_least: Option<String>,
 }
 
@@ -128,13 +165,17 @@ fn yes() -> bool {
     true
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ListQuery {
+    /// The id before the first.
     after: Option<String>,
+    /// Items at most.
     limit: Option<u32>,
+    /// Those that did not change within the live window instead of those that did.
     #[serde(default)]
     archived: bool,
+    /// A position or resume token that the answer has to be as new as.
     at_least: Option<String>,
 }
 
@@ -178,12 +219,12 @@ pub(super) async fn list(State(state): State<Arc<ApiState>>, uri: Uri) -> Result
     } else {
         state.content.items(after, limit).await?.into_iter().map(|item| ContentItem::of(item, true)).collect()
     };
-    let mut lines = String::new();
+    let mut body = String::new();
     for item in &items {
-        lines.push_str(&serde_json::to_string(item).expect("texts and truth values are JSON"));
-        lines.push('\n');
+        body.push_str(&serde_json::to_string(item).expect("texts and truth values are JSON"));
+        body.push('\n');
     }
-    let mut response = ([(header::CONTENT_TYPE, "application/x-ndjson")], lines).into_response();
+    let mut response = ([(header::CONTENT_TYPE, NDJSON)], body).into_response();
     response.headers_mut().insert(CHECKPOINT, HeaderValue::from(progress.checkpoint.get()));
     Ok(response)
 }

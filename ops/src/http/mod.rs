@@ -6,6 +6,7 @@
 //! | `GET /v1/log`, `/v1/stream`, `/v1/content/history` | appender, reader, auditor | [`read`] |
 //! | `GET /v1/content`, `/v1/content/list` | appender, reader, auditor | [`content`] |
 //! | `GET /v1/status`, `GET /metrics` | any | [`status`] |
+//! | `GET /v1/openapi.json` | any | [`openapi`] |
 //! | `GET /v1/archive/status`, `POST /v1/admin/{archive-run,scrub,clock}` | any; operator | [`archive`] |
 //! | `/v1/replication/*`, `POST /v1/admin/{drain,resume,promote,step-down,confirm-epoch}` | replicator; operator | [`regions`] |
 //! | `GET /health/live`, `GET /health/ready` | no token | [`status`] |
@@ -20,11 +21,13 @@ pub mod auth;
 mod body;
 pub mod content;
 pub mod metrics;
+pub mod openapi;
 mod patience;
 pub mod problem;
 mod read;
 pub mod regions;
 mod resume;
+mod route;
 mod server;
 pub mod status;
 
@@ -39,7 +42,7 @@ use axum::extract::{DefaultBodyLimit, MatchedPath, Query, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::MethodRouter;
 use domain::ErrorKind;
 use domain::append::REQUEST_BYTES_MAX;
 use domain::log::{EventLog, LogReader};
@@ -57,6 +60,7 @@ use auth::{Caller, TokenRole, Tokens};
 use metrics::{ApiMetrics, MetricsText};
 use problem::Problem;
 use regions::RegionApi;
+use route::Route;
 
 pub use server::{ServeError, serve};
 
@@ -145,19 +149,29 @@ const OPERATORS: &[TokenRole] = &[TokenRole::Operator];
 /// An appender has to see the versions that it names.
 const READERS: &[TokenRole] = &[TokenRole::Appender, TokenRole::Reader, TokenRole::Auditor];
 
-/// All routes.
+/// All routes: what the router serves and the document says.
+fn routes() -> impl Iterator<Item = &'static Route> {
+    let tables = [
+        append::ROUTES,
+        read::ROUTES,
+        content::ROUTES,
+        archive::ROUTES,
+        regions::ROUTES,
+        status::ROUTES,
+        openapi::ROUTES,
+    ];
+    tables.into_iter().flatten()
+}
+
+/// The router of all routes.
 pub fn router(state: Arc<ApiState>) -> axum::Router {
-    let protected = axum::Router::new()
-        .route("/v1/append", only(APPENDERS, post(append::append)))
-        .route("/v1/log", only(READERS, get(read::log)))
-        .route("/v1/stream", only(READERS, get(read::stream)))
-        .route("/v1/content", only(READERS, get(content::item)))
-        .route("/v1/content/history", only(READERS, get(read::history)))
-        .route("/v1/content/list", only(READERS, get(content::list)))
-        .route("/v1/status", only(EVERYONE, get(status::status)))
-        .route("/metrics", only(EVERYONE, get(status::metrics)))
-        .merge(archive::routes())
-        .merge(regions::routes())
+    let (open, closed): (Vec<&Route>, Vec<&Route>) = routes().partition(|route| route.roles.is_empty());
+    let serve = |router: axum::Router<_>, route: &Route| router.route(route.path, (route.handler)());
+    let protect =
+        |router: axum::Router<_>, route: &Route| router.route(route.path, only(route.roles, (route.handler)()));
+    let protected = closed
+        .into_iter()
+        .fold(axum::Router::new(), protect)
         .fallback(async || Problem::new(ErrorKind::NotFound, "there is no such route"))
         .method_not_allowed_fallback(async || {
             Problem::invalid("the route has no such method").with_status(StatusCode::METHOD_NOT_ALLOWED)
@@ -166,9 +180,8 @@ pub fn router(state: Arc<ApiState>) -> axum::Router {
         .layer(middleware::from_fn_with_state(state.clone(), within_time))
         // Outside of everything else that is protected: also a route that does not exist asks for a token.
         .layer(middleware::from_fn_with_state(state.clone(), auth::authenticate));
-    axum::Router::new()
-        .route("/health/live", get(async || "live\n"))
-        .route("/health/ready", get(status::ready))
+    open.into_iter()
+        .fold(axum::Router::new(), serve)
         .merge(protected)
         .layer(middleware::from_fn_with_state(state.clone(), observe))
         .with_state(state)

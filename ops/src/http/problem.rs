@@ -41,22 +41,26 @@ pub struct Problem {
     members: Vec<(&'static str, String)>,
 }
 
+/// The status that belongs to `kind`.
+pub(super) fn status_of(kind: ErrorKind) -> StatusCode {
+    match kind {
+        ErrorKind::Conflict | ErrorKind::Forked => StatusCode::CONFLICT,
+        ErrorKind::Fenced | ErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        ErrorKind::Indeterminate => StatusCode::GATEWAY_TIMEOUT,
+        ErrorKind::Invalid => StatusCode::BAD_REQUEST,
+        ErrorKind::Held => StatusCode::LOCKED,
+        ErrorKind::Corrupt => StatusCode::INTERNAL_SERVER_ERROR,
+        ErrorKind::NotFound => StatusCode::NOT_FOUND,
+        ErrorKind::Denied => StatusCode::FORBIDDEN,
+    }
+}
+
 impl Problem {
     /// A problem of `kind`, with the status that belongs to it.
     #[must_use]
     pub fn new(kind: ErrorKind, detail: impl Into<String>) -> Self {
-        let status = match kind {
-            ErrorKind::Conflict | ErrorKind::Forked => StatusCode::CONFLICT,
-            ErrorKind::Fenced | ErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-            ErrorKind::Indeterminate => StatusCode::GATEWAY_TIMEOUT,
-            ErrorKind::Invalid => StatusCode::BAD_REQUEST,
-            ErrorKind::Held => StatusCode::LOCKED,
-            ErrorKind::Corrupt => StatusCode::INTERNAL_SERVER_ERROR,
-            ErrorKind::NotFound => StatusCode::NOT_FOUND,
-            ErrorKind::Denied => StatusCode::FORBIDDEN,
-        };
         let retry_after_seconds = (kind == ErrorKind::Unavailable).then_some(RETRY_AFTER_SECONDS);
-        Self { status, kind, detail: detail.into(), retry_after_seconds, members: Vec::new() }
+        Self { status: status_of(kind), kind, detail: detail.into(), retry_after_seconds, members: Vec::new() }
     }
 
     /// A problem that says all of `error`.

@@ -10,8 +10,9 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderName, HeaderValue, Uri, header};
+use axum::http::{HeaderName, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
+use axum::routing::get;
 use bytes::Bytes;
 use domain::append::LogHead;
 use domain::content::CATEGORY;
@@ -19,12 +20,14 @@ use domain::log::{Direction, LogReader, ReadError};
 use domain::record::{self, Record};
 use domain::{ErrorKind, Head, Position, ResumeToken, StreamName, StreamVersion};
 use futures::stream::{self, Stream};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
 use super::problem::Problem;
 use super::resume::{self, epoch_at};
-use super::{ApiState, query};
+use super::route::{Answer, NDJSON, Route, lines as lines_shape, members};
+use super::{ApiState, READERS, query};
 use crate::subject;
 
 /// Records read from the log at a time. More cost memory for each reader.
@@ -37,7 +40,38 @@ const RESUME: HeaderName = HeaderName::from_static("coldstream-resume");
 /// `true` where records of the answer are, or may be, out of the live log.
 pub(super) const ARCHIVE: HeaderName = HeaderName::from_static("coldstream-archive");
 
-#[derive(Debug, Clone, Copy, Default, Deserialize)]
+pub(super) static ROUTES: &[Route] = &[
+    Route {
+        summary: "Records of the log, from a position or a resume token on",
+        query: Some(members::<LogQuery>),
+        kinds: &[ErrorKind::NotFound, ErrorKind::Forked, ErrorKind::Corrupt],
+        example: &[("from", "1"), ("limit", "2")],
+        ..Route::get("/v1/log", READERS, || get(log), RECORDS)
+    },
+    Route {
+        summary: "Records of a stream",
+        query: Some(members::<StreamQuery>),
+        kinds: &[ErrorKind::NotFound, ErrorKind::Corrupt],
+        example: &[("stream", "content-guide")],
+        ..Route::get("/v1/stream", READERS, || get(stream), RECORDS)
+    },
+    Route {
+        summary: "All that happened to a content item, whether live or archived",
+        query: Some(members::<HistoryQuery>),
+        kinds: &[ErrorKind::NotFound, ErrorKind::Corrupt],
+        example: &[("id", "guide")],
+        ..Route::get("/v1/content/history", READERS, || get(history), RECORDS)
+    },
+];
+
+const RECORDS: &[Answer] = &[Answer {
+    status: StatusCode::OK,
+    what: "Records, byte for byte what the log holds. An answer that breaks off is not whole",
+    forms: &[(NDJSON, lines_shape)],
+    headers: &["Coldstream-Head", "Coldstream-Resume", "Coldstream-Archive"],
+}];
+
+#[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum Way {
     #[default]
@@ -54,36 +88,50 @@ impl From<Way> for Direction {
     }
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct LogQuery {
+    /// The first position; excludes `after` and `token`.
     from: Option<u64>,
+    /// The position before the first.
     after: Option<u64>,
+    /// A resume token, as `Coldstream-Resume` gave it: `position@epoch`.
     token: Option<String>,
+    /// Which way.
     #[serde(default)]
     direction: Way,
+    /// Records at most.
     limit: Option<u64>,
+    /// Whether to go on with what is appended, for as long as the client listens.
     #[serde(default)]
     follow: bool,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct StreamQuery {
+    /// The stream's name.
     stream: String,
+    /// The first version.
     from: Option<u64>,
+    /// Which way.
     #[serde(default)]
     direction: Way,
+    /// Records at most.
     limit: Option<u64>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct HistoryQuery {
+    /// The content's id.
     id: String,
+    /// The first version.
     from: Option<u64>,
+    /// Which way.
     #[serde(default)]
     direction: Way,
+    /// Events at most.
     limit: Option<u64>,
 }
 
@@ -407,7 +455,7 @@ async fn next_records(reader: &dyn LogReader, next: Position) -> Result<Vec<Reco
 fn answer(body: Body, head: &LogHead, archived: bool, resume: Option<ResumeToken>) -> Result<Response, Problem> {
     let mut response = body.into_response();
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(NDJSON));
     headers.insert(HEAD, HeaderValue::from(head.head.get()));
     if archived {
         headers.insert(ARCHIVE, HeaderValue::from_static("true"));

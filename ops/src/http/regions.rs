@@ -17,12 +17,14 @@ use replication::failover::{self, FailoverError, Promote, Promoted};
 use replication::peer::{NoteMessage, Standing};
 use replication::ship::{ShipError, Shipper};
 use replication::wire::BATCH_RECORDS_MAX;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::auth::TokenRole;
 use super::body::Act;
 use super::problem::Problem;
-use super::{ApiState, OPERATORS, carried_through, only, query};
+use super::route::{Answer, Body, JSON, Route, between_regions, bytes, members};
+use super::{ApiState, OPERATORS, carried_through, query};
 
 const REPLICATORS: &[TokenRole] = &[TokenRole::Replicator];
 /// Whoever drives a switchover looks at both regions.
@@ -42,18 +44,89 @@ impl RegionApi {
     }
 }
 
-pub(super) fn routes() -> axum::Router<Arc<ApiState>> {
-    axum::Router::new()
-        .route("/v1/replication/epoch", only(LOOKERS, get(epoch)))
-        .route("/v1/replication/batch", only(REPLICATORS, get(batch)))
-        .route("/v1/replication/checkpoint", only(REPLICATORS, get(checkpoint)))
-        .route("/v1/replication/cosignature", only(REPLICATORS, post(cosignature)))
-        .route("/v1/admin/drain", only(OPERATORS, post(drain)))
-        .route("/v1/admin/resume", only(OPERATORS, post(resume)))
-        .route("/v1/admin/promote", only(OPERATORS, post(promote)))
-        .route("/v1/admin/step-down", only(OPERATORS, post(step_down)))
-        .route("/v1/admin/confirm-epoch", only(OPERATORS, post(confirm_epoch)))
-}
+pub(super) static ROUTES: &[Route] = &[
+    Route {
+        summary: "Where this region stands",
+        kinds: KINDS,
+        query: Some(members::<EpochQuery>),
+        example: &[("root", "true")],
+        ..Route::get("/v1/replication/epoch", LOOKERS, || get(epoch), STANDING)
+    },
+    Route {
+        summary: "Records after a position, as a follower takes them",
+        kinds: KINDS,
+        query: Some(members::<BatchQuery>),
+        example: &[("after", "0"), ("limit", "1")],
+        ..Route::get(
+            "/v1/replication/batch",
+            REPLICATORS,
+            || get(batch),
+            &[Answer::json("A batch", &[("application/zstd", bytes)])],
+        )
+    },
+    Route {
+        summary: "The signed checkpoint that waits for a cosignature",
+        kinds: KINDS,
+        ..Route::get("/v1/replication/checkpoint", REPLICATORS, || get(checkpoint), NOTE)
+    },
+    Route {
+        summary: "Hand in a cosigned checkpoint",
+        kinds: KINDS,
+        bodies: &[Body { media: JSON, shape: between_regions, example: r#"{"note": "no checkpoint\\n"}"# }],
+        ..Route::post("/v1/replication/cosignature", REPLICATORS, || post(cosignature), NOTE)
+    },
+    Route {
+        summary: "Take no appends any more, for a switchover",
+        kinds: KINDS,
+        ..Route::post("/v1/admin/drain", OPERATORS, || post(drain), STANDING)
+    },
+    Route {
+        summary: "Take appends again, after a drain",
+        kinds: KINDS,
+        ..Route::post("/v1/admin/resume", OPERATORS, || post(resume), STANDING)
+    },
+    Route {
+        summary: "Become the active region",
+        kinds: KINDS,
+        bodies: &[Body {
+            media: JSON,
+            shape: between_regions,
+            example: r#"{"mode": "planned", "head": "1", "root": "0000000000000000000000000000000000000000000000000000000000000000"}"#,
+        }],
+        ..Route::post(
+            "/v1/admin/promote",
+            OPERATORS,
+            || post(promote),
+            &[Answer::json("Promoted", &[(JSON, between_regions)])],
+        )
+    },
+    Route {
+        summary: "Become a follower",
+        kinds: KINDS,
+        ..Route::post("/v1/admin/step-down", OPERATORS, || post(step_down), STANDING)
+    },
+    Route {
+        summary: "Confirm the epoch in force",
+        kinds: KINDS,
+        ..Route::post("/v1/admin/confirm-epoch", OPERATORS, || post(confirm_epoch), STANDING)
+    },
+];
+
+const STANDING: &[Answer] = &[Answer::json("Where the region stands", &[(JSON, between_regions)])];
+const NOTE: &[Answer] = &[Answer::json("A signed note, or null", &[(JSON, between_regions)])];
+
+/// What can be wrong between regions.
+const KINDS: &[ErrorKind] = &[
+    ErrorKind::Conflict,
+    ErrorKind::Fenced,
+    ErrorKind::Unavailable,
+    ErrorKind::Indeterminate,
+    ErrorKind::Invalid,
+    ErrorKind::Held,
+    ErrorKind::Forked,
+    ErrorKind::Corrupt,
+    ErrorKind::NotFound,
+];
 
 fn api(state: &ApiState) -> Result<&RegionApi, Problem> {
     let absent = || Problem::new(ErrorKind::NotFound, "this region has no bucket or no signing key: it stands alone");
@@ -64,9 +137,10 @@ fn region(state: &ApiState) -> Result<Arc<Region>, Problem> {
     Ok(api(state)?.region.clone())
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct EpochQuery {
+    /// Whether to say the root of the tree at the head too: it costs a read.
     #[serde(default)]
     root: bool,
 }
@@ -76,10 +150,12 @@ async fn epoch(State(state): State<Arc<ApiState>>, uri: Uri) -> Result<Json<Stan
     Ok(Json(failover::standing(&api(&state)?.region, query.root).await?))
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct BatchQuery {
+    /// The head of who asks.
     after: u64,
+    /// Records at most.
     limit: Option<usize>,
 }
 

@@ -8,20 +8,44 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
+use axum::routing::get;
 use domain::ErrorKind;
 use domain::append::LogHead;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::ApiState;
 use super::metrics::MetricsText;
 use super::problem::Problem;
+use super::route::{Answer, JSON, Route, TEXT, shape, text};
+use super::{ApiState, EVERYONE};
 use crate::workers::WorkerStatus;
 
 /// The log has to answer a health check within this time.
 const READY_WITHIN: Duration = Duration::from_secs(2);
 
+pub(super) static ROUTES: &[Route] = &[
+    Route {
+        summary: "Where the log ends, what this region may do, and how its workers are",
+        kinds: &[ErrorKind::Corrupt],
+        ..Route::get("/v1/status", EVERYONE, || get(status), &[Answer::json("It", &[(JSON, shape::<Status>)])])
+    },
+    Route {
+        summary: "Metrics in Prometheus' text format",
+        ..Route::get("/metrics", EVERYONE, || get(metrics), &[Answer::json("They", &[(TEXT, text)])])
+    },
+    Route {
+        summary: "Whether the process runs",
+        ..Route::get("/health/live", &[], || get(async || "live\n"), &[Answer::json("It does", &[(TEXT, text)])])
+    },
+    Route {
+        summary: "Whether the log answers; the body says the role",
+        kinds: &[ErrorKind::Unavailable],
+        ..Route::get("/health/ready", &[], || get(ready), &[Answer::json("It does", &[(TEXT, text)])])
+    },
+];
+
 /// `GET /v1/status`. 64-bit numbers are strings, as in the record.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Status {
     /// The region's name.
     pub region: String,
@@ -47,7 +71,7 @@ pub struct Status {
 }
 
 /// One worker in [`Status`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct WorkerReport {
     /// `working`, `failing` or `ended`.
     pub state: String,

@@ -1,5 +1,7 @@
 //! The API over the log in memory, through real connections.
 
+mod documented;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +27,7 @@ use super::problem::Problem;
 use super::{ApiState, Parts, ServeError, router, serve};
 use crate::config::HttpConfig;
 use crate::workers::Workers;
+use documented::Documented;
 
 const SINGLE: &str = "application/cloudevents+json";
 const BATCH: &str = "application/cloudevents-batch+json";
@@ -73,6 +76,7 @@ struct Api {
     log: Arc<Interposed<MemoryLog, Gate>>,
     shutdown: CancellationToken,
     server: JoinHandle<Result<(), ServeError>>,
+    _documented: Documented,
 }
 
 const ROLES: [TokenRole; 5] = TokenRole::ALL;
@@ -108,12 +112,12 @@ impl Api {
             simulated: None,
             numbers: Box::new(|_| ()),
         };
-        let state = ApiState::new(parts, limits.clone(), shutdown.clone());
+        let state = Arc::new(ApiState::new(parts, limits.clone(), shutdown.clone()));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
-        let (router, ending) = (router(Arc::new(state)), shutdown.clone());
+        let (router, ending) = (router(state.clone()), shutdown.clone());
         let server = tokio::spawn(async move { serve(listener, router, &limits, ending).await });
-        Self { url, client: Client::new(), tokens, log, shutdown, server }
+        Self { url, client: Client::new(), tokens, log, shutdown, server, _documented: Documented(state) }
     }
 
     fn post(&self, content_type: &str, body: impl Into<reqwest::Body>) -> RequestBuilder {
@@ -336,6 +340,7 @@ async fn every_request_but_health_asks_for_a_token_with_a_role() {
         ("GET", "/v1/content/history?id=a", &[TokenRole::Appender, TokenRole::Reader, TokenRole::Auditor]),
         ("GET", "/v1/content/list?limit=0", &[TokenRole::Appender, TokenRole::Reader, TokenRole::Auditor]),
         ("GET", "/v1/status", &ROLES),
+        ("GET", "/v1/openapi.json", &ROLES),
         ("GET", "/metrics", &ROLES),
         ("GET", "/v1/archive/status", &ROLES),
         ("POST", "/v1/admin/archive-run", &[TokenRole::Operator]),

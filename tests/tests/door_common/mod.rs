@@ -5,9 +5,11 @@
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
+use domain::Timestamp;
 use domain::window::LiveWindow;
 use ops::dev::Region;
 use ops::dev::region::Plan;
+use ops::http::openapi;
 use tempfile::TempDir;
 use tokio::process::Command;
 
@@ -29,13 +31,18 @@ pub struct Rig {
 impl Rig {
     /// A region whose server is not started.
     pub async fn idle() -> Self {
+        Self::with_time(None).await
+    }
+
+    /// The same with simulated time, if one is given.
+    pub async fn with_time(simulated_now: Option<Timestamp>) -> Self {
         // Another test of this process may have been first.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let folder = tempfile::tempdir().expect("a folder");
         let plan = Plan {
             binary: binary(),
             folder: folder.path().to_owned(),
-            simulated_now: None,
+            simulated_now,
             window: LiveWindow::default(),
             settings: Vec::new(),
         };
@@ -67,7 +74,15 @@ impl Rig {
         self.command(token, arguments).output().await.expect("the binary runs")
     }
 
+    /// Ends a region whose server runs. Whatever a test was about: the API's document has told every answer.
     pub async fn end(self) {
+        let request = reqwest::Client::new().get(format!("{}/metrics", self.region.url));
+        let answer = request.bearer_auth(&self.region.tokens.reader).send().await.expect("metrics");
+        let text = answer.text().await.expect("whole");
+        for line in text.lines().filter(|line| line.starts_with("coldstream_http_requests_total{")) {
+            let words: Vec<&str> = line.split('"').collect();
+            assert!(openapi::says(words[1], words[3], words[5]), "not documented: {line}");
+        }
         self.region.end().await.expect("it ends");
     }
 }

@@ -1,0 +1,23 @@
+//! The document against the answers that tests get.
+
+use std::sync::Arc;
+
+use crate::http::metrics::MetricsText;
+use crate::http::{ApiState, openapi};
+
+/// Whatever a test was about: the document has told every answer that it got.
+pub(super) struct Documented(pub(super) Arc<ApiState>);
+
+impl Drop for Documented {
+    fn drop(&mut self) {
+        let mut text = MetricsText::default();
+        self.0.metrics.write(&mut text);
+        let text = text.finish();
+        let counts = text.lines().filter(|line| line.starts_with("coldstream_http_requests_total{"));
+        for words in counts.map(|line| line.split('"').collect::<Vec<_>>()) {
+            let (method, route, status) = (words[1], words[3], words[5]);
+            let said = openapi::says(method, route, status);
+            assert!(said || std::thread::panicking(), "{method} {route} was answered with {status}");
+        }
+    }
+}
