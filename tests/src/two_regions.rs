@@ -1,26 +1,28 @@
 //! Two real regions for a test, and how a test asks them, over HTTP and by the real command line. What is said
 //! here is said by the regions; nothing is looked up behind their back but the buckets, as an outsider would.
 
+mod buckets;
+
 use std::fmt::Debug;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use domain::Head;
-use domain::archive::{checkpoint, layout};
 use domain::keys::{KeyRing, VerifyKey};
-use domain::merkle::{Frontier, Hash, leaf_hash};
-use domain::store::ObjectStore;
 use domain::window::LiveWindow;
-use ops::config::{Config, Overrides};
+use domain::Timestamp;
+use ops::dev::kill_at::VARIABLE;
 use ops::dev::region::{Plan, Region};
 use ops::http::status::Status;
 use replication::Standing;
-use segment_store::S3Store;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::process::Command;
+use tokio::io::AsyncReadExt;
+use tokio::process::{Child, Command};
 
 use crate::binary;
+
+pub use buckets::{bucket, published, roots};
 
 /// The longest that a test waits for one state.
 const STATE_WITHIN: Duration = Duration::from_secs(50);
@@ -28,7 +30,6 @@ const STATE_WITHIN: Duration = Duration::from_secs(50);
 const LOOK_EVERY: Duration = Duration::from_millis(40);
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 const COMMAND_WITHIN: Duration = Duration::from_secs(55);
-const OBJECTS_MAX: usize = 1000;
 
 /// A generator of random moments; its seed is printed, and COLDSTREAM_TEST_SEED gives it again.
 ///
@@ -57,16 +58,26 @@ impl TwoRegions {
     /// # Panics
     /// If this machine cannot have them.
     pub async fn prepare() -> Self {
+        Self::prepare_as(None, LiveWindow::default()).await
+    }
+
+    /// Two regions that serve, in simulated time, which stands still: it is `now` until [`TwoRegions::move_to`]. One
+    /// month stays live.
+    ///
+    /// # Panics
+    /// If they do not.
+    pub async fn start_at(now: &str) -> Self {
+        let now = Timestamp::parse_rfc3339(now).expect("an instant");
+        let regions = Self::prepare_as(Some(now), LiveWindow::of_months(1).expect("a window")).await;
+        regions.serve().await
+    }
+
+    async fn prepare_as(simulated_now: Option<Timestamp>, window: LiveWindow) -> Self {
         // Another test of this process may have installed it before.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let folder = tempfile::Builder::new().prefix("coldstream-test").tempdir().expect("a folder");
-        let plan = Plan {
-            binary: binary(),
-            folder: folder.path().to_owned(),
-            simulated_now: None,
-            window: LiveWindow::default(),
-            settings: Vec::new(),
-        };
+        let plan =
+            Plan { binary: binary(), folder: folder.path().to_owned(), simulated_now, window, settings: Vec::new() };
         let (home, dr) = Region::pair(&plan).await.expect("two regions");
         for region in [&home, &dr] {
             std::fs::write(folder.path().join(region.name).join("operator"), &region.tokens.operator).expect("written");
@@ -79,10 +90,24 @@ impl TwoRegions {
     /// # Panics
     /// If they do not.
     pub async fn start() -> Self {
-        let mut regions = Self::prepare().await;
-        regions.home.serve().await.expect("home serves");
-        regions.dr.serve().await.expect("dr serves");
-        regions
+        Self::prepare().await.serve().await
+    }
+
+    async fn serve(mut self) -> Self {
+        self.home.serve().await.expect("home serves");
+        self.dr.serve().await.expect("dr serves");
+        self
+    }
+
+    /// Moves simulated time on, in both.
+    ///
+    /// # Panics
+    /// If one of them refuses.
+    pub async fn move_to(&self, now: &str) {
+        for region in [&self.home, &self.dr] {
+            let answer = act(region, "/v1/admin/clock", json!({ "now": now })).await;
+            assert_eq!(answer.status, 200, "{}", answer.body);
+        }
     }
 
     /// Ends what still runs.
@@ -119,25 +144,21 @@ impl TwoRegions {
         home
     }
 
-    /// Waits until both regions have accepted the same last manifest. A switchover before that leaves a branch of the
-    /// archive to be wound back, which this version does not do yet.
-    ///
-    /// # Panics
-    /// If they do not.
-    pub async fn same_archive(&self) {
-        until("both regions have the same last manifest", async || {
-            let (home, dr) = (archive_status(&self.home).await?, archive_status(&self.dr).await?);
-            (home.manifest == dr.manifest).then_some(()).ok_or(format!("{:?} and {:?}", home.manifest, dr.manifest))
-        })
-        .await;
-    }
-
-    /// Waits until both regions have the archive up to `head`, confirmed; then each bucket alone proves it.
+    /// Waits until both regions have the archive up to `head`, confirmed; then each bucket alone proves it, with no void
+    /// manifest in it.
     ///
     /// # Panics
     /// If one does not.
     pub async fn is_proven(&self, head: usize, epochs: u64) {
-        for region in [&self.home, &self.dr] {
+        self.is_proven_beside(head, epochs, [&[], &[]]).await;
+    }
+
+    /// The same, where the buckets of home and dr have these void manifests: objects that stay and do no harm.
+    ///
+    /// # Panics
+    /// As [`TwoRegions::is_proven`].
+    pub async fn is_proven_beside(&self, head: usize, epochs: u64, void: [&[String]; 2]) {
+        for (region, void) in [&self.home, &self.dr].into_iter().zip(void) {
             until(&format!("{} has the whole archive, confirmed and cosigned", region.name), async || {
                 let status = archive_status(region).await?;
                 let cosigned = status.cosigned_head.as_deref() == Some(&head.to_string());
@@ -149,7 +170,7 @@ impl TwoRegions {
             assert_eq!(code, Some(0), "{report} {talk}");
             assert_eq!((&report["findings"], &report["verified_head"]), (&json!([]), &json!(head)), "{report}");
             assert_eq!((&report["epoch_claims"], &report["cosigned_head"]), (&json!(epochs), &json!(head)), "{report}");
-            assert_eq!(report["void_manifests"], json!([]), "{report}");
+            assert_eq!(report["void_manifests"], json!(void), "{report}");
         }
     }
 
@@ -158,6 +179,15 @@ impl TwoRegions {
     /// # Panics
     /// If it does not end in time.
     pub async fn command(&self, region: &Region, words: &[&str]) -> Said {
+        self.begin(region, words).ends().await
+    }
+
+    /// Starts it.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    #[must_use]
+    pub fn begin(&self, region: &Region, words: &[&str]) -> Running {
         let operator = |name: &str| self.folder.path().join(name).join("operator");
         let other = if region.name == self.home.name { &self.dr } else { &self.home };
         let mut command = Command::new(binary());
@@ -165,15 +195,49 @@ impl TwoRegions {
         if matches!(words, ["failover", "check" | "switchover", ..] | ["replication", ..]) {
             command.arg("--other-token-file").arg(operator(other.name));
         }
-        command.env("COLDSTREAM_TOKEN_FILE", operator(region.name)).stdin(Stdio::null()).kill_on_drop(true);
-        let output = tokio::time::timeout(COMMAND_WITHIN, command.output()).await.expect("it ends in time");
-        let output = output.expect("it runs");
+        command.env("COLDSTREAM_TOKEN_FILE", operator(region.name)).kill_on_drop(true);
+        let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Running { child: command.spawn().expect("it runs"), talk: String::new() }
+    }
+}
+
+/// A command that runs. It is killed when this is dropped.
+pub struct Running {
+    child: Child,
+    /// What it has said on stderr and was waited for.
+    talk: String,
+}
+
+impl Running {
+    /// Waits until it says `word` on stderr.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub async fn says(&mut self, word: &str) {
+        let talk = self.child.stderr.as_mut().expect("piped");
+        let wait = async {
+            // Byte by byte: nothing that it says later is taken away from the end.
+            while !self.talk.contains(word) {
+                let byte = talk.read_u8().await.unwrap_or_else(|_| panic!("{word:?} is awaited: {}", self.talk));
+                self.talk.push(char::from(byte));
+            }
+        };
+        tokio::time::timeout(COMMAND_WITHIN, wait).await.unwrap_or_else(|_| panic!("it never says {word:?}"));
+    }
+
+    /// Waits until it ends.
+    ///
+    /// # Panics
+    /// If it does not in time.
+    pub async fn ends(self) -> Said {
+        let output = tokio::time::timeout(COMMAND_WITHIN, self.child.wait_with_output()).await;
+        let output = output.expect("it ends in time").expect("its output");
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
         let data = text(output.stdout);
         Said {
             code: output.status.code(),
             data: serde_json::from_str(&data).unwrap_or(Value::Null),
-            talk: text(output.stderr),
+            talk: self.talk + &text(output.stderr),
         }
     }
 }
@@ -376,43 +440,26 @@ pub async fn becomes(region: &Region, wanted: &str, epoch: u64) {
     .await;
 }
 
-/// The bucket of a region.
+/// Starts the region's server and waits until it has killed itself at `step`.
 ///
 /// # Panics
-/// If its configuration has none.
-#[must_use]
-pub fn bucket(region: &Region) -> S3Store {
-    let config = Config::load(Some(&region.config), &Overrides::default()).expect("a configuration");
-    S3Store::connect(&config.archive.store.expect("a bucket")).expect("a store")
+/// If it lives on, or dies of something else.
+pub async fn dies_at(region: &mut Region, step: &str) {
+    let log = region.server_log();
+    let before = suicides(&log);
+    // It may be dead before it is ready; what it says in its log is the proof either way.
+    let ready = region.serve_with(&[(VARIABLE, step)]).await;
+    if ready.is_ok() {
+        until(&format!("{} dies at {step}", region.name), async || {
+            region.server().is_none_or(|server| server.has_ended()).then_some(()).ok_or("it lives")
+        })
+        .await;
+        region.kill_server().await.expect("it is gone");
+    }
+    assert_eq!(suicides(&log), before + 1, "{} died at {step} and of nothing else: {ready:?}", region.name);
 }
 
-/// Root of the first records, by size, from 0 on.
-#[must_use]
-pub fn roots(lines: &[Vec<u8>]) -> Vec<Hash> {
-    let mut tree = Frontier::default();
-    let mut roots = vec![tree.root()];
-    for line in lines {
-        tree.push(leaf_hash(line));
-        roots.push(tree.root());
-    }
-    roots
-}
-
-/// Reads all checkpoints in a bucket, and gives their sizes: each is signed by two and agrees with `roots` (EVD-1).
-///
-/// # Panics
-/// If one is not.
-pub async fn published(region: &Region, keys: &KeyRing, roots: &[Hash]) -> Vec<u64> {
-    let store = bucket(region);
-    let mut sizes = Vec::new();
-    for object in store.list(layout::CHECKPOINTS, None, OBJECTS_MAX).await.expect("listed") {
-        let note = String::from_utf8(store.get(&object.key).await.expect("read").bytes).expect("a note");
-        let (said, signers) = checkpoint::verify(&note, keys).expect("a signed checkpoint");
-        assert_eq!(signers.len(), 2, "{}: only what both regions signed is published", object.key);
-        let size = usize::try_from(said.size.get()).expect("small");
-        assert_eq!(Some(&said.root), roots.get(size), "{}: the root is that of both logs", object.key);
-        assert_eq!(layout::parse_checkpoint(&object.key).map(|(_, size)| size), Head::new(said.size.get()));
-        sizes.push(said.size.get());
-    }
-    sizes
+fn suicides(log: &Path) -> usize {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    text.lines().filter(|line| line.contains(VARIABLE)).count()
 }

@@ -1,12 +1,10 @@
 //! ARC-1: every position up to the head is live or in a cataloged segment, never in neither and never twice, whatever
 //! is killed with SIGKILL between whichever two steps of seal, verify, mirror, confirm and prune.
 
-use std::path::Path;
-
 use domain::Timestamp;
 use ops::dev::Region;
-use ops::dev::kill_at::VARIABLE;
 use system_tests::regions::{Api, History, Pair, Setting, Truth, append, at, is_whole, number, seed, until};
+use system_tests::two_regions::dies_at;
 
 /// More than a block of 1,024: each month is archived in two segments or three, whose ends are not the months' ends.
 const EVENTS_A_MONTH: usize = 1500;
@@ -79,27 +77,6 @@ async fn a_kill_between_any_two_steps_loses_nothing_and_the_next_run_finishes_th
         truth.are_the_streams_of(region).await;
     }
     pair.end().await;
-}
-
-/// Starts the region's server and waits until it has killed itself at `step`.
-async fn dies_at(region: &mut Region, step: &str) {
-    let log = region.server_log();
-    let before = suicides(&log);
-    // It may be dead before it is ready; what it says in its log is the proof either way.
-    let ready = region.serve_with(&[(VARIABLE, step)]).await;
-    if ready.is_ok() {
-        until(&format!("{} dies at {step}", region.name), async || {
-            region.server().is_none_or(|server| server.has_ended()).then_some(())
-        })
-        .await;
-        region.kill_server().await.expect("it is gone");
-    }
-    assert_eq!(suicides(&log), before + 1, "{} died at {step} and of nothing else: {ready:?}", region.name);
-}
-
-fn suicides(log: &Path) -> usize {
-    let text = std::fs::read_to_string(log).unwrap_or_default();
-    text.lines().filter(|line| line.contains(VARIABLE)).count()
 }
 
 /// Waits until a region has archived everything up to `head`, in both buckets, and pruned everything up to `due`.

@@ -24,7 +24,6 @@ async fn a_switchover_there_and_back_under_load_loses_nothing() {
     let writers = Writers::start([&regions.home, &regions.dr], "load", Belief::Exact);
     writers.more(150).await;
     seal_all(&regions.home).await;
-    regions.same_archive().await;
     said(&regions.command(&regions.home, &["failover", "switchover"]).await, 2, "--yes");
     assert_eq!(role(&regions.home).await, ("active".into(), 1), "without --yes nothing was done");
 
@@ -38,7 +37,6 @@ async fn a_switchover_there_and_back_under_load_loses_nothing() {
     is_fenced(&regions.home, "to-the-old-one").await;
     writers.more(150).await;
     seal_all(&regions.dr).await;
-    regions.same_archive().await;
     // Again: it is done, and says so.
     said(&regions.command(&regions.home, &["failover", "switchover", "--yes"]).await, 0, "");
 
@@ -69,6 +67,7 @@ async fn a_drain_that_went_no_further_is_taken_back_and_the_check_says_go_or_no_
     let go = regions.command(&regions.home, &["failover", "check"]).await;
     said(&go, 0, "");
     assert_eq!((&go.data["doubts"], &go.data["other"]["head"]), (&json!([]), &json!("10")), "{go:?}");
+    assert!(go.data["under_way"].is_null(), "{go:?}");
     said(&regions.command(&regions.dr, &["failover", "check"]).await, 0, "");
     let status = regions.command(&regions.home, &["status"]).await;
     assert_eq!((&status.data["own"]["role"], &status.data["peer"]["role"]), (&json!("active"), &json!("follower")));
@@ -94,8 +93,15 @@ async fn a_drain_that_went_no_further_is_taken_back_and_the_check_says_go_or_no_
     append_run(&regions.home, "two", 10).await;
     regions.dr.serve().await.expect("it serves again");
     assert_eq!(regions.same_lines().await.len(), 20);
-    // A switchover that somebody else has begun is gone on with.
+    // A switchover that somebody else has begun is gone on with, and the check says so, whoever is asked.
     assert_eq!(act(&regions.home, "/v1/admin/drain", Value::Null).await.status, 200);
+    for region in [&regions.home, &regions.dr] {
+        let check = regions.command(region, &["failover", "check"]).await;
+        said(&check, 0, "");
+        let state = check.data["under_way"].as_str().unwrap_or_default();
+        assert!(state.starts_with("a switchover from home to dr was begun and not finished"), "{check:?}");
+        assert!(state.ends_with("coldstream failover switchover, with --server naming home, finishes it"), "{state}");
+    }
     said(&regions.command(&regions.home, &["failover", "switchover", "--yes"]).await, 0, "the old region follows");
     assert_eq!((role(&regions.dr).await, role(&regions.home).await), (("active".into(), 2), ("follower".into(), 2)));
     regions.end().await;
@@ -210,5 +216,38 @@ async fn where_a_bound_is_stated_no_more_than_that_is_lost() {
     becomes(&regions.home, "read_only", 1).await;
     is_fenced(&regions.home, "from-the-dead").await;
     assert_eq!(lines(&regions.home).await.len(), 40);
+    regions.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_homes_bucket_shows_is_counted_though_dr_never_heard_of_it() {
+    let mut regions = TwoRegions::start().await;
+    append_run(&regions.home, "both", 15).await;
+    head_beyond(&regions.dr, 15).await;
+    regions.dr.kill_server().await.expect("killed");
+    append_run(&regions.home, "home", 25).await;
+    seal_all(&regions.home).await;
+    // Home's server and database are gone. Its bucket is not.
+    regions.home.kill_server().await.expect("killed");
+    regions.home.cluster.kill().await.expect("killed");
+    regions.dr.serve().await.expect("it serves again");
+    let heard = standing(&regions.dr).await.expect("it answers").heard.expect("it heard of home");
+    assert_eq!(heard.head.get(), 15);
+
+    let key = layout::manifest(Epoch::FIRST, 1);
+    let promote = |words: &'static [&'static str]| regions.command(&regions.dr, words);
+    let refused = promote(&["failover", "promote", "--force", "--accept-loss", "1000", "--yes"]).await;
+    said(
+        &refused,
+        1,
+        &format!("{key} in the other region's bucket shows 40 events; 25 events are known to be missing"),
+    );
+    assert_eq!(role(&regions.dr).await, ("follower".into(), 1));
+    let promoted = promote(&["failover", "promote", "--force", "--accept-unknown-loss", "--yes"]).await;
+    said(&promoted, 0, "");
+    let loss = &promoted.data["loss"];
+    assert_eq!(loss["newest"], json!({ "head": "40", "source": { "other_bucket": key } }), "{loss}");
+    assert_eq!((&loss["own_head"], &loss["known_missing"]), (&json!("15"), &json!("25")), "{loss}");
+    assert_eq!(lines(&regions.dr).await.len(), 15, "acknowledged minus surviving is what was stated");
     regions.end().await;
 }
