@@ -30,7 +30,7 @@ use serde::Serialize;
 
 use super::problem::Problem;
 use super::route::{self, JSON, Route, shape};
-use super::{APPENDERS, ApiState};
+use super::{APPENDERS, ApiState, coding};
 
 /// Header that says what the writer believes of the one stream that it writes.
 const EXPECTED_VERSION: &str = "expected-version";
@@ -41,7 +41,10 @@ const DOCUMENT: &str = "application/vnd.coldstream.append+json";
 
 pub(super) static ROUTES: &[Route] = &[Route {
     summary: "Append events: all of them or none. Sent again with the same ids, it changes nothing",
-    headers: &[("Expected-Version", "`any`, `none`, `exists` or the version of the one stream that is written")],
+    headers: &[
+        ("Expected-Version", "`any`, `none`, `exists` or the version of the one stream that is written"),
+        ("Content-Encoding", "`zstd`, with a window of 16 MiB at most; unpacked, the body has 16 MiB at most too"),
+    ],
     bodies: &[
         route::Body {
             media: SINGLE,
@@ -155,11 +158,13 @@ pub(super) async fn append(
     body: Body,
 ) -> Result<Response, Problem> {
     let form = Form::of(&headers)?;
+    let packed = coding::is_zstd(&headers)?;
     let expected = expected_version(&headers)?;
     // Bytes are counted before they are read: what waits here costs no memory.
     let room = state.room_for_body(&headers).await?;
     let receive = Duration::from_secs(state.limits.receive_seconds);
     let body = tokio::time::timeout(receive, collect(body)).await.map_err(|_| too_slow())??;
+    let body = if packed { coding::unpacked(&body)? } else { body };
     let request = form.read(&body, expected).map_err(AppendError::Invalid)?;
     drop(body);
     let result = state.log.append(request).await;
@@ -191,9 +196,6 @@ impl Form {
                           application/vnd.coldstream.append+json, in UTF-8, is expected";
             Problem::invalid(detail).with_status(StatusCode::UNSUPPORTED_MEDIA_TYPE)
         };
-        if headers.contains_key(header::CONTENT_ENCODING) {
-            return Err(unsupported());
-        }
         let text = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).ok_or_else(unsupported)?;
         let mut parts = text.split(';').map(|part| part.trim().to_ascii_lowercase());
         let media_type = parts.next().unwrap_or_default();

@@ -19,6 +19,7 @@ pub mod archive;
 mod at_least;
 pub mod auth;
 mod body;
+mod coding;
 pub mod content;
 pub mod metrics;
 pub mod openapi;
@@ -127,13 +128,14 @@ impl ApiState {
     }
 
     /// Waits until the body fits into what may be in memory at a time. A body of unknown length counts as
-    /// one of the largest.
+    /// one of the largest, and so does a compressed one: what is in it is not known yet.
     async fn room_for_body(&self, headers: &HeaderMap) -> Result<OwnedSemaphorePermit, Problem> {
         let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
-        let bytes = length.unwrap_or(REQUEST_BYTES_MAX);
-        if bytes > REQUEST_BYTES_MAX {
+        let sent = length.unwrap_or(REQUEST_BYTES_MAX);
+        if sent > REQUEST_BYTES_MAX {
             return Err(append::too_large());
         }
+        let bytes = if headers.contains_key(header::CONTENT_ENCODING) { REQUEST_BYTES_MAX } else { sent };
         let units = u32::try_from(bytes.div_ceil(BODY_UNIT_BYTES)).expect("a request has at most 16 MiB");
         let room = self.bodies.clone().acquire_many_owned(units);
         match tokio::time::timeout(Duration::from_secs(self.limits.receive_seconds), room).await {
@@ -177,6 +179,7 @@ pub fn router(state: Arc<ApiState>) -> axum::Router {
             Problem::invalid("the route has no such method").with_status(StatusCode::METHOD_NOT_ALLOWED)
         })
         .layer(DefaultBodyLimit::max(body::ACT_BYTES_MAX))
+        .layer(middleware::from_fn(coding::compress))
         .layer(middleware::from_fn_with_state(state.clone(), within_time))
         // Outside of everything else that is protected: also a route that does not exist asks for a token.
         .layer(middleware::from_fn_with_state(state.clone(), auth::authenticate));

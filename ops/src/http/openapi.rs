@@ -24,7 +24,8 @@ const ABOUT: &str = "An event log that loses nothing: appends, reads, the archiv
     64-bit numbers are strings in JSON. Every error is a problem document (RFC 9457) whose `kind` says what to do. \
     What is no route is answered with 404 `not_found`, a method that a route has not with 405 `invalid`; a route for \
     GET answers HEAD too. Once a shutdown has begun, every request but `/health/live` is answered with 503 \
-    `unavailable`, with or without a token.";
+    `unavailable`, with or without a token. Answers in lines are compressed for who sends `Accept-Encoding: zstd`; each \
+    piece leaves at once, also of a tail.";
 
 /// Headers of answers, with what they mean.
 const HEADERS: [(&str, &str); 7] = [

@@ -1,5 +1,6 @@
 //! The API over the log in memory, through real connections.
 
+mod coding;
 mod documented;
 
 use std::collections::HashMap;
