@@ -23,6 +23,7 @@ mod coding;
 pub mod content;
 pub mod metrics;
 pub mod openapi;
+mod page;
 mod patience;
 pub mod problem;
 mod read;

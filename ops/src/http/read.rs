@@ -5,12 +5,15 @@
 //! token of the last record of the answer. With `follow=true` it never ends; an empty line says that there
 //! is nothing new, and each record carries its own position and epoch to resume from. If a read fails in
 //! the middle, the connection breaks off: no client can take a part for the whole.
+//!
+//! A tail may be had as server-sent events (WHATWG HTML §9.2): `id` is the resume token, `data` the record's line.
+//! What is ahead of a reader is read when the socket takes more, one page at a time: a slow reader costs no memory.
 
 use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderName, HeaderValue, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use bytes::Bytes;
@@ -24,15 +27,16 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
+use super::page::{PAGE_RECORDS, dense, page_limit, records_u64};
 use super::problem::Problem;
 use super::resume::{self, epoch_at};
-use super::route::{Answer, NDJSON, Route, lines as lines_shape, members};
+use super::route::{Answer, NDJSON, Route, lines as lines_shape, members, text};
 use super::{ApiState, READERS, query};
 use crate::subject;
 
-/// Records read from the log at a time. More cost memory for each reader.
-const PAGE_RECORDS: usize = 512;
-
+/// Media type of server-sent events.
+const EVENTS: &str = "text/event-stream";
+const LAST_EVENT_ID: &str = "Last-Event-ID";
 /// The head when the answer began.
 const HEAD: HeaderName = HeaderName::from_static("coldstream-head");
 /// Token of the answer's last record.
@@ -44,9 +48,13 @@ pub(super) static ROUTES: &[Route] = &[
     Route {
         summary: "Records of the log, from a position or a resume token on",
         query: Some(members::<LogQuery>),
+        headers: &[(
+            LAST_EVENT_ID,
+            "Of a reader of events that comes back: the resume token to go on from, above the query",
+        )],
         kinds: &[ErrorKind::NotFound, ErrorKind::Forked, ErrorKind::Corrupt],
         example: &[("from", "1"), ("limit", "2")],
-        ..Route::get("/v1/log", READERS, || get(log), RECORDS)
+        ..Route::get("/v1/log", READERS, || get(log), LOG)
     },
     Route {
         summary: "Records of a stream",
@@ -63,6 +71,13 @@ pub(super) static ROUTES: &[Route] = &[
         ..Route::get("/v1/content/history", READERS, || get(history), RECORDS)
     },
 ];
+
+const LOG: &[Answer] = &[Answer {
+    what: "Records, byte for byte what the log holds; with `follow=true` and `Accept: text/event-stream` as events, \
+           whose `id` is the resume token. An answer that breaks off is not whole",
+    forms: &[(NDJSON, lines_shape), (EVENTS, text)],
+    ..RECORDS[0]
+}];
 
 const RECORDS: &[Answer] = &[Answer {
     status: StatusCode::OK,
@@ -142,11 +157,26 @@ enum Spelling {
     Record,
     /// Its line with the content's id as `subject`, as its source had it.
     Content,
+    /// Its line as a server-sent event.
+    Event,
+}
+
+impl Spelling {
+    /// What says that there is nothing new.
+    fn heartbeat(self) -> Bytes {
+        Bytes::from_static(if self == Self::Event { b":\n\n" } else { b"\n" })
+    }
 }
 
 /// The log from a position on, or from a resume token on.
-pub(super) async fn log(State(state): State<Arc<ApiState>>, uri: Uri) -> Result<Response, Problem> {
-    let query: LogQuery = query(&uri)?;
+pub(super) async fn log(State(state): State<Arc<ApiState>>, uri: Uri, headers: HeaderMap) -> Result<Response, Problem> {
+    let mut query: LogQuery = query(&uri)?;
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let events = query.follow && text(header::ACCEPT.as_str()).is_some_and(|accepted| accepted.contains(EVENTS));
+    if let Some(seen) = text(LAST_EVENT_ID).filter(|_| events) {
+        // A browser comes back to the URL that it began with, and says here how far it got.
+        query = LogQuery { from: None, after: None, token: Some(seen.to_owned()), ..query };
+    }
     let head = state.reader.log_head().await?;
     let token = token_of(&query)?;
     if let Some(token) = token {
@@ -155,13 +185,21 @@ pub(super) async fn log(State(state): State<Arc<ApiState>>, uri: Uri) -> Result<
     let range = LogRange::plan(&query, token, head.head)?;
     let resume = range.resume(&*state.reader, token).await?;
     let archived = range.oldest().is_some_and(|oldest| head.pruned.includes(oldest));
-    let scan = Scan { reader: state.reader.clone(), place: Place::Log(range), spelling: Spelling::Record };
+    let scan = Scan {
+        reader: state.reader.clone(),
+        place: Place::Log(range),
+        spelling: if events { Spelling::Event } else { Spelling::Record },
+    };
     let body = if query.follow {
         tail(scan, range.next_after(), state.shutdown.clone())
     } else {
         first_page_then_rest(scan).await?
     };
-    answer(body, &head, archived, resume)
+    let mut response = answer(body, &head, archived, resume)?;
+    if events {
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(EVENTS));
+    }
+    Ok(response)
 }
 
 /// A stream from a version on.
@@ -355,47 +393,28 @@ impl Scan {
     }
 }
 
-fn records_u64(records: &[Record]) -> u64 {
-    u64::try_from(records.len()).expect("a page has few records")
-}
-
-/// How many records a page may have so that it stays in its range.
-fn page_limit(left: u64, newest: u64, next: u64, direction: Direction) -> usize {
-    let there = match direction {
-        Direction::Forward => newest - next + 1,
-        Direction::Backward => next,
-    };
-    usize::try_from(left.min(there)).unwrap_or(PAGE_RECORDS).min(PAGE_RECORDS)
-}
-
-/// Checks that `numbers` start at `next` and have no hole; returns what comes after them (0: nothing).
-fn dense(numbers: impl Iterator<Item = u64>, next: u64, direction: Direction, what: &str) -> Result<u64, ReadError> {
-    let mut expected = next;
-    let mut any = false;
-    for number in numbers {
-        if number != expected {
-            let reason = format!("{what} {expected} is missing, {number} stands in its place");
-            return Err(ReadError::Corrupt { reason });
-        }
-        any = true;
-        expected = match direction {
-            Direction::Forward => number + 1,
-            Direction::Backward => number - 1,
-        };
-    }
-    if any { Ok(expected) } else { Err(ReadError::Corrupt { reason: format!("{what} {next} is missing") }) }
-}
-
 fn lines(records: &[Record], spelling: Spelling) -> Bytes {
     let mut bytes = Vec::with_capacity(records.len() * 512);
     for record in records {
         match spelling {
             Spelling::Record => record::write(record, &mut bytes),
+            Spelling::Event => event(record, &mut bytes),
             Spelling::Content => bytes.extend(subject::of_source(record.to_line())),
         }
         bytes.push(b'\n');
     }
     bytes.into()
+}
+
+/// A removed record does not say its epoch: it has no id, and who comes back after it sees it again.
+fn event(record: &Record, out: &mut Vec<u8>) {
+    if let Record::Event(event) = record {
+        let token = ResumeToken { position: event.position, epoch: event.epoch };
+        out.extend_from_slice(format!("id: {token}\n").as_bytes());
+    }
+    out.extend_from_slice(b"data: ");
+    record::write(record, out);
+    out.push(b'\n');
 }
 
 /// The first page is read before the header is sent, so that most errors are a problem and not a broken line.
@@ -419,7 +438,7 @@ fn log_broken_answer(error: &ReadError) {
 /// The range, and then whatever is appended, for as long as the client listens. What was read last decides
 /// what is read next, so nothing is missed and nothing comes twice, whatever the hint of the log says.
 fn tail(scan: Scan, next: Position, shutdown: CancellationToken) -> Body {
-    let reader = scan.reader.clone();
+    let (reader, spelling) = (scan.reader.clone(), scan.spelling);
     let live = stream::try_unfold((reader, next), move |(reader, next)| {
         let shutdown = shutdown.clone();
         async move {
@@ -428,10 +447,10 @@ fn tail(scan: Scan, next: Position, shutdown: CancellationToken) -> Body {
                 waited = next_records(&*reader, next) => waited.inspect_err(log_broken_answer)?,
             };
             match waited.last() {
-                None => Ok(Some((Bytes::from_static(b"\n"), (reader, next)))),
+                None => Ok(Some((spelling.heartbeat(), (reader, next)))),
                 Some(last) => {
                     let after = last.position().next();
-                    Ok(Some((lines(&waited, Spelling::Record), (reader, after))))
+                    Ok(Some((lines(&waited, spelling), (reader, after))))
                 }
             }
         }

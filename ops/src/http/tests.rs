@@ -2,6 +2,7 @@
 
 mod coding;
 mod documented;
+mod events;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -394,8 +395,7 @@ async fn a_shutdown_answers_what_was_accepted_and_refuses_what_was_not() {
 #[tokio::test]
 async fn an_append_without_an_answer_in_time_may_have_happened() {
     let limits = HttpConfig { answer_seconds: 1, ..HttpConfig::default() };
-    let api = Api::start_with(limits, 0).await;
-    let (status, problem) = api.append(SINGLE, &event("1", "content-a")).await;
+    let (status, problem) = Api::start_with(limits, 0).await.append(SINGLE, &event("1", "content-a")).await;
     assert_eq!((status, &problem["kind"]), (StatusCode::GATEWAY_TIMEOUT, &json!("indeterminate")));
 }
 

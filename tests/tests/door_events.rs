@@ -1,0 +1,65 @@
+//! A reader of events that reads nothing, on a real server: it costs no memory and holds nobody up.
+
+mod door_common;
+
+use std::fs;
+
+use door_common::Rig;
+use reqwest::{Client, StatusCode};
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+/// What is appended while nobody reads, in bytes of payload: batches, events in each, bytes of each.
+const BATCHES: usize = 50;
+const EVENTS: usize = 10;
+const EVENT_BYTES: usize = 100_000;
+/// The server may grow by so much: caches fill, but no backlog of 50 MB does.
+const GROWTH_KIB_MAX: u64 = 32 << 10;
+
+fn resident_kib(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a resident size");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
+}
+
+async fn append(rig: &Rig, batch: usize) {
+    let data = "x".repeat(EVENT_BYTES);
+    let events: Vec<Value> = (0..EVENTS)
+        .map(|number| {
+            json!({"specversion": "1.0", "id": format!("{batch}-{number}"), "source": "/tests", "type": "t",
+                   "subject": "thing-1", "data": data})
+        })
+        .collect();
+    let request = Client::new().post(format!("{}/v1/append", rig.region.url)).bearer_auth(&rig.region.tokens.appender);
+    let request = request.header("content-type", "application/cloudevents-batch+json");
+    let answer = request.body(Value::from(events).to_string()).send().await.expect("an answer");
+    assert_eq!(answer.status(), StatusCode::CREATED);
+}
+
+#[tokio::test]
+async fn a_reader_that_reads_nothing_costs_no_memory_and_holds_no_writer_up() {
+    let mut rig = Rig::serving().await;
+    let pid = rig.region.server().expect("it runs").pid();
+    // The first appends warm what every append needs, with nobody reading.
+    for batch in 0..BATCHES {
+        append(&rig, batch).await;
+    }
+    let before = resident_kib(pid);
+    let address = rig.region.url.trim_start_matches("http://").to_owned();
+    let mut stuck = TcpStream::connect(&address).await.expect("connected");
+    let head = format!(
+        "GET /v1/log?follow=true HTTP/1.1\r\nhost: x\r\naccept: text/event-stream\r\nauthorization: Bearer {}\r\n\r\n",
+        rig.region.tokens.reader
+    );
+    stuck.write_all(head.as_bytes()).await.expect("sent");
+    stuck.readable().await.expect("its answer has begun");
+    // Every one of these is acknowledged though the reader takes nothing.
+    for batch in BATCHES..2 * BATCHES {
+        append(&rig, batch).await;
+    }
+    let after = resident_kib(pid);
+    assert!(after < before + GROWTH_KIB_MAX, "{before} KiB before, {after} KiB after");
+    drop(stuck);
+    rig.end().await;
+}
