@@ -177,11 +177,6 @@ impl Shelves {
         self.pruned[0].min(self.pruned[1])
     }
 
-    /// What any region has pruned.
-    pub(crate) fn pruned_by_any(&self) -> u64 {
-        self.pruned[0].max(self.pruned[1])
-    }
-
     /// A region's log was replaced by an empty one.
     pub(crate) fn emptied(&mut self, site: usize) {
         self.pruned[site] = 0;

@@ -105,6 +105,8 @@ pub(crate) struct Sim {
     held: Option<Held>,
     step: u64,
     damages: u64,
+    /// Which regions got an empty log that is not filled again.
+    unfilled: [bool; 2],
     /// Whether everything has to succeed: the faults have stopped.
     quiet: bool,
     trace: VecDeque<String>,
@@ -144,6 +146,7 @@ impl Sim {
             held: None,
             step: 0,
             damages: 0,
+            unfilled: [false; 2],
             quiet: false,
             trace: VecDeque::new(),
             told: DefaultHasher::new(),
@@ -275,6 +278,7 @@ impl Sim {
         self.world.sites[site].replace_log();
         self.ledger.emptied(site);
         self.shelves.emptied(site);
+        self.unfilled[site] = true;
         self.start(site).await
     }
 

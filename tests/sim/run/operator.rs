@@ -26,16 +26,25 @@ impl Sim {
 
     /// An operator forces a promotion only where the other region is gone or cut off, and never that of a region which
     /// another one has passed over, that does not know the epoch in force (it would claim the same one again), or whose
-    /// log and catalog are new and not filled again: with what it had confirmed before, the other one may have pruned.
+    /// log and catalog are new and not filled again: by what it had sealed or confirmed, the other one may prune.
     async fn may_force(&self, site: usize) -> bool {
         let [own, other] = [site, 1 - site].map(|site| self.world.sites[site].serving().is_some());
         let gone = !other || !self.world.wire.reaches_peers();
-        let disk = self.world.sites[site].disk();
-        let row = disk.log_head().await.expect("a twin answers");
-        let (head, epoch) = (row.head.get(), row.epoch.get());
-        let archived = disk.segments().await.expect("a twin answers").last().map_or(0, |last| last.segment.last.get());
-        let filled = head >= self.shelves.published() && archived >= self.shelves.pruned_by_any();
-        own && gone && epoch == self.ledger.epoch && self.ledger.branched[site].is_none() && filled
+        let head = self.world.sites[site].disk().log_head().await.expect("a twin answers");
+        let knows = head.epoch.get() == self.ledger.epoch && head.head.get() >= self.shelves.published();
+        own && gone && knows && self.ledger.branched[site].is_none() && !self.unfilled[site]
+    }
+
+    /// Whether a region that got an empty log has by now the archive that the other one has.
+    pub(super) async fn look_for_filled(&mut self) {
+        for site in 0..2 {
+            if self.unfilled[site] {
+                let last = async |site: usize| self.world.sites[site].disk().last_manifest().await;
+                let (own, other) =
+                    (last(site).await.expect("a twin answers"), last(1 - site).await.expect("a twin answers"));
+                self.unfilled[site] = own != other;
+            }
+        }
     }
 
     /// What an operator does.

@@ -31,6 +31,7 @@ impl Sim {
 
     /// Lets both models look at the disks.
     pub(super) async fn look(&mut self) -> Kept {
+        self.look_for_filled().await;
         self.ledger.observe(&self.world).await?;
         self.shelves.observe(&self.world, &self.ledger).await
     }
