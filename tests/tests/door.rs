@@ -157,6 +157,7 @@ async fn a_command_says_by_its_exit_code_how_it_ended() {
     assert_eq!(code(&["status"]).await, Some(0));
     assert_eq!(code(&["config", "check"]).await, Some(0));
     assert_eq!(code(&["audit", "verify"]).await, Some(3), "an empty bucket proves nothing");
+    append(&rig, &content("1", "content.created", &json!({"author": "x", "change": "c", "size": 1}))).await;
     assert_eq!(code(&["archive", "run", "--everything", "--yes"]).await, Some(0));
     assert_eq!(code(&["audit", "verify"]).await, Some(0));
     assert_eq!(code(&["content", "now", "never"]).await, Some(1), "refused: an operator does not read content");
