@@ -8,9 +8,9 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use domain::Timestamp;
 use domain::keys::{KeyRing, VerifyKey};
 use domain::window::LiveWindow;
-use domain::Timestamp;
 use ops::dev::kill_at::VARIABLE;
 use ops::dev::region::{Plan, Region};
 use ops::http::status::Status;

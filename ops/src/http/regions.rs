@@ -10,9 +10,10 @@ use axum::extract::State;
 use axum::http::{Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use domain::evidence::EvidenceError;
 use domain::{ErrorKind, Head};
 use replication::Region;
-use replication::cosign;
+use replication::cosign::{self, CosignError};
 use replication::failover::{self, FailoverError, Promote, Promoted};
 use replication::peer::{NoteMessage, Standing};
 use replication::ship::{ShipError, Shipper};
@@ -177,7 +178,13 @@ async fn cosignature(
 ) -> Result<Json<NoteMessage>, Problem> {
     let note = message.note.ok_or_else(|| Problem::invalid("note is missing"))?;
     let accepted = cosign::accept(&api(&state)?.region, &note).await;
-    accepted.map_err(|error| Problem::of(error.kind(), &error))?;
+    accepted.map_err(|error| match error {
+        // Of stored bytes it would mean rot; these were sent.
+        CosignError::Checkpoint(_) | CosignError::Evidence(EvidenceError::Checkpoint(_)) => {
+            Problem::of(ErrorKind::Invalid, &error)
+        }
+        _ => Problem::of(error.kind(), &error),
+    })?;
     Ok(Json(NoteMessage { note: Some(note) }))
 }
 
