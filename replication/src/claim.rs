@@ -96,13 +96,24 @@ async fn read(
     Ok((claim, bytes))
 }
 
-/// Claims `epoch` for this region from `fork` on. It is held when it stands in the own bucket and no bucket that
+/// Where a claim has to stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// In the own bucket; the other region's may be gone with it.
+    OwnBucket,
+    /// In both: the other region has to find it wherever it looks.
+    BothBuckets,
+}
+
+/// Claims `epoch` for this region from `fork` on. It is held when it stands where it has to and no bucket that
 /// was reached has another's. A claim that this region made before, for the same fork, is taken up again.
 ///
 /// # Errors
-/// `Lost` if another claim stands in a bucket, `Store` if the own bucket does not answer.
+/// `Lost` if another claim stands in a bucket, `Store` if one that has to have it does not answer: the own one then
+/// has none.
 pub async fn claim(
     region: &Region,
+    reach: Reach,
     log: &str,
     epoch: Epoch,
     previous: Option<Epoch>,
@@ -122,6 +133,10 @@ pub async fn claim(
         match limited(put(region, store.as_ref(), &key, &claim, bytes.clone())).await {
             Some(Ok(there)) => (claim, bytes) = there,
             Some(Err(lost @ ClaimError::Lost { .. })) => return Err(lost),
+            Some(Err(error)) if reach == Reach::BothBuckets => return Err(error),
+            None if reach == Reach::BothBuckets => {
+                return Err(StoreError::Unavailable { key, reason: "no answer in time".into() }.into());
+            }
             // A bucket that cannot be reached or judged now does not hold up a promotion.
             Some(Err(error)) => {
                 let error = &error as &dyn std::error::Error;
@@ -174,7 +189,16 @@ mod tests {
     }
 
     async fn claimed(region: &Region, epoch: u64, fork: u64, second: i64) -> Result<EpochClaim, ClaimError> {
-        claim(region, "twin", Epoch::new(epoch).expect("small"), Epoch::new(epoch - 1), head(fork), at(second)).await
+        claim(
+            region,
+            Reach::OwnBucket,
+            "twin",
+            Epoch::new(epoch).expect("small"),
+            Epoch::new(epoch - 1),
+            head(fork),
+            at(second),
+        )
+        .await
     }
 
     #[tokio::test]

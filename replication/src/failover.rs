@@ -21,7 +21,7 @@ use domain::{ClockError, Epoch, ErrorKind, Head};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::claim::{self, ClaimError};
+use crate::claim::{self, ClaimError, Reach};
 use crate::fence::{self, Answers, FenceError};
 use crate::peer::{HeardAnswer, PeerClient, PeerError, Standing};
 use crate::region::Region;
@@ -172,11 +172,53 @@ pub async fn drain(region: &Region) -> Result<Standing, FailoverError> {
 
 /// `POST /v1/admin/resume`: takes a drain back, as long as nobody has claimed a newer epoch.
 ///
+/// The other region may have heard of the drain, and would count on it: a head that is final bounds what a forced
+/// promotion can lose. So the region goes on in a new epoch, whose claim stands in the other region's bucket before the
+/// first append is taken. After a crash in between the same request finishes what was begun.
+///
 /// # Errors
-/// `Refused` unless the region drains (or is active again already) and is still in the newest epoch.
+/// `Refused` unless the region drains (or is active again already), is still in the newest epoch and reaches the other
+/// region's bucket; `Claim` if that did not take the claim.
 pub async fn resume(region: &Region) -> Result<Standing, FailoverError> {
-    newest_epoch_or_refuse(region, true).await?;
-    change(region, &[Role::Draining, Role::Active], Role::Active).await
+    {
+        let _changing = region.role_change.lock().await;
+        let own = region.log.log_head().await?;
+        if own.role != Role::Active {
+            take_back(region, &own).await?;
+        }
+    }
+    standing(region, true).await
+}
+
+async fn take_back(region: &Region, own: &LogHead) -> Result<(), FailoverError> {
+    let answers = fence::ask_all(region, &own.log_id).await;
+    let begun = own_claim(region, own, &answers);
+    if begun.is_none() {
+        newest_epoch_or_refuse(region, own, &answers)?;
+    }
+    if own.role != Role::Draining && (own.role != Role::ReadOnly || begun.is_none()) {
+        return Err(refused(format!("the region is {}, not draining", own.role.as_str())));
+    }
+    let epoch = match &region.peer_store {
+        Some(_) => {
+            let (epoch, previous) = begun.map_or((own.epoch.next(), Some(own.epoch)), |c| (c.epoch, c.previous));
+            let now = region.clock.now().await?;
+            claim::claim(region, Reach::BothBuckets, &own.log_id, epoch, previous, own.head, now).await?;
+            epoch
+        }
+        None if region.peer.is_some() => {
+            return Err(refused("the other region's bucket is not configured here, where it looks for epochs".into()));
+        }
+        None => own.epoch,
+    };
+    region.log.change_role((own.epoch, own.role), (epoch, Role::Active)).await?;
+    Ok(())
+}
+
+/// An epoch that this region claimed before, for this very head: its own to finish.
+fn own_claim<'a>(region: &Region, own: &LogHead, answers: &'a Answers) -> Option<&'a EpochClaim> {
+    let claim = answers.claim_of(answers.highest_epoch()?)?;
+    (claim.region == region.name() && claim.fork == own.head && claim.epoch > own.epoch).then_some(claim)
 }
 
 /// `POST /v1/admin/confirm-epoch`: an operator says that there is no newer epoch than this region's, which could
@@ -185,7 +227,8 @@ pub async fn resume(region: &Region) -> Result<Standing, FailoverError> {
 /// # Errors
 /// `Refused` unless the region is read-only (or active again already) and nobody knows of a newer epoch.
 pub async fn confirm(region: &Region) -> Result<Standing, FailoverError> {
-    newest_epoch_or_refuse(region, false).await?;
+    let own = region.log.log_head().await?;
+    newest_epoch_or_refuse(region, &own, &fence::ask_all(region, &own.log_id).await)?;
     change(region, &[Role::ReadOnly, Role::Active], Role::Active).await
 }
 
@@ -217,9 +260,7 @@ async fn change(region: &Region, from: &[Role], to: Role) -> Result<Standing, Fa
     standing(region, true).await
 }
 
-async fn newest_epoch_or_refuse(region: &Region, must_be_heard: bool) -> Result<(), FailoverError> {
-    let own = region.log.log_head().await?;
-    let answers = fence::ask_all(region, &own.log_id).await;
+fn newest_epoch_or_refuse(region: &Region, own: &LogHead, answers: &Answers) -> Result<(), FailoverError> {
     if let Some(newer) = answers.highest_epoch().filter(|highest| *highest > own.epoch) {
         return Err(refused(format!("epoch {newer} is in force, this region is in epoch {}", own.epoch)));
     }
@@ -229,9 +270,6 @@ async fn newest_epoch_or_refuse(region: &Region, must_be_heard: bool) -> Result<
     }
     if let Some(claim) = answers.claim_of(own.epoch).filter(|claim| claim.region != region.name()) {
         return Err(refused(format!("epoch {} is {:?}'s", own.epoch, claim.region)));
-    }
-    if must_be_heard && region.peer.is_some() && !answers.heard_other_side() {
-        return Err(refused("neither the other region nor its bucket answers".into()));
     }
     Ok(())
 }
@@ -286,8 +324,7 @@ async fn claim_for(
     let head = own.head;
     check_own_word(region, head).await?;
     let highest = answers.highest_epoch().map_or(own.epoch, |highest| highest.max(own.epoch));
-    // An epoch that this region claimed before, for this very head, is its own to finish.
-    let mine = answers.claim_of(highest).filter(|c| c.region == region.name() && c.fork == head && c.epoch > own.epoch);
+    let mine = own_claim(region, own, answers);
     let loss = match request {
         Promote::Planned { head, root } => {
             check_consent(region, own, (*head, *root), mine).await?;
@@ -297,7 +334,7 @@ async fn claim_for(
     };
     let (epoch, previous) = mine.map_or((highest.next(), Some(highest)), |claim| (claim.epoch, claim.previous));
     let now = region.clock.now().await?;
-    Ok((claim::claim(region, &own.log_id, epoch, previous, head, now).await?, loss))
+    Ok((claim::claim(region, Reach::OwnBucket, &own.log_id, epoch, previous, head, now).await?, loss))
 }
 
 /// Never behind the own word: a head below a checkpoint that this region signed is a log that lost its end.
@@ -351,7 +388,10 @@ async fn check_loss(
         return Err(refused(format!("{:?} answers and is {}: switch over instead", peer.region, peer.role.as_str())));
     }
     let shown = loss::shown(region, &own.log_id, own.epoch, answers).await;
-    let loss = state_loss(own.head, own.epoch, region.memory.heard().await?, shown);
+    // Whoever takes a drain back claims a newer epoch in this region's bucket first: as long as that shows none, what
+    // was heard of the drain still holds.
+    let newest = answers.own_bucket.is_some().then(|| answers.highest_epoch().map_or(own.epoch, |e| e.max(own.epoch)));
+    let loss = state_loss(own.head, newest, region.memory.heard().await?, shown);
     if loss.is_accepted(accept) { Ok(loss) } else { Err(FailoverError::Loss(loss)) }
 }
 

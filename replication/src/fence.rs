@@ -17,7 +17,7 @@ use domain::store::ObjectStore;
 use domain::{ClockError, Epoch, ErrorKind, Head};
 use thiserror::Error;
 
-use crate::claim::{self, ClaimError};
+use crate::claim::{self, ClaimError, Reach};
 use crate::peer::Standing;
 use crate::region::Region;
 
@@ -324,7 +324,7 @@ async fn claim_first(region: &Region, own: &LogHead, answers: &Answers) -> Resul
         answers.own_bucket == Some(None) && answers.highest_epoch().is_none_or(|highest| highest <= own.epoch);
     if own.epoch == Epoch::FIRST && own.role == Role::Active && unclaimed {
         let now = region.clock.now().await?;
-        claim::claim(region, &own.log_id, own.epoch, None, Head::EMPTY, now).await?;
+        claim::claim(region, Reach::OwnBucket, &own.log_id, own.epoch, None, Head::EMPTY, now).await?;
     }
     Ok(())
 }
@@ -485,7 +485,9 @@ mod tests {
     async fn the_old_home_is_refused_and_follows_when_it_lost_nothing() {
         let pair = Pair::new().await;
         append(&pair.home_log, 0..3).await;
-        claim::claim(&pair.dr, "twin", epoch(2), Some(epoch(1)), head(3), at(0)).await.expect("claimed");
+        claim::claim(&pair.dr, Reach::OwnBucket, "twin", epoch(2), Some(epoch(1)), head(3), at(0))
+            .await
+            .expect("claimed");
         let watched = look_now(&pair.home).await.expect("decided");
         assert_eq!((watched.role, watched.epoch), (Role::Follower, epoch(2)));
     }
@@ -493,7 +495,9 @@ mod tests {
     #[tokio::test]
     async fn a_bucket_that_was_away_when_an_epoch_was_claimed_gets_the_same_claim_afterwards() {
         let pair = Pair::new().await;
-        claim::claim(&pair.dr, "twin", epoch(2), Some(epoch(1)), head(0), at(0)).await.expect("claimed");
+        claim::claim(&pair.dr, Reach::OwnBucket, "twin", epoch(2), Some(epoch(1)), head(0), at(0))
+            .await
+            .expect("claimed");
         let key = domain::archive::layout::epoch_claim(epoch(2));
         pair.home_store.delete(&key).await.expect("deleted");
         look_now(&pair.home).await.expect("looked");
@@ -505,7 +509,9 @@ mod tests {
     async fn the_old_home_with_events_beyond_the_fork_is_read_only_in_its_own_epoch() {
         let pair = Pair::new().await;
         append(&pair.home_log, 0..3).await;
-        claim::claim(&pair.dr, "twin", epoch(2), Some(epoch(1)), head(1), at(0)).await.expect("claimed");
+        claim::claim(&pair.dr, Reach::OwnBucket, "twin", epoch(2), Some(epoch(1)), head(1), at(0))
+            .await
+            .expect("claimed");
         let watched = look_now(&pair.home).await.expect("decided");
         assert_eq!((watched.role, watched.epoch), (Role::ReadOnly, epoch(1)));
         assert_eq!(pair.home_log.log_head().await.expect("head").head, head(3), "nothing was thrown away");

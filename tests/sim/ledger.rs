@@ -18,10 +18,6 @@ use crate::world::{NAMES, Site, World};
 
 pub(crate) use judge::Expected;
 
-/// Whether a loss that was bounded by a drain has to be right although that drain was taken back meanwhile. It has to
-/// be (REP-3), and is not yet: whoever heard of the drain need not hear of its end.
-const RESUMED_DRAINS_COUNT: bool = false;
-
 /// A region's clock goes back by no more than this.
 const CLOCK_STEP_MICROS_MAX: i64 = 120_000_000;
 
@@ -134,9 +130,6 @@ pub(crate) struct Ledger {
     /// How the regions were asked to take over since nothing was under way.
     pub(crate) asked: [Vec<Asked>; 2],
     pub(crate) told: Option<(usize, Option<LossStatement>)>,
-    /// Whether the holder drains, and whether it took a drain back in this epoch.
-    drains: bool,
-    resumed: bool,
     pub(crate) lost: u64,
     pub(crate) promotions: u64,
 }
@@ -181,10 +174,6 @@ impl Ledger {
         for site in &world.sites {
             let head = site.disk().log_head().await.expect("a twin answers");
             leaders += u32::from(head.role == Role::Active && head.epoch.get() == self.epoch);
-            if site.number == self.holder {
-                self.resumed |= self.drains && head.role == Role::Active;
-                self.drains = head.role == Role::Draining || (self.drains && head.role == Role::ReadOnly);
-            }
             if head.epoch.get() == self.epoch && self.branched[site.number].is_some_and(|fork| head.head.get() <= fork)
             {
                 self.branched[site.number] = None;
@@ -294,13 +283,18 @@ impl Ledger {
 
     /// A region holds a newer epoch than any before.
     async fn promoted(&mut self, site: &Site, epoch: u64, fork: u64, world: &World) -> Kept {
-        self.promotions += 1;
         let other = &world.sites[1 - site.number];
         // Of several requests that are under way the forced one may lose more, so it is the one that is judged.
         let forced = self.asked[site.number].iter().rev().find(|asked| **asked != Asked::Planned);
         let Some(asked) = forced.or(self.asked[site.number].last()).copied() else {
+            // It took a drain back: the same log, in a new epoch.
+            if site.number == self.holder {
+                self.epoch = epoch;
+                return Ok(());
+            }
             return broken("LOG-5", format!("{} took epoch {epoch} and nobody asked it to", site.name()));
         };
+        self.promotions += 1;
         let told = self.told.take().filter(|(number, _)| *number == site.number).and_then(|(_, loss)| loss);
         let missing: Vec<Ack> = self.acks.iter().copied().filter(|ack| ack.last > fork).collect();
         match asked {
@@ -308,7 +302,7 @@ impl Ledger {
                 format!("a switchover at {fork} loses some of {} events", self.head())
             })?,
             Asked::Forced(accept) => {
-                if let Some(stated) = told.filter(|_| RESUMED_DRAINS_COUNT || !self.resumed) {
+                if let Some(stated) = told {
                     check_statement(&stated, (site.number, fork), accept, &missing)?;
                 }
             }
@@ -320,7 +314,6 @@ impl Ledger {
             self.branched[other.number] = Some(fork.min(old.head.get()).min(before));
         }
         (self.epoch, self.holder) = (epoch, site.number);
-        (self.drains, self.resumed) = (false, false);
         self.branched[site.number] = None;
         self.cut_back(fork);
         Ok(())

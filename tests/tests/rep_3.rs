@@ -90,6 +90,7 @@ async fn a_drain_that_went_no_further_is_taken_back_and_the_check_says_go_or_no_
     is_fenced(&regions.home, "while-draining").await;
     said(&regions.command(&regions.home, &["failover", "resume"]).await, 2, "--yes");
     said(&regions.command(&regions.home, &["failover", "resume", "--yes"]).await, 0, "");
+    assert_eq!(role(&regions.home).await, ("active".into(), 2), "whoever heard of the drain counts on it no more");
     append_run(&regions.home, "two", 10).await;
     regions.dr.serve().await.expect("it serves again");
     assert_eq!(regions.same_lines().await.len(), 20);
@@ -103,7 +104,7 @@ async fn a_drain_that_went_no_further_is_taken_back_and_the_check_says_go_or_no_
         assert!(state.ends_with("coldstream failover switchover, with --server naming home, finishes it"), "{state}");
     }
     said(&regions.command(&regions.home, &["failover", "switchover", "--yes"]).await, 0, "the old region follows");
-    assert_eq!((role(&regions.dr).await, role(&regions.home).await), (("active".into(), 2), ("follower".into(), 2)));
+    assert_eq!((role(&regions.dr).await, role(&regions.home).await), (("active".into(), 3), ("follower".into(), 3)));
     regions.end().await;
 }
 

@@ -142,7 +142,7 @@ pub(super) async fn failover(context: &Context, command: FailoverCommand) -> Res
             promote(context, accept, yes).await
         }
         FailoverCommand::Resume { yes } => {
-            confirm(&["the draining region takes appends again".to_owned()], yes)?;
+            confirm(&["the draining region claims the next epoch and takes appends again".to_owned()], yes)?;
             act(context, own_client(context)?.resume().await)
         }
         FailoverCommand::ConfirmEpoch { yes } => {

@@ -121,10 +121,10 @@ impl std::fmt::Display for LossStatement {
     }
 }
 
-/// States what a promotion may lose. `epoch` is the one in force here: what was heard of an older one bounds nothing.
-/// `shown` is what else shows a head.
+/// States what a promotion may lose. `epoch` is the newest that this region or its bucket knows of, `None` if that did not
+/// answer: what was heard of an older one bounds nothing. `shown` is what else shows a head.
 #[must_use]
-pub fn state_loss(own_head: Head, epoch: Epoch, heard: Option<Heard>, shown: Vec<Shown>) -> LossStatement {
+pub fn state_loss(own_head: Head, epoch: Option<Epoch>, heard: Option<Heard>, shown: Vec<Shown>) -> LossStatement {
     let said = heard.map(|heard| Shown { head: heard.head, source: Source::OtherRegion });
     // Of two that show the same, the first: the other region's own word before that of an object.
     let newest =
@@ -132,8 +132,8 @@ pub fn state_loss(own_head: Head, epoch: Epoch, heard: Option<Heard>, shown: Vec
     let newest_head = newest.as_ref().map_or(Head::EMPTY, |newest| newest.head);
     let known_missing = newest_head.get().saturating_sub(own_head.get());
     let bound = match heard {
-        // A head that grew after the region had drained: it took appends again, and who knows how many.
-        Some(heard) if heard.role == Role::Draining && heard.epoch == epoch && heard.head >= newest_head => {
+        // It drains, and has not taken that back. A head that grew all the same is believed more than its word.
+        Some(heard) if heard.role == Role::Draining && Some(heard.epoch) == epoch && heard.head >= newest_head => {
             Bound::Events(known_missing)
         }
         heard => Bound::UnknownSince(heard.map(|heard| heard.at)),

@@ -206,7 +206,7 @@ async fn a_switchover_that_died_between_claim_and_role_is_finished_by_the_next_o
     follow(&pair.dr).await;
     // Dr went read-only, claimed the epoch and died; home's watch saw the claim.
     pair.dr_log.change_role((epoch(1), Role::Follower), (epoch(1), Role::ReadOnly)).await.expect("read-only");
-    claim::claim(&pair.dr, "twin", epoch(2), Some(epoch(1)), head(5), at(0)).await.expect("claimed");
+    claim::claim(&pair.dr, Reach::OwnBucket, "twin", epoch(2), Some(epoch(1)), head(5), at(0)).await.expect("claimed");
     fence::look_now(&pair.home).await.expect("looked");
     fence::look_now(&pair.dr).await.expect("looked");
     assert_eq!(role(&pair.home).await, (epoch(2), Role::Follower));
@@ -229,13 +229,32 @@ async fn a_draining_region_cannot_append_and_resumes_as_long_as_nobody_took_over
     let refused = pair.home_log.append(crate::testing::request(0)).await.expect_err("refused");
     assert_eq!(refused.kind(), ErrorKind::Fenced);
     resume(&pair.home).await.expect("resumed");
+    assert_eq!(role(&pair.home).await, (epoch(2), Role::Active), "what was heard of the drain bounds nothing now");
     append(&pair.home_log, 0..1).await;
 
     let stands = drain(&pair.home).await.expect("drained");
+    crate::fence::look_now(&pair.dr).await.expect("looked");
     follow(&pair.dr).await;
     let request = Promote::Planned { head: stands.head, root: stands.root.expect("asked for") };
     promote(&pair.dr, &request).await.expect("promoted");
     assert_eq!(resume(&pair.home).await.expect_err("refused").kind(), ErrorKind::Conflict);
+}
+
+#[tokio::test]
+async fn a_drain_that_was_taken_back_bounds_no_loss() {
+    let pair = Pair::new().await;
+    append(&pair.home_log, 0..5).await;
+    drain(&pair.home).await.expect("drained");
+    follow(&pair.dr).await;
+    resume(&pair.home).await.expect("resumed");
+    append(&pair.home_log, 5..9).await;
+    // Home falls silent before dr has asked it again.
+    pair.to_home.set_up(false);
+    let nothing = Promote::Forced { accept: AcceptLoss::Events(0) };
+    let Err(FailoverError::Loss(loss)) = promote(&pair.dr, &nothing).await else { panic!("a bound that is none") };
+    assert!(matches!(loss.bound, Bound::UnknownSince(Some(_))), "{loss}");
+    promote(&pair.dr, &Promote::Forced { accept: AcceptLoss::Unknown }).await.expect("promoted");
+    assert_eq!(role(&pair.dr).await, (epoch(3), Role::Active));
 }
 
 #[tokio::test]
@@ -315,15 +334,15 @@ async fn what_the_old_regions_bucket_shows_beyond_what_was_heard_is_counted() {
 fn the_loss_is_counted_from_the_highest_head_and_an_equal_one_adds_nothing() {
     let heard = Heard { epoch: epoch(1), head: head(8), role: Role::Draining, at: at(0) };
     let shown = |events, key: &str| Shown { head: head(events), source: Source::OwnBucket(key.into()) };
-    let loss = state_loss(head(5), epoch(1), Some(heard), vec![shown(8, "equal"), shown(4, "less")]);
+    let loss = state_loss(head(5), Some(epoch(1)), Some(heard), vec![shown(8, "equal"), shown(4, "less")]);
     assert_eq!(loss.newest, Some(Shown { head: head(8), source: Source::OtherRegion }));
     assert_eq!((loss.known_missing, loss.bound), (3, Bound::Events(3)));
-    let loss = state_loss(head(5), epoch(1), Some(heard), vec![shown(9, "more"), shown(11, "most")]);
+    let loss = state_loss(head(5), Some(epoch(1)), Some(heard), vec![shown(9, "more"), shown(11, "most")]);
     assert_eq!((loss.newest, loss.known_missing), (Some(shown(11, "most")), 6));
     assert_eq!(loss.bound, Bound::UnknownSince(Some(at(0))));
-    let loss = state_loss(head(5), epoch(1), None, vec![shown(7, "only")]);
+    let loss = state_loss(head(5), Some(epoch(1)), None, vec![shown(7, "only")]);
     assert_eq!((loss.known_missing, loss.bound), (2, Bound::UnknownSince(None)));
-    assert_eq!(state_loss(head(5), epoch(1), None, vec![]).newest, None);
+    assert_eq!(state_loss(head(5), Some(epoch(1)), None, vec![]).newest, None);
 }
 
 #[tokio::test]
@@ -358,7 +377,7 @@ async fn a_promotion_that_died_after_its_claim_is_finished_by_the_same_request()
     follow(&pair.dr).await;
     pair.to_home.set_up(false);
     pair.dr_log.change_role((epoch(1), Role::Follower), (epoch(1), Role::ReadOnly)).await.expect("stopped");
-    claim::claim(&pair.dr, "twin", epoch(2), Some(epoch(1)), head(5), at(0)).await.expect("claimed");
+    claim::claim(&pair.dr, Reach::OwnBucket, "twin", epoch(2), Some(epoch(1)), head(5), at(0)).await.expect("claimed");
     // Here it died. The watch does not undo it.
     assert_eq!(fence::look_now(&pair.dr).await.expect("decided").role, Role::ReadOnly);
     let promoted = promote(&pair.dr, &Promote::Forced { accept: AcceptLoss::Unknown }).await.expect("finished");
