@@ -17,6 +17,7 @@ pub mod content;
 pub mod cqrs;
 pub mod event;
 pub mod evidence;
+pub mod filter;
 pub mod json;
 pub mod keys;
 pub mod log;

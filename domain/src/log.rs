@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use thiserror::Error;
 
 use crate::append::{AppendError, AppendRequest, Appended, LogHead, Role, StreamHead};
+use crate::filter::{Filter, SEARCH_POSITIONS_MAX, Searched};
 use crate::record::Record;
 use crate::{Epoch, ErrorKind, Head, Position, StreamName, StreamVersion, Timestamp};
 
@@ -78,6 +79,24 @@ pub trait LogReader: Send + Sync {
     /// `Pruned` where a record of the answer is out of the live log (backward: where `from` is).
     /// `Corrupt` if there is a hole.
     async fn read_log(&self, from: Position, direction: Direction, limit: usize) -> Result<Vec<Record>, ReadError>;
+
+    /// Up to `limit` records from `from` on (inclusive) that `filter` wants, among at most [`SEARCH_POSITIONS_MAX`]
+    /// positions; it says up to where it has looked, which may be anywhere, and whoever wants more goes on after that.
+    /// It looks at one position at least where there is one; forward from above the head there is nothing. The work and
+    /// the memory are bounded whatever matches.
+    ///
+    /// # Errors
+    /// As [`LogReader::read_log`]. A hole is found also among records that do not match.
+    async fn search_log(
+        &self,
+        from: Position,
+        direction: Direction,
+        filter: &Filter,
+        limit: usize,
+    ) -> Result<Searched, ReadError> {
+        let records = self.read_log(from, direction, SEARCH_POSITIONS_MAX).await?;
+        Ok(Searched::among(records.iter(), filter, limit))
+    }
 
     /// Up to `limit` records of a stream from version `from` on (inclusive), dense among themselves. The live
     /// log answers with those that it has: where older ones are archived the first version returned is above

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::append::{LogHead, StreamHead};
+use crate::filter::{Filter, SEARCH_POSITIONS_MAX, Searched};
 use crate::log::{Direction, LogReader, ReadError};
 use crate::record::Record;
 use crate::{Head, Position, StreamName, StreamVersion, Timestamp};
@@ -25,6 +26,21 @@ pub trait ArchiveReader: Send + Sync {
     /// # Errors
     /// `Corrupt` if no good copy is left, `Unavailable`.
     async fn read_log(&self, from: Position, direction: Direction, limit: usize) -> Result<Vec<Record>, ReadError>;
+
+    /// As [`LogReader::search_log`], over the archived part of the log: there is nothing where `from` is above it.
+    ///
+    /// # Errors
+    /// As [`ArchiveReader::read_log`].
+    async fn search_log(
+        &self,
+        from: Position,
+        direction: Direction,
+        filter: &Filter,
+        limit: usize,
+    ) -> Result<Searched, ReadError> {
+        let records = self.read_log(from, direction, SEARCH_POSITIONS_MAX).await?;
+        Ok(Searched::among(records.iter(), filter, limit))
+    }
 
     /// As [`LogReader::read_stream`], over the archived part of the stream, whose newest event stands at
     /// `newest` or below it: from there the back links lead to the older ones.
@@ -152,7 +168,7 @@ fn before_in_stream(record: &Record) -> Option<Position> {
     }
 }
 
-fn bytes_of(record: &Record) -> usize {
+pub(crate) fn bytes_of(record: &Record) -> usize {
     match record {
         Record::Event(event) => event.event.bytes(),
         Record::Removed(_) => 0,
@@ -182,6 +198,23 @@ impl LogReader for TieredLog {
             found.extend(part);
         }
         Ok(found)
+    }
+
+    async fn search_log(
+        &self,
+        from: Position,
+        direction: Direction,
+        filter: &Filter,
+        limit: usize,
+    ) -> Result<Searched, ReadError> {
+        // A search may end anywhere: one that comes to the boundary ends there, and nothing is put together.
+        match self.live.search_log(from, direction, filter, limit).await {
+            Err(ReadError::Pruned { .. }) => {
+                let found = self.archive.search_log(from, direction, filter, limit).await?;
+                if found.to.is_none() { Err(nowhere(format_args!("position {from}"))) } else { Ok(found) }
+            }
+            answer => answer,
+        }
     }
 
     async fn read_stream(

@@ -4,8 +4,10 @@ use std::future::Future;
 
 use async_trait::async_trait;
 
+use super::search;
 use crate::append::{AppendError, AppendRequest, Appended, ConsumerCheckpoint, Expectation, ExpectedVersion};
 use crate::event::{Data, NewEvent, TOMBSTONE_TYPE};
+use crate::filter::Filter;
 use crate::log::{Direction, EventLog};
 use crate::record::Record;
 use crate::{ErrorKind, Head, Position, StreamName, StreamVersion, Timestamp};
@@ -96,6 +98,7 @@ pub async fn run<L: EventLog, F: Future<Output = L>>(make: impl Fn() -> F) {
         a_tombstone_closes_a_stream_for_good,
         a_consumer_checkpoint_moves_with_its_events,
         reads_go_both_ways,
+        a_search_finds_what_matches_among_what_is_read,
         a_record_reads_the_same_each_time,
         a_bad_request_is_refused_before_anything_else,
         events_are_found_by_source_and_id,
@@ -380,6 +383,33 @@ async fn reads_go_both_ways(log: &impl EventLog) {
     let streams = log.streams("a", None, 9).await.expect("readable");
     assert_eq!(streams.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["a-third"]);
     assert!(log.streams("a", Some(&stream), 9).await.expect("readable").is_empty());
+}
+
+async fn a_search_finds_what_matches_among_what_is_read(log: &impl EventLog) {
+    search::agrees(log, &Filter::default()).await;
+    // What a pattern or another alphabet could make something else of is compared byte by byte.
+    for (number, stream) in ["a-1", "b-%_", "a-10", "b-1", "a-ü\\", "a_b-1", "a-1"].iter().enumerate() {
+        let mut request = request(&[(stream, &number.to_string())], &[]);
+        request.events[0].event_type = ["thing.made", "thing%", "thing.unmade"][number % 3].into();
+        log.append(request).await.expect("acknowledged");
+    }
+    let at = log.log_head().await.expect("readable").recorded_at;
+    let all = Filter::default;
+    let filters = [
+        Ok(all()),
+        all().category("a"),
+        all().category("none"),
+        all().event_type("thing%"),
+        all().event_type("thing.made").and_then(|filter| filter.event_type("thing.unmade")),
+        all().stream_prefix("a-1"),
+        all().stream_prefix("b-%").and_then(|filter| filter.stream_prefix("a-ü\\")),
+        all().stream_prefix("a").and_then(|filter| filter.category("a_b")),
+        all().category("a").and_then(|filter| filter.event_type("thing.made")).map(|filter| filter.recorded_from(at)),
+        Ok(all().recorded_before(at)),
+    ];
+    for filter in filters {
+        search::agrees(log, &filter.expect("a filter")).await;
+    }
 }
 
 async fn a_record_reads_the_same_each_time(log: &impl EventLog) {

@@ -3,3 +3,4 @@
 pub mod catalog;
 pub mod log;
 pub mod peer;
+pub mod search;
