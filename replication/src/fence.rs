@@ -209,6 +209,8 @@ pub struct Watched {
     pub role: Role,
     /// Its epoch now.
     pub epoch: Epoch,
+    /// What the other region said of itself, if it answered.
+    pub peer: Option<Standing>,
     /// Who did not answer, and why.
     pub silent: Vec<String>,
 }
@@ -273,7 +275,7 @@ async fn look_and_act(region: &Region, starting: bool) -> Result<Watched, FenceE
         region.log.change_role((epoch, role), to).await?;
     }
     complete_own_bucket(region, &log, &answers).await;
-    Ok(Watched { verdict, role: to.1, epoch: to.0, silent: answers.silent })
+    Ok(Watched { verdict, role: to.1, epoch: to.0, peer: answers.peer, silent: answers.silent })
 }
 
 /// Asks the peer and both buckets, all at once.

@@ -26,7 +26,7 @@ use group::{Committer, Settled};
 use replay::{Lookups, Retries};
 
 /// Most requests that wait. Their bytes have a limit of their own.
-const QUEUE_REQUESTS_MAX: usize = 8192;
+pub const QUEUE_REQUESTS_MAX: usize = 8192;
 /// What the queue's bytes are counted in.
 const QUEUE_UNIT_BYTES: usize = 1024;
 /// When a caller may try again that was refused by a full queue.
@@ -93,6 +93,11 @@ impl Appender {
         }
         let lost = |_| AppendError::Indeterminate { reason: "the appender ended before it answered".into() };
         answered.await.map_err(lost)?
+    }
+
+    /// Bytes of the requests that wait, in whole units.
+    pub(crate) fn queued_bytes(&self) -> usize {
+        self.shared.config.queue_bytes.saturating_sub(self.shares.available_permits() * QUEUE_UNIT_BYTES)
     }
 
     /// Refuses what comes from now on, and returns when all that was accepted is answered.

@@ -32,9 +32,10 @@ mod tokens;
 mod writer;
 
 pub use admin::{Admin, NewLog, ServiceLogin};
+pub use appender::QUEUE_REQUESTS_MAX;
 pub use archive::{Maintenance, Space};
 pub use config::PgConfig;
 pub use error::EventLogError;
 pub use log::PgLog;
-pub use metrics::LogMetrics;
+pub use metrics::{COMMIT_MICROS_BOUNDS, Distribution, Figures, GROUP_EVENTS_BOUNDS, LogMetrics};
 pub use tokens::StoredToken;

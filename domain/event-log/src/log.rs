@@ -18,7 +18,7 @@ use crate::appender::Appender;
 use crate::clock::LogClock;
 use crate::error::EventLogError;
 use crate::follower::Follower;
-use crate::metrics::{Counters, LogMetrics};
+use crate::metrics::Counters;
 use crate::partitions::Partitions;
 use crate::reader::{Reader, read_error};
 use crate::session::{self, Purpose};
@@ -51,7 +51,11 @@ pub(crate) struct Shared {
     committed: watch::Sender<Head>,
     archive: RwLock<Option<Arc<dyn ArchiveReader>>>,
     steps: OnceLock<Steps>,
+    pub(crate) elapsed: OnceLock<Elapsed>,
 }
+
+/// How long the process runs.
+type Elapsed = Box<dyn Fn() -> Duration + Send + Sync>;
 
 /// Is told of each step of a prune that is committed, by a name such as `prune.detached`.
 type Steps = Arc<dyn Fn(&'static str) + Send + Sync>;
@@ -64,6 +68,18 @@ impl Shared {
     pub(crate) fn reached(&self, step: &'static str) {
         if let Some(steps) = self.steps.get() {
             steps(step);
+        }
+    }
+
+    /// How long the process runs, if anybody measures.
+    pub(crate) fn elapsed(&self) -> Option<Duration> {
+        self.elapsed.get().map(|elapsed| elapsed())
+    }
+
+    /// After a commit whose COMMIT was sent at `sent`.
+    pub(crate) fn note_flush(&self, sent: Option<Duration>) {
+        if let (Some(sent), Some(answered)) = (sent, self.elapsed()) {
+            self.counters.flushed(answered.saturating_sub(sent));
         }
     }
 
@@ -131,6 +147,7 @@ impl PgLog {
             committed: watch::channel(Head::EMPTY).0,
             archive: RwLock::default(),
             steps: OnceLock::new(),
+            elapsed: OnceLock::new(),
         });
         Ok(Self {
             appender: Appender::start(Arc::clone(&shared)),
@@ -161,12 +178,6 @@ impl PgLog {
         }
     }
 
-    /// What it has counted.
-    #[must_use]
-    pub fn metrics(&self) -> LogMetrics {
-        self.shared.counters.snapshot()
-    }
-
     /// Refuses appends from now on and returns when all that were accepted are answered.
     pub async fn shut_down(&self) {
         self.appender.shut_down().await;
@@ -175,6 +186,10 @@ impl PgLog {
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared
+    }
+
+    pub(crate) fn appender(&self) -> &Appender {
+        &self.appender
     }
 }
 

@@ -129,12 +129,14 @@ impl Committer {
             }
         };
         let stored = !ruling.placed.is_empty();
+        let sent = self.shared.elapsed();
         let ended =
             timeout(SERVER_LIMIT, async { if stored { writer.commit().await } else { writer.roll_back().await } });
         if let Err(error) = ended.await.unwrap_or_else(|_| Err(silent())) {
             return Err(if stored { Fault::InDoubt(Box::new(ruling), error) } else { error.into() });
         }
         if stored {
+            self.shared.note_flush(sent);
             writer.remember(&locked, ruling.head, &ruling.streams);
             self.committed(&ruling).await;
         }
@@ -203,8 +205,7 @@ impl Committer {
     }
 
     async fn committed(&self, ruling: &Ruling) {
-        self.shared.counters.groups.add(1);
-        self.shared.counters.events.add(ruling.placed.len());
+        self.shared.counters.committed(ruling.placed.len());
         self.shared.note_commit(ruling.head, ruling.placed.iter().map(|place| place.recorded_at)).await;
     }
 
