@@ -1,13 +1,16 @@
 //! An append: what a client asks for, and what it is answered.
 
+mod condition;
 mod document;
 
 use std::collections::HashSet;
 
 use thiserror::Error;
 
-use crate::event::{EventError, NewEvent};
+use crate::event::{EventError, NewEvent, TAGS_EXTENSION, TAGS_MAX};
 use crate::{Epoch, ErrorKind, Head, Position, StreamName, StreamVersion, Timestamp};
+
+pub use condition::{AppendCondition, CONDITION_ITEMS_MAX, ConditionItem, ITEM_TYPES_MAX};
 
 /// An event's line is at most this long, with room for what the log assigns.
 pub const EVENT_BYTES_MAX: usize = 1 << 20;
@@ -58,6 +61,8 @@ pub struct AppendRequest {
     pub events: Vec<NewEvent>,
     /// At most one expectation a stream; a stream without one is `Any`.
     pub expect: Vec<Expectation>,
+    /// What must not have happened. A retry is answered before any of them is looked at (LOG-4).
+    pub conditions: Vec<AppendCondition>,
     /// For a migration only: the instant to record instead of the clock's. Raised to the head's where it is
     /// earlier, lowered to the clock's where it is later (LOG-2).
     pub recorded_at: Option<Timestamp>,
@@ -131,6 +136,33 @@ pub enum AppendError {
         /// Where the first known one stands.
         position: Position,
     },
+    /// An event that a condition excludes is there.
+    #[error("the event at position {position} matches a condition, which says that none does after {after}")]
+    ConditionFailed {
+        /// The condition's position.
+        after: Head,
+        /// Where the event stands, or one of those that match.
+        position: Position,
+    },
+    /// The events that could match a condition are too old or too many to be looked up now.
+    #[error(
+        "whether an event after {after} matches a condition cannot be told up to position {up_to}: read on to there, \
+         decide again, and name that position or a later one"
+    )]
+    ConditionUnsettled {
+        /// The condition's position.
+        after: Head,
+        /// A condition of this position or a later one can be told.
+        up_to: Head,
+    },
+    /// A condition names a position that this log has not reached: what its writer has read is not in it.
+    #[error("a condition names position {after}, and the log ends at {head}")]
+    ConditionAhead {
+        /// The condition's position.
+        after: Head,
+        /// Where the log ends.
+        head: Head,
+    },
     /// A tombstone closed the stream for good.
     #[error("{stream} was closed at version {version}")]
     StreamClosed {
@@ -190,6 +222,9 @@ impl AppendError {
             Self::WrongVersion { .. }
             | Self::IdTaken { .. }
             | Self::PartlyKnown { .. }
+            | Self::ConditionFailed { .. }
+            | Self::ConditionUnsettled { .. }
+            | Self::ConditionAhead { .. }
             | Self::StreamClosed { .. }
             | Self::CheckpointMoved { .. } => ErrorKind::Conflict,
             Self::Invalid(_) => ErrorKind::Invalid,
@@ -275,20 +310,24 @@ impl AppendRequest {
         if let Some(twice) = self.events.iter().find(|e| !ids.insert((&e.source, &e.id))) {
             return Err(InvalidRequest::IdTwice { source_uri: twice.source.clone(), id: twice.id.clone() });
         }
-        Ok(())
+        if let Some(index) = self.events.iter().position(|event| event.tags().count() > TAGS_MAX) {
+            let source = EventError::attribute(TAGS_EXTENSION, format!("an event has at most {TAGS_MAX} tags"));
+            return Err(InvalidRequest::Event { index, source });
+        }
+        condition::check(&self.conditions)
     }
 
     /// For how long the log knows the ids of its events (LOG-4).
     ///
     /// A request that names the version of a stream that it writes is found by that version, in the archive too: its
     /// first event of the stream can only have had the next one. One that names only streams that it does not write
-    /// leaves no such trace; its ids alone find it again, so they are kept. That costs the live database about 115 bytes
-    /// an event, for ever.
+    /// leaves no such trace, nor does one with conditions only; its ids alone find it again, so they are kept. That costs
+    /// the live database about 115 bytes an event, for ever.
     #[must_use]
     pub fn keep_ids(&self) -> KeepIds {
         let named = |e: &&Expectation| matches!(e.version, ExpectedVersion::NoStream | ExpectedVersion::Exactly(_));
         let mut named = self.expect.iter().filter(named).map(|expectation| &expectation.stream).peekable();
-        if named.peek().is_none() {
+        if named.peek().is_none() && self.conditions.is_empty() {
             return KeepIds::WhileLive;
         }
         let written: HashSet<&StreamName> = self.events.iter().map(|event| &event.stream).collect();

@@ -7,6 +7,8 @@
 //! Ids come before versions: a retry finds its own events and gets their first positions, whatever it
 //! expects of streams that it has moved itself (LOG-4).
 
+mod conditions;
+
 use std::collections::{HashMap, HashSet};
 
 use sha2::{Digest, Sha256};
@@ -17,6 +19,8 @@ use crate::append::{
 use crate::event::{NewEvent, TOMBSTONE_TYPE};
 use crate::record::{Record, RecordedEvent};
 use crate::{Epoch, Head, Position, StreamName, StreamVersion, Timestamp};
+
+pub use conditions::Match;
 
 /// What identifies an event: the first 16 bytes of SHA-256(source ‖ 0x00 ‖ id). Neither holds a NUL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -78,6 +82,9 @@ pub struct Facts {
     pub known: HashMap<EventKey, Position>,
     /// Checkpoints of the wanted consumers; one that is missing stands at 0.
     pub checkpoints: HashMap<String, u64>,
+    /// Request by request in the group's order, what was found of each item of its conditions, in their order. It may be
+    /// empty where no request has any.
+    pub matches: Vec<Vec<Match>>,
 }
 
 /// What becomes of one request.
@@ -268,6 +275,7 @@ struct Group {
     placed_keys: HashMap<EventKey, usize>,
     checkpoints: HashMap<String, u64>,
     moved_checkpoints: HashMap<String, u64>,
+    matches: Vec<Vec<Match>>,
     placed: Vec<Placement>,
     verdicts: Vec<Verdict>,
 }
@@ -287,6 +295,7 @@ impl Group {
             placed_keys: HashMap::new(),
             checkpoints: facts.checkpoints,
             moved_checkpoints: HashMap::new(),
+            matches: facts.matches,
             placed: Vec::new(),
             verdicts: Vec::new(),
         }
@@ -306,6 +315,9 @@ impl Group {
         if let Err(error) = self.expectations(request) {
             // Whichever expectation failed: a retry may fail on a stream that it only checks and that has moved on since.
             return self.unless_past(request, error);
+        }
+        if let Err(error) = self.conditions(index, request, all) {
+            return Verdict::Refused(error);
         }
         if let Err(error) = self.open(request).and_then(|()| self.checkpoint(request)) {
             return Verdict::Refused(error);
@@ -360,6 +372,12 @@ impl Group {
             }
         }
         Ok(())
+    }
+
+    fn conditions(&self, index: usize, request: &AppendRequest, all: &[&AppendRequest]) -> Result<(), AppendError> {
+        let found = self.matches.get(index).map_or(&[][..], Vec::as_slice);
+        let placed = self.placed.iter().map(|place| (place.position, &all[place.request].events[place.event]));
+        conditions::hold(request, found, self.head, placed)
     }
 
     fn unless_past(&self, request: &AppendRequest, error: AppendError) -> Verdict {
@@ -504,7 +522,7 @@ mod tests {
             simulated: false,
         };
         let (streams, known, checkpoints) = (HashMap::new(), HashMap::new(), HashMap::new());
-        Facts { head, now: at, streams, known, checkpoints }
+        Facts { head, now: at, streams, known, checkpoints, matches: Vec::new() }
     }
 
     fn rule(requests: &[&AppendRequest], facts: Facts) -> Ruling {

@@ -5,6 +5,7 @@
 
 mod cloudevents;
 mod extensions;
+mod tags;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -17,6 +18,7 @@ use crate::{ErrorKind, StreamName, Timestamp};
 pub(crate) use cloudevents::{Draft, client_events, string};
 pub(crate) use extensions::write_member;
 pub use extensions::{extensions_from_json, extensions_from_metadata, extensions_to_json, metadata_from_extensions};
+pub use tags::{TAGS_EXTENSION, TAGS_MAX};
 
 /// An attribute (and so id, source, type …) is at most this long.
 pub use crate::types::stream::ATTRIBUTE_BYTES_MAX;
@@ -39,7 +41,7 @@ pub const METADATA_EXTENSION: &str = "metadata";
 /// The extension that says by which key the service sealed fields of `data`; a client cannot send it.
 pub const SEALED_BY_EXTENSION: &str = "sealedby";
 /// Extensions with a meaning of their own; their values are strings.
-pub const RESERVED_EXTENSIONS: [&str; 3] = [METADATA_EXTENSION, "tags", SEALED_BY_EXTENSION];
+pub const RESERVED_EXTENSIONS: [&str; 3] = [METADATA_EXTENSION, TAGS_EXTENSION, SEALED_BY_EXTENSION];
 
 /// The type of the event that closes a stream for good.
 pub const TOMBSTONE_TYPE: &str = "coldstream.tombstone";

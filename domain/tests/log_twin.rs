@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use domain::append::Role;
+use domain::conformance::conditions;
 use domain::conformance::log::{Prunable, run, run_pruned};
 use domain::log::LogReader;
 use domain::twin::MemoryLog;
@@ -36,4 +37,6 @@ impl Prunable for Archived {
 async fn the_twin_keeps_the_logs_contract() {
     run(|| async { log() }).await;
     run_pruned(|| async { Archived(log()) }).await;
+    conditions::run(|| async { log() }).await;
+    conditions::run_pruned(|| async { Archived(log()) }).await;
 }

@@ -304,7 +304,7 @@ fn an_append_document_says_what_it_expects_of_each_stream() {
         .zip(versions)
         .map(|(n, version)| Expectation { stream: StreamName::of("content", &format!("{n}")).expect("valid"), version })
         .collect();
-    assert_eq!(request, AppendRequest { events: vec![accepted("")], expect, recorded_at: None, checkpoint: None });
+    assert_eq!(request, AppendRequest { events: vec![accepted("")], expect, ..AppendRequest::default() });
 }
 
 #[test]

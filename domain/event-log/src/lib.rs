@@ -28,6 +28,7 @@ mod reader;
 mod rows;
 mod session;
 mod snapshots;
+mod tags;
 mod tokens;
 mod writer;
 

@@ -15,6 +15,7 @@ use crate::instant::{Instant, from_micros};
 use crate::partitions::PartitionMap;
 use crate::reader::{role, stream_head};
 use crate::rows::{self, COLUMNS, CopyBody, NewRow};
+use crate::tags::TypeHeads;
 
 /// Heads of streams that are kept in memory, some hundred bytes each.
 const CACHED_STREAMS_MAX: usize = 100_000;
@@ -94,6 +95,7 @@ pub(crate) struct Writer {
     connection: PgConnection,
     cached: HashMap<StreamName, Option<StreamHead>>,
     cached_for: Option<CacheKey>,
+    types: TypeHeads,
 }
 
 fn cache_key(locked: &LockedHead) -> CacheKey {
@@ -102,7 +104,7 @@ fn cache_key(locked: &LockedHead) -> CacheKey {
 
 impl Writer {
     pub(crate) fn new(connection: PgConnection) -> Self {
-        Self { connection, cached: HashMap::new(), cached_for: None }
+        Self { connection, cached: HashMap::new(), cached_for: None, types: TypeHeads::default() }
     }
 
     /// Begins a transaction and takes the head: the log stands still for all writers until it ends.
@@ -186,6 +188,7 @@ impl Writer {
             copy.send(piece).await?;
         }
         copy.finish().await?;
+        self.types.write(&mut self.connection, &group.rows).await?;
 
         let begun: Vec<&(Timestamp, Position)> = months.iter().filter(|(month, _)| !map.has_events(*month)).collect();
         let streams: Vec<(&StreamName, &StreamHead)> = group.streams.iter().collect();
@@ -213,7 +216,9 @@ impl Writer {
 
     /// Commits. From an error on, it is in doubt.
     pub(crate) async fn commit(&mut self) -> Result<(), sqlx::Error> {
-        self.connection.execute("COMMIT").await.map(drop)
+        self.connection.execute("COMMIT").await.map(drop)?;
+        self.types.committed();
+        Ok(())
     }
 
     /// Ends the transaction without its changes and lets go of the head.

@@ -1,17 +1,21 @@
 //! The append document (`application/vnd.coldstream.append+json`): events of one stream or many, and what is
-//! expected of streams: `{"expect":[{"stream":"…","version":"7"|7|"any"|"none"|"exists"}],"events":[…]}`.
+//! expected of streams: `{"expect":[{"stream":"…","version":"7"|7|"any"|"none"|"exists"}],"events":[…]}`; and conditions:
+//! `"conditions":[{"fail_if_events_match":[{"types":["…"],"tags":["…"]}],"after":"7"|7}]`.
 
 use std::fmt;
 use std::io::Write as _;
 
-use super::{AppendRequest, Expectation, ExpectedVersion, InvalidRequest, REQUEST_BYTES_MAX, REQUEST_EVENTS_MAX};
-use crate::event::{NewEvent, client_events};
+use super::{
+    AppendCondition, AppendRequest, CONDITION_ITEMS_MAX, ConditionItem, Expectation, ExpectedVersion, ITEM_TYPES_MAX,
+    InvalidRequest, REQUEST_BYTES_MAX, REQUEST_EVENTS_MAX,
+};
+use crate::event::{NewEvent, TAGS_MAX, client_events};
 use crate::json::{self, Kind, Scanner, Value};
 use crate::record;
-use crate::{StreamName, StreamVersion};
+use crate::{Head, StreamName, StreamVersion};
 
 impl AppendRequest {
-    /// Reads an append document and checks it ([`AppendRequest::check`]). `expect` may be absent.
+    /// Reads an append document and checks it ([`AppendRequest::check`]). `expect` and `conditions` may be absent.
     ///
     /// # Errors
     /// The first rule that it breaks; [`InvalidRequest::Event`] says which event.
@@ -30,6 +34,9 @@ impl AppendRequest {
                     request.expect.push(expectation(scanner)?);
                     Ok(())
                 })?,
+                "conditions" => {
+                    request.conditions = list(scanner, "conditions", CONDITION_ITEMS_MAX, condition)?;
+                }
                 "events" => request.events = client_events(scanner)?,
                 other => return Err(InvalidRequest::document(other, "an append document has no such member")),
             }
@@ -54,7 +61,9 @@ impl AppendRequest {
             json::write_string(expectation.stream.as_str(), &mut out);
             write!(out, ",\"version\":\"{}\"}}", expectation.version).expect("a Vec takes all that is written");
         }
-        out.extend_from_slice(b"],\"events\":[");
+        out.push(b']');
+        write_conditions(&self.conditions, &mut out);
+        out.extend_from_slice(b",\"events\":[");
         for (index, event) in self.events.iter().enumerate() {
             if index > 0 {
                 out.push(b',');
@@ -82,6 +91,95 @@ fn expectation(scanner: &mut Scanner<'_>) -> Result<Expectation, InvalidRequest>
         stream: stream.ok_or_else(|| missing("stream"))?,
         version: version.ok_or_else(|| missing("version"))?,
     })
+}
+
+/// Reads an array of at most `most` elements.
+fn list<T>(
+    scanner: &mut Scanner<'_>,
+    member: &str,
+    most: usize,
+    element: impl Fn(&mut Scanner<'_>) -> Result<T, InvalidRequest>,
+) -> Result<Vec<T>, InvalidRequest> {
+    let mut elements = Vec::new();
+    scanner.array(|scanner| {
+        if elements.len() == most {
+            return Err(InvalidRequest::document(member, format!("it holds more than {most}")));
+        }
+        elements.push(element(scanner)?);
+        Ok(())
+    })?;
+    Ok(elements)
+}
+
+fn condition(scanner: &mut Scanner<'_>) -> Result<AppendCondition, InvalidRequest> {
+    let mut condition = AppendCondition::default();
+    scanner.object(|scanner, name| {
+        match &*name {
+            "fail_if_events_match" => {
+                condition.fail_if_events_match = list(scanner, &name, CONDITION_ITEMS_MAX, condition_item)?;
+            }
+            "after" => condition.after = after(&scanner.value()?)?,
+            other => return Err(InvalidRequest::document(other, "a condition has no such member")),
+        }
+        Ok(())
+    })?;
+    Ok(condition)
+}
+
+fn condition_item(scanner: &mut Scanner<'_>) -> Result<ConditionItem, InvalidRequest> {
+    let text = |scanner: &mut Scanner<'_>| {
+        let value = scanner.value()?;
+        let text = value.string().ok_or_else(|| InvalidRequest::document("types and tags", "strings are expected"))?;
+        Ok(text.into_owned())
+    };
+    let mut item = ConditionItem::default();
+    scanner.object(|scanner, name| {
+        match &*name {
+            "types" => item.types = list(scanner, &name, ITEM_TYPES_MAX, text)?,
+            "tags" => item.tags = list(scanner, &name, TAGS_MAX, text)?,
+            other => return Err(InvalidRequest::document(other, "an item of a condition has no such member")),
+        }
+        Ok(())
+    })?;
+    Ok(item)
+}
+
+fn after(value: &Value<'_>) -> Result<Head, InvalidRequest> {
+    let text = match value.kind {
+        Kind::Number => value.text.into(),
+        _ => value.string().unwrap_or_default(),
+    };
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    let head = text.parse().ok().filter(|_| digits).and_then(Head::new);
+    head.ok_or_else(|| InvalidRequest::document("after", "a position is expected, or 0 for the whole log"))
+}
+
+fn write_conditions(conditions: &[AppendCondition], out: &mut Vec<u8>) {
+    // Absent where there are none: a server of an older release takes the document.
+    for (index, condition) in conditions.iter().enumerate() {
+        out.extend_from_slice(if index == 0 { b",\"conditions\":[" } else { b"," });
+        out.extend_from_slice(b"{\"fail_if_events_match\":[");
+        for (index, item) in condition.fail_if_events_match.iter().enumerate() {
+            out.extend_from_slice(if index == 0 { b"{\"types\":[" } else { b",{\"types\":[" });
+            write_strings(&item.types, out);
+            out.extend_from_slice(b"],\"tags\":[");
+            write_strings(&item.tags, out);
+            out.extend_from_slice(b"]}");
+        }
+        write!(out, "],\"after\":\"{}\"}}", condition.after).expect("a Vec takes all that is written");
+    }
+    if !conditions.is_empty() {
+        out.push(b']');
+    }
+}
+
+fn write_strings(strings: &[String], out: &mut Vec<u8>) {
+    for (index, text) in strings.iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        json::write_string(text, out);
+    }
 }
 
 fn stream_name(value: &Value<'_>) -> Result<StreamName, InvalidRequest> {
@@ -141,5 +239,41 @@ mod tests {
         let written = request.to_document();
         assert_eq!(AppendRequest::from_document(&written).expect("read again"), request);
         assert!(written.starts_with(br#"{"expect":[{"stream":"a-1","version":"7"},"#), "{written:?}");
+    }
+
+    #[test]
+    fn conditions_read_back_and_are_absent_where_there_are_none() {
+        let with = |conditions: &str| {
+            let event = r#"{"specversion":"1.0","id":"1","source":"/s","type":"t","subject":"a-1"}"#;
+            AppendRequest::from_document(format!(r#"{{{conditions}"events":[{event}]}}"#).as_bytes())
+        };
+        let request = with(
+            r#""conditions":[
+            {"after":"7","fail_if_events_match":[{"types":["a b","\"c"],"tags":["x:1","y"]},{"tags":["z"]}]},
+            {"fail_if_events_match":[{}]},{"fail_if_events_match":[{"types":["t"]}],"after":9}],"#,
+        );
+        let request = request.expect("a document");
+        let afters: Vec<u64> = request.conditions.iter().map(|condition| condition.after.get()).collect();
+        assert_eq!(afters, [7, 0, 9]);
+        assert_eq!(request.conditions[0].fail_if_events_match[0].types, ["a b", "\"c"]);
+        assert_eq!(AppendRequest::from_document(&request.to_document()).expect("read again"), request);
+        let none = with("").expect("a document").to_document();
+        assert!(none.starts_with(br#"{"expect":[],"events":["#), "{none:?}");
+
+        for bad in [
+            r#""conditions":[{"after":"7"}],"#,
+            r#""conditions":[{"fail_if_events_match":[{"types":["t"]}],"after":"-1"}],"#,
+            r#""conditions":[{"fail_if_events_match":[{"types":["t"]}],"after":"+1"}],"#,
+            r#""conditions":[{"fail_if_events_match":[{"types":["t"]}],"after":""}],"#,
+            r#""conditions":[{"fail_if_events_match":[{"types":["t"]}],"after":1e3}],"#,
+            r#""conditions":[{"fail_if_events_match":[{"types":["t"]}],"before":"1"}],"#,
+            r#""conditions":[{"fail_if_events_match":[{"types":"t"}]}],"#,
+            r#""conditions":[{"fail_if_events_match":[{"types":[1]}]}],"#,
+            r#""conditions":[{"fail_if_events_match":[{"tags":["two words"]}]}],"#,
+            r#""conditions":[{"fail_if_events_match":[{"streams":["a-1"]}]}],"#,
+            r#""conditions":{"fail_if_events_match":[{}]},"#,
+        ] {
+            assert!(with(bad).is_err(), "{bad}");
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! One suite a port, passed by the twin in memory and by every real adapter.
 
 pub mod catalog;
+pub mod conditions;
 pub mod log;
 pub mod peer;
 pub mod search;

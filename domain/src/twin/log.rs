@@ -7,8 +7,9 @@ use async_trait::async_trait;
 
 use super::archive::MemoryArchive;
 use super::catalog::Archive;
+use super::conditions::Stored;
 use crate::append::{AppendError, AppendRequest, Appended, KeepIds, LogHead, Role, StreamHead};
-use crate::arbiter::{self, EventKey, Facts, PastRequest, Verdict, Wanted};
+use crate::arbiter::{self, EventKey, Facts, Match, PastRequest, Verdict, Wanted};
 use crate::log::{ApplyError, Direction, EventLog, FollowerLog, LogReader, ReadError};
 use crate::record::{Record, RecordedEvent};
 use crate::replication::Heard;
@@ -114,6 +115,7 @@ impl State {
             streams: streams.collect(),
             known: self.known(),
             checkpoints: self.checkpoints.clone(),
+            matches: vec![self.matches(request)],
         };
         let ruling = arbiter::decide(&requests, &wanted, facts);
         let verdict = ruling.verdicts.into_iter().next().expect("one verdict for one request");
@@ -141,6 +143,13 @@ impl State {
                 Ok(appended)
             }
         }
+    }
+
+    fn matches(&self, request: &AppendRequest) -> Vec<Match> {
+        if request.conditions.is_empty() {
+            return Vec::new();
+        }
+        Stored { archived: &self.archived.records(), live: &self.records }.matches(request)
     }
 
     fn replay_past(

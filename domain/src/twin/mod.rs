@@ -4,6 +4,7 @@
 mod archive;
 mod between;
 mod catalog;
+mod conditions;
 mod log;
 mod peer;
 mod store;

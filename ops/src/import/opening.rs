@@ -61,6 +61,6 @@ pub(super) fn request(import: &Import, survey: &Survey, now: Timestamp) -> Appen
         events: vec![event],
         expect: vec![Expectation { stream, version: ExpectedVersion::NoStream }],
         recorded_at,
-        checkpoint: None,
+        ..AppendRequest::default()
     }
 }

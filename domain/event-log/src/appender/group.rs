@@ -13,6 +13,7 @@ use crate::holder;
 use crate::log::{CLOCK_DIFFERENCE_MAX_SECONDS, Shared};
 use crate::rows::{Content, NewRow};
 use crate::session::{self, Purpose, SERVER_LIMIT, silent};
+use crate::tags;
 use crate::writer::{Group, LockedHead, NewId, Writer};
 
 /// How often a group is tried. Each further attempt follows a state that has changed: a lock that was waited for, a
@@ -172,6 +173,7 @@ impl Committer {
             streams: found.streams,
             known: found.known,
             checkpoints: found.checkpoints,
+            matches: tags::matches(writer.connection(), requests, &locked.head).await?,
         };
         let ruling = arbiter::decide(requests, wanted, facts);
         if !ruling.placed.is_empty() {

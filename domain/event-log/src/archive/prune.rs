@@ -1,9 +1,9 @@
 //! The live log's partitions and their end. The proof says that the archive holds the rows; the database checks what it
 //! can see by itself, once more and under its own locks, before it lets go of them.
 //!
-//! Order: head and partition in one transaction, then the table, then its ids, then their space, each in a transaction of
-//! its own. A crash between any two leaves something that nobody reads and that the next run removes; the other way
-//! round, an event of the live log would have no id for a moment, and a retry of it would be stored twice (LOG-4).
+//! Order: head and partition in one transaction, then the table, then its ids and tags, then their space, each in a
+//! transaction of its own. A crash between any two leaves something that nobody reads and that the next run removes; the
+//! other way round, an event of the live log would have no id for a moment, and a retry of it would be stored twice (LOG-4).
 
 use async_trait::async_trait;
 use domain::archive::catalog::{CatalogError, LivePartitions, Partition, PruneProof};
@@ -123,7 +123,7 @@ impl PgLog {
             .await
             .map_err(failed)?;
         done.dropped = u32::try_from(dropped).unwrap_or(0);
-        forget(&mut session).await.map_err(EventLogError::database("removing the ids of what is pruned"))?;
+        forget(&mut session).await.map_err(EventLogError::database("removing ids and tags of what is pruned"))?;
         for table in REBUILT {
             let space = space(&mut session, table).await.map_err(EventLogError::database("measuring tables"))?;
             if space.is_wasteful() && space.needed <= REBUILD_BYTES_MAX {
@@ -185,7 +185,8 @@ async fn detach(
 }
 
 async fn forget(session: &mut PgConnection) -> Result<(), sqlx::Error> {
-    sqlx::query("SELECT coldstream.forget_pruned_ids()").execute(session).await.map(drop)
+    sqlx::query("SELECT coldstream.forget_pruned_ids()").execute(&mut *session).await?;
+    sqlx::query("SELECT coldstream.forget_pruned_tags()").execute(session).await.map(drop)
 }
 
 async fn space(session: &mut PgConnection, table: &'static str) -> Result<Space, sqlx::Error> {
