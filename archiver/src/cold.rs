@@ -16,6 +16,7 @@ use async_trait::async_trait;
 use domain::archive::catalog::{Catalog, CatalogError, Segment};
 use domain::archive::index::{Block, Index, StreamBlocks};
 use domain::archive::{layout, reader};
+use domain::filter::{Filter, SEARCH_POSITIONS_MAX, Searched};
 use domain::log::{Direction, ReadError};
 use domain::merkle::Hash;
 use domain::record::Record;
@@ -300,6 +301,30 @@ impl ArchiveReader for ColdReader {
             });
         }
         Ok(found.records)
+    }
+
+    /// As far as the blocks go that are fetched at once. A block says nothing of types or categories: it is decoded to be
+    /// looked through, and only what matches is copied.
+    async fn search_log(
+        &self,
+        from: Position,
+        direction: Direction,
+        filter: &Filter,
+        limit: usize,
+    ) -> Result<Searched, ReadError> {
+        let Some(segment) = self.segment_holding(from).await? else { return Ok(Searched::default()) };
+        let blocks = self.blocks_from(&segment, from, direction, (SEARCH_POSITIONS_MAX, ANSWER_BYTES)).await?;
+        let records = blocks.iter();
+        Ok(match direction {
+            Direction::Forward => {
+                let records = records.flat_map(|block| block.iter()).filter(|record| record.position() >= from);
+                Searched::among(records, filter, limit)
+            }
+            Direction::Backward => {
+                let records = records.flat_map(|block| block.iter().rev()).filter(|record| record.position() <= from);
+                Searched::among(records, filter, limit)
+            }
+        })
     }
 
     async fn read_stream(

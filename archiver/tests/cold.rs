@@ -10,6 +10,8 @@ use archiver::seal::Demand;
 use async_trait::async_trait;
 use common::{Counting, Findings, Region, copy_of, hour, now, position, stream};
 use domain::archive::layout;
+use domain::conformance::search;
+use domain::filter::Filter;
 use domain::log::{Direction, LogReader, ReadError};
 use domain::merkle::{Hash, root_of};
 use domain::record::Record;
@@ -195,6 +197,40 @@ async fn a_point_read_costs_two_requests_and_none_where_the_stream_is_not() {
     let absent = StreamName::parse("content-absent").expect("a name");
     let read = cold.read_stream(&absent, position(350), StreamVersion::FIRST, Direction::Forward, 10).await;
     assert_eq!((read.expect("read").len(), store.take()), (0, 0), "its index is cached and says no");
+}
+
+#[tokio::test]
+async fn a_search_finds_the_same_before_and_after_pruning() {
+    let (region, whole) = pruned_and_whole().await;
+    let tiered = region.tiered();
+    assert_eq!(search::read(&tiered).await, search::read(&*whole).await);
+    let some = Filter::default;
+    for filter in [
+        Ok(some()),
+        some().stream_prefix("content-9"),
+        some().stream_prefix("content-3").map(|filter| filter.recorded_from(hour(340)).recorded_before(hour(1500))),
+        some().category("note"),
+        some().event_type("content.revised").and_then(|filter| filter.stream_prefix("content-5")),
+    ] {
+        let filter = filter.expect("a filter");
+        search::agrees(&tiered, &filter).await;
+    }
+}
+
+#[tokio::test]
+async fn a_search_fetches_a_few_blocks_of_one_segment_however_little_it_finds() {
+    let (region, _) = pruned_and_whole().await;
+    let store = Counting::of(&region.store);
+    let cold = region.reader_of(store.clone(), None, Arc::new(Findings::default()));
+    let nothing = Filter::default().category("note").expect("a filter");
+    for (from, direction, end) in [(1, Direction::Forward, 350), (700, Direction::Backward, 351)] {
+        let found = cold.search_log(position(from), direction, &nothing, 9).await.expect("read");
+        assert_eq!((found.records.len(), found.to.map(|to| to.position)), (0, Some(position(end))));
+        let fetched = store.take();
+        assert!((2..=5).contains(&fetched), "an index and at most four blocks: {fetched}");
+    }
+    let above = cold.search_log(position(1701), Direction::Forward, &nothing, 9).await.expect("read");
+    assert_eq!((above.to, store.take()), (None, 0));
 }
 
 struct Damaged {

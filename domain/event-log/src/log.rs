@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use domain::append::{AppendError, AppendRequest, Appended, LogHead, Role, StreamHead};
+use domain::filter::{Filter, Searched};
 use domain::log::{ApplyError, Direction, EventLog, FollowerLog, LogReader, ReadError};
 use domain::record::Record;
 use domain::tiered::ArchiveReader;
@@ -201,6 +202,16 @@ impl LogReader for PgLog {
 
     async fn read_log(&self, from: Position, direction: Direction, limit: usize) -> Result<Vec<Record>, ReadError> {
         self.shared.reader.read_log(from, direction, limit).await
+    }
+
+    async fn search_log(
+        &self,
+        from: Position,
+        direction: Direction,
+        filter: &Filter,
+        limit: usize,
+    ) -> Result<Searched, ReadError> {
+        self.shared.reader.search_log(from, direction, filter, limit).await
     }
 
     async fn read_stream(

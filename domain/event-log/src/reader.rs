@@ -3,6 +3,7 @@
 
 mod page;
 mod past;
+mod search;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

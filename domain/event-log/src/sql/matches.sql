@@ -1,0 +1,5 @@
+    ($5::text[] IS NULL OR aggregate_type = ANY ($5))
+    AND ($6::text[] IS NULL OR event_type = ANY ($6))
+    AND ($7::text[] IS NULL OR (aggregate_type || '-' || aggregate_id) ^@ ANY ($7))
+    AND ($8::timestamptz IS NULL OR recorded_at >= $8)
+    AND ($9::timestamptz IS NULL OR recorded_at < $9)
