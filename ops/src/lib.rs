@@ -3,6 +3,7 @@
 //! This crate is the composition root: the real clock, randomness and every adapter are made here and
 //! handed to the crates that decide and do. It owns no rule of the log, the archive or replication.
 
+pub mod archive;
 pub mod chain;
 pub mod cli;
 pub mod clock;

@@ -26,12 +26,13 @@ use sqlx::postgres::{PgPool, PgPoolOptions};
 use thiserror::Error;
 use tokio::sync::Mutex;
 
+use crate::archive::ArchiveNode;
 use crate::clock::SystemClock;
 use crate::config::{Config, ReplicationConfig};
 use crate::heals::HealRecorder;
 
 /// Connections of the views.
-const VIEW_CONNECTIONS: u32 = 4;
+pub const VIEW_CONNECTIONS: u32 = 4;
 
 /// Why a region's process was not put together.
 #[derive(Debug, Error)]
@@ -89,22 +90,6 @@ impl NodeError {
             Self::Store { .. } | Self::Key { .. } | Self::File { .. } | Self::Settings(_) => ErrorKind::Invalid,
         }
     }
-}
-
-/// The archive of one region.
-pub struct ArchiveNode {
-    /// The own bucket.
-    pub store: Arc<S3Store>,
-    /// Seals; one run at a time.
-    pub sealer: Mutex<Sealer>,
-    /// Prunes.
-    pub pruner: Pruner,
-    /// Reads stored objects again.
-    pub scrubber: Scrubber,
-    /// What was found damaged.
-    pub heals: Arc<HealRecorder>,
-    /// Both regions' public keys.
-    pub keys: KeyRing,
 }
 
 /// One region's process.
@@ -229,14 +214,12 @@ impl ArchiveParts {
             keys: self.keys.clone(),
             steps,
         };
-        ArchiveNode {
-            store: self.store.clone(),
-            sealer: Mutex::new(Sealer::new(seal, config.archive.sealing.clone())),
-            pruner: Pruner::new(prune, config.live_window(), config.archive.copies.into()),
-            scrubber: Scrubber { catalog: log.clone(), healer: self.healer(), clock },
-            heals: self.heals.clone(),
-            keys: self.keys.clone(),
-        }
+        let work = (
+            Sealer::new(seal, config.archive.sealing.clone()),
+            Pruner::new(prune, config.live_window(), config.archive.copies.into()),
+            Scrubber { catalog: log.clone(), healer: self.healer(), clock },
+        );
+        ArchiveNode::new(self.store.clone(), self.heals.clone(), self.keys.clone(), work)
     }
 
     fn region(

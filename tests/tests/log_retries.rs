@@ -112,7 +112,7 @@ async fn seal_and_prune(node: &Node, config: &Config) -> Head {
     view.catch_up().await.expect("caught up");
     let archive = node.archive.as_ref().expect("the region has a bucket");
     archive.sealer.lock().await.run(Demand::Everything).await.expect("sealed");
-    let report = archive.pruner.run().await.expect("pruned");
+    let report = archive.prune().await.expect("pruned");
     assert!(report.waiting.is_none(), "{:?}", report.waiting);
     node.log.log_head().await.expect("readable").pruned
 }

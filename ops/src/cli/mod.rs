@@ -31,6 +31,7 @@ use event_log::{PgConfig, PgLog};
 
 use crate::clock::SystemClock;
 use crate::config::{Config, Overrides, TelemetryConfig};
+use crate::http::metrics::families;
 use crate::http::openapi;
 use crate::telemetry;
 use client::{Client, ServerArgs};
@@ -100,6 +101,8 @@ enum Command {
     Config(settings::ConfigCommand),
     /// The OpenAPI document of the API
     Openapi,
+    /// All metrics of a server, as a table in Markdown
+    Metrics,
     /// One history all the way through two regions on this machine
     Demo(demo::DemoArgs),
 }
@@ -157,6 +160,7 @@ impl Cli {
             Command::Key(command) => key::run(&context, &command),
             Command::Config(command) => settings::run(&context, &command).await,
             Command::Openapi => context.output.data(&*openapi::document(), |document| format!("{document:#}")),
+            Command::Metrics => context.output.data(&families::ALL, |_| families::table()),
             Command::Demo(args) => demo::demo(args).await,
         }
     }

@@ -31,6 +31,7 @@ use serde::Serialize;
 use super::problem::Problem;
 use super::route::{self, JSON, Route, shape};
 use super::{APPENDERS, ApiState, coding};
+use crate::clock::Stopwatch;
 
 /// Header that says what the writer believes of the one stream that it writes.
 const EXPECTED_VERSION: &str = "expected-version";
@@ -167,7 +168,9 @@ pub(super) async fn append(
     let body = if packed { coding::unpacked(&body)? } else { body };
     let request = form.read(&body, expected).map_err(AppendError::Invalid)?;
     drop(body);
+    let watch = Stopwatch::start();
     let result = state.log.append(request).await;
+    let took = watch.elapsed();
     drop(room);
     let outcome = match &result {
         Ok(appended) if appended.replayed => "replayed",
@@ -175,7 +178,7 @@ pub(super) async fn append(
         Err(error) => error.kind().as_str(),
     };
     let stored = result.as_ref().map_or(0, |appended| if appended.replayed { 0 } else { appended.events.len() });
-    state.metrics.appended(outcome, stored);
+    state.metrics.appended(outcome, stored, took);
     let appended = result?;
     let status = if appended.replayed { StatusCode::OK } else { StatusCode::CREATED };
     Ok((status, Json(Answer::from(appended))).into_response())

@@ -16,8 +16,8 @@ use super::body::Act;
 use super::problem::Problem;
 use super::route::{Answer, Body, JSON, Route, shape};
 use super::{ApiState, EVERYONE, OPERATORS, carried_through};
+use crate::archive::ArchiveNode;
 use crate::clock::SimulatedClock;
-use crate::node::ArchiveNode;
 
 /// The archive, as the API serves it.
 pub struct ArchiveApi {
@@ -205,7 +205,7 @@ async fn seal_and_prune(node: &ArchiveNode, demand: Demand) -> Result<ArchiveRun
         Err(error @ ArchiveError::NotActive { .. }) => (Vec::new(), Some(error.to_string())),
         Err(error) => return Err(error),
     };
-    let report = node.pruner.run().await?;
+    let report = node.prune().await?;
     Ok(ArchiveRun {
         sealed: sealed.iter().map(|segment| [segment.first.to_string(), segment.last.to_string()]).collect(),
         not_sealed,
@@ -224,7 +224,7 @@ struct ScrubRequest {
 async fn scrub(State(state): State<Arc<ApiState>>, Act(request): Act<ScrubRequest>) -> Result<Json<ScrubRun>, Problem> {
     let node = archive(&state)?.node.clone();
     let budget = request.bytes.unwrap_or(u64::MAX);
-    let report = carried_through(async move { node.scrubber.run(budget).await }).await?;
+    let report = carried_through(async move { node.scrub(budget).await }).await?;
     Ok(Json(ScrubRun {
         segments: report.segments.to_string(),
         bytes: report.bytes.to_string(),

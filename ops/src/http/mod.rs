@@ -59,7 +59,8 @@ use crate::config::HttpConfig;
 use crate::workers::Workers;
 use archive::ArchiveApi;
 use auth::{Caller, TokenRole, Tokens};
-use metrics::{ApiMetrics, MetricsText};
+use metrics::families::{HTTP_BODIES, HTTP_BODIES_LIMIT};
+use metrics::{ApiMetrics, MetricsText, Numbers};
 use problem::Problem;
 use regions::RegionApi;
 use route::Route;
@@ -98,8 +99,8 @@ pub struct Parts {
     pub region_api: Option<RegionApi>,
     /// The clock of a log with simulated time.
     pub simulated: Option<Arc<dyn SimulatedClock>>,
-    /// Adds the numbers of log and archive to the metrics.
-    pub numbers: Box<dyn Fn(&mut MetricsText) + Send + Sync>,
+    /// The numbers of log, archive and regions, for the metrics.
+    pub numbers: Box<dyn Numbers>,
 }
 
 /// What all handlers share.
@@ -126,6 +127,15 @@ impl ApiState {
         let units = (limits.body_bytes_in_flight_max / BODY_UNIT_BYTES).min(Semaphore::MAX_PERMITS);
         let bodies = Arc::new(Semaphore::new(units));
         Self { parts, metrics: ApiMetrics::default(), limits, shutdown, bodies }
+    }
+
+    /// The API's own metrics.
+    fn write_metrics(&self, text: &mut MetricsText) {
+        self.metrics.write(text);
+        let limit = self.limits.body_bytes_in_flight_max;
+        let held = limit.saturating_sub(self.bodies.available_permits().saturating_mul(BODY_UNIT_BYTES));
+        text.value(&HTTP_BODIES, &[], held);
+        text.value(&HTTP_BODIES_LIMIT, &[], limit);
     }
 
     /// Waits until the body fits into what may be in memory at a time. A body of unknown length counts as
@@ -222,6 +232,7 @@ async fn within_time(State(state): State<Arc<ApiState>>, request: Request, next:
 /// neither query nor headers.
 async fn observe(State(state): State<Arc<ApiState>>, request: Request, next: Next) -> Response {
     let watch = Stopwatch::start();
+    let _in_flight = state.metrics.began();
     let id = request_id(request.headers());
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();

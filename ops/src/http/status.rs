@@ -9,12 +9,16 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use domain::ErrorKind;
-use domain::append::LogHead;
+use domain::append::{LogHead, Role};
+use domain::{ErrorKind, Timestamp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::metrics::MetricsText;
+use super::metrics::families::{
+    BUILD_INFO, LOG_EPOCH, LOG_HEAD, LOG_PRUNED, LOG_RECORDED_AT, LOG_ROLE, LOG_UP, WORKER_FAILURES, WORKER_ROUNDS,
+    WORKER_SUCCEEDED, WORKER_UP,
+};
+use super::metrics::{Family, MetricsText};
 use super::problem::Problem;
 use super::route::{Answer, JSON, Route, TEXT, shape, text};
 use super::{ApiState, EVERYONE};
@@ -145,42 +149,62 @@ pub(super) async fn ready(State(state): State<Arc<ApiState>>) -> Result<String, 
     }
 }
 
+/// A database that does not answer takes its own numbers away, and the others neither away nor back for long.
 pub(super) async fn metrics(State(state): State<Arc<ApiState>>) -> Response {
     let mut text = MetricsText::default();
-    state.metrics.write(&mut text);
+    text.value(&BUILD_INFO, &[env!("CARGO_PKG_VERSION"), &state.region], 1);
+    state.write_metrics(&mut text);
     for (name, status) in state.workers.statuses() {
         write_worker(&mut text, name, &status);
     }
-    (state.numbers)(&mut text);
-    // A database that does not answer must not take the other numbers away.
-    match state.log.log_head().await {
-        Ok(head) => write_head(&mut text, &head),
-        Err(error) => {
+    let head = match tokio::time::timeout(READY_WITHIN, state.log.log_head()).await {
+        Ok(Ok(head)) => Some(head),
+        Ok(Err(error)) => {
             tracing::warn!(error = %crate::chain::chain(&error), "the log's metrics are left out");
-            text.gauge("log_up", "whether the log answers", &[], 0);
+            None
         }
-    }
+        Err(_) => {
+            tracing::warn!("the log's metrics are left out: it does not answer in time");
+            None
+        }
+    };
+    write_head(&mut text, head.as_ref());
+    state.numbers.write(&mut text, head.as_ref()).await;
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text.finish()).into_response()
 }
 
-fn write_head(text: &mut MetricsText, head: &LogHead) {
-    text.gauge("log_up", "whether the log answers", &[], 1);
-    text.gauge("log_head", "LOG-2: position of the newest event", &[], head.head);
-    text.gauge("log_pruned_head", "ARC-1: newest position that is out of the live log", &[], head.pruned);
-    text.gauge("log_epoch", "LOG-5: epoch in force here", &[], head.epoch);
-    text.gauge("log_role", "LOG-5: what this region may do", &[("role", head.role.as_str())], 1);
-    let seconds = head.recorded_at.unix_micros() / 1_000_000;
-    text.gauge("log_recordedat_seconds", "LOG-2: when the newest event was recorded", &[], seconds);
+fn write_head(text: &mut MetricsText, head: Option<&LogHead>) {
+    text.value(&LOG_UP, &[], u8::from(head.is_some()));
+    let Some(head) = head else { return };
+    text.value(&LOG_HEAD, &[], head.head);
+    text.value(&LOG_RECORDED_AT, &[], unix_seconds(head.recorded_at));
+    text.value(&LOG_PRUNED, &[], head.pruned);
+    text.value(&LOG_EPOCH, &[], head.epoch);
+    write_role(text, &LOG_ROLE, head.role);
+}
+
+/// All roles, so that a series never goes on to say what a region once was.
+pub(crate) fn write_role(text: &mut MetricsText, family: &'static Family, is: Role) {
+    for role in [Role::Active, Role::Follower, Role::Draining, Role::ReadOnly] {
+        text.value(family, &[role.as_str()], u8::from(role == is));
+    }
+}
+
+/// Seconds since 1970, with their fraction.
+pub(crate) fn unix_seconds(at: Timestamp) -> f64 {
+    seconds(at.unix_micros())
+}
+
+/// Microseconds as seconds: of any instant, exact to the microsecond.
+pub(crate) fn seconds(micros: i64) -> f64 {
+    micros as f64 / 1e6
 }
 
 fn write_worker(text: &mut MetricsText, name: &str, status: &WorkerStatus) {
-    let labels = [("worker", name)];
-    let up = u8::from(!status.is_failing());
-    text.gauge("worker_up", "whether the worker's last round was without an error", &labels, up);
-    text.counter("worker_rounds_total", "rounds without an error", &labels, status.rounds);
-    text.counter("worker_failures_total", "rounds with an error", &labels, status.failures);
+    text.value(&WORKER_UP, &[name], u8::from(!status.is_failing()));
+    text.value(&WORKER_ROUNDS, &[name], status.rounds);
+    text.value(&WORKER_FAILURES, &[name], status.failures);
     if let Some(at) = status.succeeded_at {
-        let seconds = at.unix_micros() / 1_000_000;
-        text.gauge("worker_succeeded_seconds", "when a round last ended without an error", &labels, seconds);
+        text.value(&WORKER_SUCCEEDED, &[name], unix_seconds(at));
     }
 }

@@ -112,7 +112,7 @@ impl Api {
             archive: None,
             region_api: None,
             simulated: None,
-            numbers: Box::new(|_| ()),
+            numbers: Box::new(documented::NoNumbers),
         };
         let state = Arc::new(ApiState::new(parts, limits.clone(), shutdown.clone()));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");

@@ -4,6 +4,7 @@
 //! that came before the second step could be acknowledged in an epoch that is over (LOG-5). Order at the end:
 //! the API answers what it accepted, the workers stop, and the log lets go last.
 
+mod numbers;
 mod rounds;
 mod tasks;
 
@@ -12,21 +13,21 @@ use std::sync::Arc;
 
 use archiver::{Silent, StepObserver};
 use domain::log::{LogReader, ReadError};
-use domain::{ErrorKind, Position};
+use domain::{ClockError, ErrorKind};
 use replication::fence::{EpochWatch, FenceError};
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::{PgSimulatedClock, SimulatedClock};
+use crate::clock::{PgSimulatedClock, SimulatedClock, Stopwatch, SystemClock};
 use crate::config::Config;
 use crate::http::archive::ArchiveApi;
-use crate::http::metrics::MetricsText;
 use crate::http::regions::RegionApi;
 use crate::http::{self, ApiState, Parts};
 use crate::node::{Node, NodeError};
 use crate::tokens::PgTokens;
 use crate::workers::{self, Workers};
+use numbers::{Heard, RegionNumbers};
 use tasks::Tasks;
 
 /// Why a region's process did not start, or not end in good order.
@@ -38,6 +39,9 @@ pub enum StartError {
     /// The log's head was not read.
     #[error("the log was not read")]
     Read(#[from] ReadError),
+    /// The machine's clock was not read.
+    #[error(transparent)]
+    Clock(#[from] ClockError),
     /// The highest epoch was not asked for.
     #[error("the highest epoch was not asked for")]
     Fence(#[from] FenceError),
@@ -58,7 +62,7 @@ impl StartError {
             Self::Read(error) => error.kind(),
             Self::Fence(error) => error.kind(),
             Self::Http(error) => error.kind(),
-            Self::Broken(_) => ErrorKind::Unavailable,
+            Self::Clock(_) | Self::Broken(_) => ErrorKind::Unavailable,
         }
     }
 }
@@ -101,12 +105,13 @@ impl Server {
         let listener = TcpListener::bind(bind).await.map_err(bound)?;
         let address = listener.local_addr().map_err(bound)?;
         let (workers, shutdown) = (Workers::default(), CancellationToken::new());
-        let parts = parts(config, &node, workers.clone()).await?;
+        let heard = Arc::new(Heard::default());
+        let parts = parts(config, &node, workers.clone(), heard.clone()).await?;
         let router = http::router(Arc::new(ApiState::new(parts, config.http.clone(), shutdown.clone())));
         let (limits, ending) = (config.http.clone(), shutdown.clone());
         let mut tasks = Tasks::default();
         tasks.start(async move { Ok(http::serve(listener, router, &limits, ending).await?) });
-        for (name, every, worker) in rounds::of(config, &node, watch) {
+        for (name, every, worker) in rounds::of(config, &node, watch, &heard) {
             let working = workers::run(workers.register(name), every, shutdown.clone(), worker);
             tasks.start(async move {
                 working.await;
@@ -169,7 +174,7 @@ impl Server {
     }
 }
 
-async fn parts(config: &Config, node: &Arc<Node>, workers: Workers) -> Result<Parts, StartError> {
+async fn parts(config: &Config, node: &Arc<Node>, workers: Workers, heard: Arc<Heard>) -> Result<Parts, StartError> {
     let simulated = node.log.log_head().await?.simulated;
     let archive = node.archive.clone().map(|archive| ArchiveApi {
         node: archive,
@@ -177,7 +182,9 @@ async fn parts(config: &Config, node: &Arc<Node>, workers: Workers) -> Result<Pa
         evidence: node.log.clone(),
         partitions: node.log.clone(),
     });
-    let counted = node.clone();
+    let process = Stopwatch::start();
+    node.log.measure_by(move || process.elapsed());
+    let started = SystemClock::read()?;
     Ok(Parts {
         region: config.region.name.clone(),
         log: node.log.clone(),
@@ -189,36 +196,6 @@ async fn parts(config: &Config, node: &Arc<Node>, workers: Workers) -> Result<Pa
         archive,
         region_api: node.region.clone().map(RegionApi::new),
         simulated: simulated.then(|| Arc::new(PgSimulatedClock(node.log.clone())) as Arc<dyn SimulatedClock>),
-        numbers: Box::new(move |text| write_numbers(&counted, text)),
+        numbers: Box::new(RegionNumbers { node: node.clone(), heard, log: config.log.clone(), started }),
     })
-}
-
-fn write_numbers(node: &Node, text: &mut MetricsText) {
-    let log = node.log.metrics();
-    let counters = [
-        ("log_groups_total", "LOG-1: groups committed", log.groups),
-        ("log_events_total", "LOG-1: events stored", log.events),
-        ("log_replayed_total", "LOG-4: requests that were retries", log.replayed),
-        ("log_refused_total", "requests refused", log.refused),
-        ("log_retried_groups_total", "groups tried again", log.retried_groups),
-        ("log_halved_groups_total", "groups halved because the server refused their data", log.halved_groups),
-        ("log_in_doubt_total", "LOG-1: commits whose reply was lost", log.in_doubt),
-        ("log_terminated_holders_total", "frozen holders of the head that were ended", log.terminated_holders),
-        ("log_late_partitions_total", "partitions that a group had to wait for", log.late_partitions),
-    ];
-    for (name, help, count) in counters {
-        text.counter(name, help, &[], count);
-    }
-    text.gauge("log_queued_requests", "requests that wait for their group", &[], log.queued_requests);
-    let (view, seen) = ([("view", node.content_runner.name())], *node.content_runner.seen().borrow());
-    let stopped = seen.stopped.map_or(0, Position::get);
-    text.gauge("view_checkpoint", "PRJ-1: events that are in the view", &view, seen.checkpoint);
-    text.gauge("view_stopped_position", "PRJ-1: the event that the view cannot fold, 0 if none", &view, stopped);
-    if let Some(archive) = &node.archive {
-        let counts = archive.heals.counts();
-        let outcomes = [("healed", counts.healed), ("not_rewritten", counts.not_rewritten), ("lost", counts.lost)];
-        for (outcome, count) in outcomes {
-            text.counter("archive_findings_total", "ARC-4: damaged objects", &[("outcome", outcome)], count);
-        }
-    }
 }

@@ -16,8 +16,10 @@ use replication::follow::{self, Follower};
 use replication::{Region, cosign, mirror};
 use uuid::Uuid;
 
+use super::numbers::Heard;
+use crate::archive::ArchiveNode;
 use crate::config::Config;
-use crate::node::{ArchiveNode, Node};
+use crate::node::Node;
 use crate::workers::{Done, RoundError, Worker};
 
 /// How often the log's tables are looked after.
@@ -29,7 +31,7 @@ const VIEW_EVERY: Duration = Duration::from_secs(1);
 pub(super) type Named = (&'static str, Duration, Box<dyn Worker>);
 
 /// All workers that this configuration calls for.
-pub(super) fn of(config: &Config, node: &Arc<Node>, watch: Option<EpochWatch>) -> Vec<Named> {
+pub(super) fn of(config: &Config, node: &Arc<Node>, watch: Option<EpochWatch>, heard: &Arc<Heard>) -> Vec<Named> {
     let archive_every = Duration::from_secs(config.archive.interval_seconds);
     let region_every = Duration::from_secs(config.replication.interval_seconds);
     let mut all: Vec<Named> = vec![
@@ -38,7 +40,7 @@ pub(super) fn of(config: &Config, node: &Arc<Node>, watch: Option<EpochWatch>) -
             VIEW_EVERY,
             Box::new(ViewWorker { runner: node.content_runner.clone(), reader: node.reader.clone() }),
         ),
-        ("maintenance", MAINTENANCE_EVERY, Box::new(MaintenanceWorker(node.log.clone()))),
+        ("maintenance", MAINTENANCE_EVERY, Box::new(MaintenanceWorker(node.log.clone(), heard.clone()))),
     ];
     if let Some(archive) = &node.archive {
         let scrub_every = Duration::from_secs(config.archive.scrub_interval_seconds);
@@ -48,11 +50,12 @@ pub(super) fn of(config: &Config, node: &Arc<Node>, watch: Option<EpochWatch>) -
         all.push(("scrub", scrub_every, Box::new(scrub)));
     }
     if let Some(region) = &node.region {
-        all.extend(watch.map(|watch| -> Named { ("epoch watch", region_every, Box::new(WatchWorker(watch))) }));
+        let watch = watch.map(|watch| WatchWorker(watch, heard.clone()));
+        all.extend(watch.map(|watch| -> Named { ("epoch watch", region_every, Box::new(watch)) }));
         all.push(("cosign", region_every, Box::new(CosignWorker(region.clone()))));
         all.push(("mirror", region_every, Box::new(MirrorWorker(region.clone()))));
         if region.peer.is_some() {
-            all.push(("follow", region_every, Box::new(FollowWorker(Follower::new(region.clone())))));
+            all.push(("follow", region_every, Box::new(FollowWorker(Follower::new(region.clone()), heard.clone()))));
         }
     }
     all
@@ -78,12 +81,13 @@ impl Worker for ViewWorker {
     }
 }
 
-struct MaintenanceWorker(Arc<PgLog>);
+struct MaintenanceWorker(Arc<PgLog>, Arc<Heard>);
 
 #[async_trait]
 impl Worker for MaintenanceWorker {
     async fn round(&mut self) -> Result<Done, RoundError> {
         let done = self.0.maintain().await?;
+        self.1.coming_partition(done.coming_partition);
         if !done.coming_partition {
             tracing::warn!("the coming month has no partition yet: its first append will wait for it");
         }
@@ -134,7 +138,7 @@ struct PruneWorker(Arc<ArchiveNode>);
 #[async_trait]
 impl Worker for PruneWorker {
     async fn round(&mut self) -> Result<Done, RoundError> {
-        let report = self.0.pruner.run().await?;
+        let report = self.0.prune().await?;
         let note = match report.waiting {
             Some(waiting) => waiting.to_string(),
             None => format!("{} months in the last round, cutoff {}", report.pruned.len(), report.cutoff),
@@ -151,7 +155,7 @@ struct ScrubWorker {
 #[async_trait]
 impl Worker for ScrubWorker {
     async fn round(&mut self) -> Result<Done, RoundError> {
-        let report = self.archive.scrubber.run(self.budget_bytes).await?;
+        let report = self.archive.scrub(self.budget_bytes).await?;
         if !report.lost.is_empty() {
             tracing::error!(objects = ?report.lost, "no good copy is left: a person has to look");
         }
@@ -160,12 +164,13 @@ impl Worker for ScrubWorker {
     }
 }
 
-struct WatchWorker(EpochWatch);
+struct WatchWorker(EpochWatch, Arc<Heard>);
 
 #[async_trait]
 impl Worker for WatchWorker {
     async fn round(&mut self) -> Result<Done, RoundError> {
         let watched = self.0.round().await?;
+        self.1.watched(watched.peer.as_ref(), watched.silent.len());
         let mut note = format!("{} in epoch {}", watched.role.as_str(), watched.epoch);
         if let Verdict::ReadOnly { reason } = &watched.verdict {
             note = format!("{note}: {reason}");
@@ -206,7 +211,7 @@ impl Worker for MirrorWorker {
     }
 }
 
-struct FollowWorker(Follower);
+struct FollowWorker(Follower, Arc<Heard>);
 
 #[async_trait]
 impl Worker for FollowWorker {
@@ -214,7 +219,10 @@ impl Worker for FollowWorker {
         Ok(match self.0.round().await? {
             follow::Round::NotFollowing(role) => Done::for_now(format!("the region is {}", role.as_str())),
             // Without news the other region has answered late: the next question may go out at once.
-            follow::Round::Followed { head, home, .. } => Done::partly(format!("at {head} of {home}")),
+            follow::Round::Followed { head, home, home_clock } => {
+                self.1.followed(home, home_clock);
+                Done::partly(format!("at {head} of {home}"))
+            }
         })
     }
 }

@@ -2,8 +2,19 @@
 
 use std::sync::Arc;
 
-use crate::http::metrics::MetricsText;
+use async_trait::async_trait;
+use domain::append::LogHead;
+
+use crate::http::metrics::{MetricsText, Numbers};
 use crate::http::{ApiState, openapi};
+
+/// There is no region behind this API.
+pub(super) struct NoNumbers;
+
+#[async_trait]
+impl Numbers for NoNumbers {
+    async fn write(&self, _text: &mut MetricsText, _head: Option<&LogHead>) {}
+}
 
 /// Whatever a test was about: the document has told every answer that it got.
 pub(super) struct Documented(pub(super) Arc<ApiState>);

@@ -1,0 +1,260 @@
+//! All metrics that a region's process has. What is not in this table cannot be scraped; [`table`] is `ops/METRICS.md`.
+//! Names never change their meaning: people's alerts stand on them.
+
+use super::text::{Family, Kind};
+
+macro_rules! families {
+    ($($id:ident: $kind:ident $name:literal [$($label:literal)*] $help:literal)*) => {
+        $(
+            #[doc = $help]
+            pub static $id: Family =
+                Family { name: $name, kind: Kind::$kind, help: $help, labels: &[$($label),*] };
+        )*
+        /// All of them, in the order of the table.
+        pub static ALL: &[&Family] = &[$(&$id),*];
+    };
+}
+
+families! {
+    BUILD_INFO: Gauge "coldstream_build_info" ["version" "region"]
+        "Always 1; its labels say which release serves which region"
+    PROCESS_CPU: Counter "process_cpu_seconds_total" []
+        "Processor time that this process has used"
+    PROCESS_RSS: Gauge "process_resident_memory_bytes" []
+        "Memory that this process holds"
+    PROCESS_FDS: Gauge "process_open_fds" []
+        "Files and connections that this process holds open"
+    PROCESS_FDS_MAX: Gauge "process_max_fds" []
+        "How many it may hold open"
+    PROCESS_START: Gauge "process_start_time_seconds" []
+        "When this process started, in seconds since 1970"
+
+    HTTP_REQUESTS: Counter "coldstream_http_requests_total" ["method" "route" "status"]
+        "SEC-1: requests that were answered; 401 and 403 are those that no token allowed"
+    HTTP_SECONDS: Histogram "coldstream_http_request_seconds" ["method" "route"]
+        "Time until a request is answered; of an answer in lines, until it begins"
+    HTTP_IN_FLIGHT: Gauge "coldstream_http_requests_in_flight" []
+        "Requests that wait for their answer"
+    HTTP_BODIES: Gauge "coldstream_http_body_bytes" []
+        "Bytes of request bodies in memory"
+    HTTP_BODIES_LIMIT: Gauge "coldstream_http_body_bytes_limit" []
+        "How many there may be; more wait (http.body_bytes_in_flight_max)"
+    TLS_FAILED: Counter "coldstream_tls_handshakes_failed_total" []
+        "SEC-1: connections that came to no TLS: no HTTPS, no certificate or a wrong one, or too slow"
+
+    APPENDS: Counter "coldstream_append_requests_total" ["outcome"]
+        "LOG-1, LOG-3, LOG-4: appends by outcome; conflict: an expected version or an id was another one"
+    APPEND_EVENTS: Counter "coldstream_append_events_total" []
+        "LOG-1: events stored through the API"
+    APPEND_SECONDS: Histogram "coldstream_append_seconds" []
+        "LOG-1: time of an append from the queue to its answer, whatever that is"
+
+    LOG_UP: Gauge "coldstream_log_up" []
+        "LOG-1: 1 while the log's database answers"
+    LOG_HEAD: Gauge "coldstream_log_head" []
+        "LOG-2: position of the newest event"
+    LOG_RECORDED_AT: Gauge "coldstream_log_recordedat_timestamp_seconds" []
+        "LOG-2: when the newest event was recorded, in seconds since 1970"
+    LOG_PRUNED: Gauge "coldstream_log_pruned_head" []
+        "ARC-1: newest position that is out of the live log"
+    LOG_EPOCH: Gauge "coldstream_log_epoch" []
+        "LOG-5, REP-2: epoch in force here"
+    LOG_ROLE: Gauge "coldstream_log_role" ["role"]
+        "LOG-5: 1 for what this region is, 0 for what it is not; only an active one takes appends"
+    LOG_GROUPS: Counter "coldstream_log_groups_total" []
+        "LOG-1: groups of appends that were committed"
+    LOG_EVENTS: Counter "coldstream_log_events_total" []
+        "LOG-1: events that these stored"
+    LOG_GROUP_EVENTS: Histogram "coldstream_log_group_events" []
+        "Events of a group"
+    LOG_COMMIT: Histogram "coldstream_log_commit_seconds" []
+        "LOG-1: time of a group's COMMIT: mostly of the flush to disk"
+    LOG_REPLAYED: Counter "coldstream_log_replayed_total" []
+        "LOG-4: appends that were retries; nothing was stored twice"
+    LOG_REFUSED: Counter "coldstream_log_refused_total" []
+        "LOG-3, LOG-4, LOG-5: appends that the log refused"
+    LOG_RETRIED: Counter "coldstream_log_retried_groups_total" []
+        "Groups that were tried again: a lost connection, a lock, a missing partition"
+    LOG_HALVED: Counter "coldstream_log_halved_groups_total" []
+        "Groups that were halved because the database refused their data"
+    LOG_IN_DOUBT: Counter "coldstream_log_in_doubt_total" []
+        "LOG-1: commits whose reply was lost"
+    LOG_HOLDERS: Counter "coldstream_log_terminated_holders_total" []
+        "Sessions that held the head without moving and were ended"
+    LOG_LATE_PARTITIONS: Counter "coldstream_log_late_partitions_total" []
+        "Months whose partition an append had to wait for: it was not made ahead"
+    LOG_COMING_PARTITION: Gauge "coldstream_log_coming_partition" []
+        "1 while the coming month has its partition; 0: its first append will wait"
+    LOG_QUEUED: Gauge "coldstream_log_queued_requests" []
+        "Appends that wait for their group"
+    LOG_QUEUED_LIMIT: Gauge "coldstream_log_queued_requests_limit" []
+        "How many may wait; more are refused as unavailable"
+    LOG_QUEUED_BYTES: Gauge "coldstream_log_queued_bytes" []
+        "Bytes of the appends that wait for their group"
+    LOG_QUEUED_BYTES_LIMIT: Gauge "coldstream_log_queued_bytes_limit" []
+        "How many bytes may wait; more are refused as unavailable (log.queue_bytes)"
+    CONNECTIONS: Gauge "coldstream_database_connections" ["pool" "state"]
+        "Connections to the database; appending and following have one more each"
+    CONNECTIONS_LIMIT: Gauge "coldstream_database_connections_limit" ["pool"]
+        "How many there may be; who needs one more waits (log.connections)"
+    CLOCK_DIFFERENCE: Gauge "coldstream_clock_difference_seconds" ["to"]
+        "How far the other clock is ahead of this machine's; beyond 60 either way, appends and pruning stop"
+
+    VIEW_CHECKPOINT: Gauge "coldstream_view_checkpoint" ["view"]
+        "PRJ-1: events that are in the view"
+    VIEW_LAG: Gauge "coldstream_view_lag_events" ["view"]
+        "PRJ-1: events that are in the log and not yet in the view"
+    VIEW_STOPPED: Gauge "coldstream_view_stopped" ["view"]
+        "PRJ-1: 1 while the view stands at an event that it cannot fold"
+    VIEW_STOPPED_POSITION: Gauge "coldstream_view_stopped_position" ["view"]
+        "PRJ-1: position of that event, 0 if there is none"
+    WINDOW_CUTOFF: Gauge "coldstream_window_cutoff_timestamp_seconds" []
+        "PRJ-2: start of the live window when it was last looked at, in seconds since 1970"
+
+    ARCHIVE_SEGMENTS: Gauge "coldstream_archive_segments" []
+        "Segments in force"
+    ARCHIVE_UNCONFIRMED: Gauge "coldstream_archive_unconfirmed_segments" []
+        "ARC-2: segments that the other store has not confirmed"
+    ARCHIVE_STORED: Gauge "coldstream_archive_stored_bytes" []
+        "Bytes of the segments and their indexes, as they are stored"
+    ARCHIVE_RECORDS: Gauge "coldstream_archive_record_bytes" []
+        "Bytes of the records in them"
+    ARCHIVE_SEALED: Gauge "coldstream_archive_sealed_head" []
+        "ARC-1: up to here every event is archived"
+    ARCHIVE_VERIFIED: Gauge "coldstream_archive_verified_head" []
+        "ARC-2, ARC-3: up to here every segment was read back and is what the log says"
+    ARCHIVE_CONFIRMED: Gauge "coldstream_archive_confirmed_head" []
+        "ARC-2: up to here the other store has confirmed every segment"
+    ARCHIVE_NEWEST: Gauge "coldstream_archive_newest_recordedat_timestamp_seconds" []
+        "ARC-1: when the newest archived event was recorded, in seconds since 1970"
+    ARCHIVE_OLDEST_VERIFIED: Gauge "coldstream_archive_oldest_verified_timestamp_seconds" []
+        "ARC-4: when the segment was read that has not been read again for the longest time, in seconds since 1970"
+    ARCHIVE_MANIFEST: Gauge "coldstream_archive_manifest" []
+        "Number of the last manifest in this region's bucket"
+    ARCHIVE_PRUNE_HELD: Gauge "coldstream_archive_prune_held" ["reason"]
+        "ARC-2: 1 for each reason that keeps a month in the live log whose time is over"
+    ARCHIVE_SCRUBBED: Counter "coldstream_archive_scrubbed_segments_total" []
+        "ARC-4: segments that the scrub has read again, in runs that ended without an error"
+    ARCHIVE_SCRUBBED_BYTES: Counter "coldstream_archive_scrubbed_bytes_total" []
+        "ARC-4: bytes that these runs have read"
+    ARCHIVE_FINDINGS: Counter "coldstream_archive_findings_total" ["outcome"]
+        "ARC-4: damaged objects; lost: no good copy is left"
+
+    EVIDENCE_SIGNED: Gauge "coldstream_evidence_signed_head" []
+        "EVD-1: size of the newest checkpoint that this region has signed"
+    EVIDENCE_COSIGNED: Gauge "coldstream_evidence_cosigned_head" []
+        "EVD-1, ARC-2: size of the newest checkpoint that both regions have signed"
+
+    PEER_UP: Gauge "coldstream_replication_peer_up" []
+        "REP-1: 1 if the other region answered when it was last asked"
+    PEER_ANSWERED: Gauge "coldstream_replication_peer_answered_timestamp_seconds" []
+        "REP-3: when the other region last answered, in seconds since 1970"
+    PEER_HEAD: Gauge "coldstream_replication_peer_head" []
+        "REP-1, REP-3: the other region's head, as last heard"
+    PEER_EPOCH: Gauge "coldstream_replication_peer_epoch" []
+        "REP-2: the other region's epoch, as last heard"
+    PEER_ROLE: Gauge "coldstream_replication_peer_role" ["role"]
+        "LOG-5: 1 for what the other region was when it last answered, 0 for what it was not"
+    LAG_EVENTS: Gauge "coldstream_replication_lag_events" []
+        "REP-1, REP-3: events that one region has and its follower has not"
+    LAG_SECONDS: Gauge "coldstream_replication_lag_seconds" []
+        "REP-3: age of the oldest of these; at the follower the most that it can be"
+    MIRROR_BACKLOG: Gauge "coldstream_replication_mirror_backlog_manifests" []
+        "ARC-2: manifests in one bucket that the other one does not have"
+    FENCE_SILENT: Gauge "coldstream_fence_silent" []
+        "LOG-5, REP-2: how many of the other region and the buckets did not answer when they were asked for the epoch"
+
+    WORKER_UP: Gauge "coldstream_worker_up" ["worker"]
+        "1 while the last round of this background work was without an error"
+    WORKER_ROUNDS: Counter "coldstream_worker_rounds_total" ["worker"]
+        "Rounds of it without an error"
+    WORKER_FAILURES: Counter "coldstream_worker_failures_total" ["worker"]
+        "Rounds of it with an error"
+    WORKER_SUCCEEDED: Gauge "coldstream_worker_succeeded_timestamp_seconds" ["worker"]
+        "When a round of it last ended without an error, in seconds since 1970"
+}
+
+/// What bounds the values of each label: nothing that a client sends becomes one.
+const LABELS: &[(&str, &str)] = &[
+    ("method", "the methods of HTTP; any other is `other`"),
+    ("outcome", "a word of the code; of appends `new`, `replayed` or the kind of the error"),
+    ("pool", "`log`, `views`"),
+    ("reason", "a word of the code for each thing that pruning waits for"),
+    ("region", "the process's own"),
+    ("role", "`active`, `follower`, `draining`, `read_only`"),
+    ("route", "the routes of the API; `none` for what is none"),
+    ("state", "`busy`, `idle`"),
+    ("status", "the statuses that the API answers with"),
+    ("to", "`database`, `peer`: the other region"),
+    ("version", "the process's own"),
+    ("view", "the views of this release"),
+    ("worker", "the background work of this release"),
+];
+
+/// The table of all metrics, in Markdown.
+#[must_use]
+pub fn table() -> String {
+    let mut text = "# Metrics\n\n\
+        `GET /metrics`, with a token of any role, in Prometheus' text format. Made by `coldstream metrics`; a test holds \
+        this table to the code. Ids such as LOG-1 are the promises in [ARCHITECTURE.md](../ARCHITECTURE.md). Positions and \
+        heads are counts of events. A figure that the database or the other region has not told is left out: it is never \
+        the last one or 0.\n\n\
+        A dashboard and alerts are in [observe/](observe/).\n\n\
+        | metric | kind | labels | what it says |\n|---|---|---|---|\n"
+        .to_owned();
+    for Family { name, kind, help, labels } in ALL {
+        text.push_str(&format!("| `{name}` | {} | {} | {help} |\n", kind.as_str(), labels.join(", ")));
+    }
+    text.push_str("\n| label | its values |\n|---|---|\n");
+    for (label, values) in LABELS {
+        text.push_str(&format!("| {label} | {values} |\n"));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn names_follow_prometheus_conventions() {
+        let names: BTreeSet<&str> = ALL.iter().map(|family| family.name).collect();
+        assert_eq!(names.len(), ALL.len(), "each name once");
+        for Family { name, kind, help, .. } in ALL {
+            assert!(name.starts_with("coldstream_") || name.starts_with("process_"), "{name}");
+            assert!(name.chars().all(|c| c.is_ascii_lowercase() || c == '_'), "{name}");
+            assert_eq!(name.ends_with("_total"), *kind == Kind::Counter, "{name}: counters, and only they, are totals");
+            let of_a_histogram = ["_bucket", "_sum", "_count"].iter().any(|part| name.ends_with(part));
+            assert!(!of_a_histogram, "{name} looks like a part of a histogram");
+            assert!(help.len() > 10 && !help.ends_with('.') && !help.contains(['\n', '|']), "{name}: {help}");
+        }
+    }
+
+    #[test]
+    fn every_label_says_what_bounds_it() {
+        let said: BTreeSet<&str> = LABELS.iter().map(|(label, _)| *label).collect();
+        let used: BTreeSet<&str> = ALL.iter().flat_map(|family| family.labels).copied().collect();
+        assert_eq!(said, used);
+    }
+
+    #[test]
+    fn every_promise_that_is_kept_today_has_a_metric() {
+        let promises = [
+            "LOG-1", "LOG-2", "LOG-3", "LOG-4", "LOG-5", "PRJ-1", "PRJ-2", "ARC-1", "ARC-2", "ARC-3", "ARC-4", "EVD-1",
+            "REP-1", "REP-2", "REP-3", "SEC-1",
+        ];
+        for promise in promises {
+            assert!(ALL.iter().any(|family| family.help.contains(promise)), "{promise}");
+        }
+    }
+
+    #[test]
+    fn the_table_is_written_down() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("METRICS.md");
+        let written = std::fs::read_to_string(file).expect("ops/METRICS.md");
+        assert!(written == table(), "coldstream metrics > ops/METRICS.md");
+    }
+}
