@@ -6,13 +6,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use async_trait::async_trait;
-use domain::Head;
-use domain::conformance::conditions;
+use domain::append::AppendRequest;
 use domain::conformance::log::{Prunable, run_pruned};
+use domain::conformance::{conditions, search};
+use domain::filter::{Filter, SEARCH_POSITIONS_MAX};
+use domain::log::{Direction, EventLog, LogReader};
+use domain::tiered::TieredLog;
 use domain::twin::MemoryArchive;
+use domain::{Head, Position, Timestamp};
 use event_log::PgLog;
 use log_common::pruning::prune_as_of;
-use log_common::{Rig, new_log, new_simulated};
+use log_common::{Rig, at, event, new_log, new_simulated, recorded};
+use rand::Rng;
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use system_tests::two_regions::random;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_log_on_postgresql_passes_the_suite() {
