@@ -1,6 +1,6 @@
 //! Why a call gave nothing, and what the caller has to do about it.
 
-use domain::{ErrorKind, Position};
+use domain::{ErrorKind, Head, Position};
 use thiserror::Error;
 
 /// Why a call gave nothing.
@@ -29,7 +29,7 @@ pub enum ClientError {
         kind: ErrorKind,
         /// What it said.
         detail: String,
-        /// Further members of the problem document (RFC 9457), such as `actual`, `position` and `fork`.
+        /// Further members of the problem document (RFC 9457), such as `actual`, `position`, `read_to` and `fork`.
         members: Box<serde_json::Map<String, serde_json::Value>>,
         /// When a retry makes sense, if the server said so.
         retry_after_seconds: Option<u64>,
@@ -71,6 +71,18 @@ impl ClientError {
     #[must_use]
     pub fn actual_version(&self) -> Option<u64> {
         self.member("actual")
+    }
+
+    /// Where the event stands that an append was refused for: one that a condition excludes, or that has the same id.
+    #[must_use]
+    pub fn position(&self) -> Option<Position> {
+        self.member("position").and_then(Position::new)
+    }
+
+    /// Up to where to read before deciding again, where a condition's position is too old to be told.
+    #[must_use]
+    pub fn read_to(&self) -> Option<Head> {
+        self.member("read_to").and_then(Head::new)
     }
 
     /// The newest position that both branches share, where a token was refused as Forked; `None` also where they

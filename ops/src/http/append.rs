@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `application/cloudevents+json` | one CloudEvent | header `Expected-Version` |
 //! | `application/cloudevents-batch+json` | an array of CloudEvents | header `Expected-Version`, for one stream |
-//! | `application/vnd.coldstream.append+json` | the append document | in the document |
+//! | `application/vnd.coldstream.append+json` | the append document, with conditions if any | in the document |
 //!
 //! This module reads and answers; what is valid is decided in `domain`, what is stored in the log.
 
@@ -19,9 +19,10 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use bytes::Bytes;
 use domain::append::{
-    AppendError, AppendRequest, Appended, Expectation, ExpectedVersion, InvalidRequest, REQUEST_BYTES_MAX,
+    AppendError, AppendRequest, Appended, CONDITION_ITEMS_MAX, Expectation, ExpectedVersion, ITEM_TYPES_MAX,
+    InvalidRequest, REQUEST_BYTES_MAX,
 };
-use domain::event::NewEvent;
+use domain::event::{NewEvent, TAGS_MAX};
 use domain::{ErrorKind, StreamName};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use schemars::generate::SchemaGenerator;
@@ -64,7 +65,8 @@ pub(super) static ROUTES: &[Route] = &[Route {
             media: DOCUMENT,
             shape: append_document,
             example: r#"{"expect": [{"stream": "thing-2", "version": "none"}], "events": [{"specversion": "1.0",
-                "id": "3", "source": "/guide", "type": "thing.made", "subject": "thing-2"}]}"#,
+                "id": "3", "source": "/guide", "type": "thing.made", "subject": "thing-2", "tags": "owner:ann thing:2"}],
+                "conditions": [{"fail_if_events_match": [{"types": ["thing.made"], "tags": ["thing:2"]}], "after": "0"}]}"#,
         },
     ],
     answers: &[
@@ -124,6 +126,7 @@ fn cloudevent(_: &mut SchemaGenerator) -> Schema {
             "type": {"type": "string", "minLength": 1},
             "subject": {"type": "string", "minLength": 1, "description": "The stream: category-id"},
             "time": {"type": "string", "format": "date-time"},
+            "tags": {"type": "string", "description": "What it is about: words separated by spaces, at most 32"},
         },
     })
 }
@@ -148,6 +151,33 @@ fn append_document(generator: &mut SchemaGenerator) -> Schema {
                     "version": {"type": "string", "description": "`any`, `none`, `exists` or a stream version"},
                 },
             }},
+            "conditions": {"type": "array", "items": condition()},
+        },
+    })
+}
+
+fn condition() -> Schema {
+    let word = json_schema!({"type": "string", "minLength": 1});
+    let words = |most: usize| json_schema!({"type": "array", "maxItems": most, "items": word});
+    json_schema!({
+        "type": "object",
+        "description": "Refused as a conflict if an event after the position matches any of the items",
+        "required": ["fail_if_events_match"],
+        "additionalProperties": false,
+        "properties": {
+            "fail_if_events_match": {
+                "type": "array",
+                "minItems": 1,
+                "maxItems": CONDITION_ITEMS_MAX,
+                "items": {
+                    "type": "object",
+                    "description": "An event of any of the types that has all of the tags; what is empty or absent is \
+                                    not asked about",
+                    "additionalProperties": false,
+                    "properties": {"types": words(ITEM_TYPES_MAX), "tags": words(TAGS_MAX)},
+                },
+            },
+            "after": {"type": "string", "description": "The position up to which the writer has read; 0 if absent"},
         },
     })
 }

@@ -112,6 +112,9 @@ impl From<AppendError> for Problem {
             AppendError::IdTaken { position, .. } | AppendError::PartlyKnown { position, .. } => {
                 problem.with("position", position)
             }
+            AppendError::ConditionFailed { position, .. } => problem.with("position", position),
+            AppendError::ConditionUnsettled { up_to, .. } => problem.with("read_to", up_to),
+            AppendError::ConditionAhead { head, .. } => problem.with("head", head),
             AppendError::Fenced { epoch, .. } => problem.with("epoch", epoch),
             AppendError::Unavailable { retry_after_seconds: Some(seconds), .. } => {
                 Self { retry_after_seconds: Some(seconds), ..problem }

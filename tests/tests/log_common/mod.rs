@@ -205,6 +205,8 @@ pub(crate) async fn is_sound(database: &Database) -> Head {
         "ids_missing",
         "heads_wrong",
         "partitions_wrong",
+        "tags_wrong",
+        "types_wrong",
     ] {
         assert_eq!(count(fault), 0, "{fault}");
     }

@@ -34,4 +34,14 @@ SELECT
         AND s.id = n.aggregate_id WHERE (s.version, s.position) IS DISTINCT FROM (n.version, n.position)) AS heads_wrong,
     (SELECT count(*) FROM coldstream.partitions p WHERE NOT p.detached AND p.first_position IS DISTINCT FROM
         (SELECT min(position) FROM coldstream.events e
-            WHERE e.recorded_at >= p.month AND e.recorded_at < p.month + interval '1 month')) AS partitions_wrong
+            WHERE e.recorded_at >= p.month AND e.recorded_at < p.month + interval '1 month')) AS partitions_wrong,
+    (SELECT count(*) FROM (
+            SELECT t.tag, e.event_type, e.position
+            FROM coldstream.events e CROSS JOIN LATERAL regexp_split_to_table(e.metadata ->> 'tags', ' +') AS t (tag)
+            WHERE t.tag <> '' GROUP BY 1, 2, 3
+        ) said FULL JOIN (SELECT * FROM coldstream.event_tags WHERE position > (SELECT pruned FROM head)) noted
+            USING (tag, event_type, position) WHERE said.tag IS NULL OR noted.tag IS NULL) AS tags_wrong,
+    (SELECT count(*) FROM (SELECT event_type, max(position) AS position FROM coldstream.events WHERE data_kind <> 3
+            GROUP BY event_type) last
+        LEFT JOIN coldstream.type_heads h USING (event_type)
+        WHERE h.position IS NULL OR last.position NOT BETWEEN h.position AND h.position + 4096) AS types_wrong
