@@ -17,5 +17,6 @@ pub mod node;
 pub mod serve;
 pub mod subject;
 pub mod telemetry;
+pub mod tls;
 pub mod tokens;
 pub mod workers;

@@ -30,6 +30,7 @@ use crate::archive::ArchiveNode;
 use crate::clock::SystemClock;
 use crate::config::{Config, ReplicationConfig};
 use crate::heals::HealRecorder;
+use crate::tls::{self, TlsError};
 
 /// Connections of the views.
 pub const VIEW_CONNECTIONS: u32 = 4;
@@ -75,6 +76,9 @@ pub enum NodeError {
     /// Settings do not fit together.
     #[error("{0}")]
     Settings(String),
+    /// The files of its TLS are none.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// There is no HTTP client.
     #[error("no HTTP client could be made")]
     Http(#[source] reqwest::Error),
@@ -86,6 +90,7 @@ impl NodeError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Log(error) => error.kind(),
+            Self::Tls(error) => error.kind(),
             Self::Views(_) | Self::Http(_) => ErrorKind::Unavailable,
             Self::Store { .. } | Self::Key { .. } | Self::File { .. } | Self::Settings(_) => ErrorKind::Invalid,
         }
@@ -239,7 +244,7 @@ impl ArchiveParts {
             memory: log.clone(),
             store: self.store.clone(),
             peer_store: self.peer_store.clone().map(|store| store as Arc<dyn ObjectStore>),
-            peer: peer(&config.replication)?.map(|peer| Arc::new(peer) as Arc<dyn Peer>),
+            peer: peer(config)?.map(|peer| Arc::new(peer) as Arc<dyn Peer>),
             key: self.key.clone(),
             keys: Arc::new(self.keys.clone()),
             clock,
@@ -287,10 +292,12 @@ fn key_ring(public_keys: &[String], own: Option<&SigningKey>) -> Result<KeyRing,
     KeyRing::new(keys).map_err(wrong)
 }
 
-fn peer(config: &ReplicationConfig) -> Result<Option<PeerClient>, NodeError> {
-    let (Some(url), Some(file)) = (&config.peer_url, &config.token_file) else { return Ok(None) };
+fn peer(config: &Config) -> Result<Option<PeerClient>, NodeError> {
+    let ReplicationConfig { peer_url: Some(url), token_file: Some(file), .. } = &config.replication else {
+        return Ok(None);
+    };
     let token = read_file("replication.token_file", file)?;
-    let http = reqwest::Client::builder().build().map_err(NodeError::Http)?;
+    let http = tls::client(&config.peer)?.build().map_err(NodeError::Http)?;
     Ok(Some(PeerClient::new(http, url, token.trim())))
 }
 

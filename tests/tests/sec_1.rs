@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use domain::log::EventLog;
 use domain::merkle::Hash;
-use event_log::{EventLogError, PgConfig, PgLog};
+use event_log::{EventLogError, PgConfig, PgLog, TokenLimits, TokenState};
 use log_common::{Rig, SERVICE, is_sound, new_log, recorded, request};
 use ops::clock::SystemClock;
 use sqlx::{Executor, PgConnection};
@@ -79,6 +79,9 @@ async fn the_service_can_do_only_what_it_is_for() {
         "UPDATE coldstream.partitions SET detached = true",
         "DELETE FROM coldstream.tokens",
         "UPDATE coldstream.tokens SET role = 'operator'",
+        "UPDATE coldstream.tokens SET categories = NULL",
+        "UPDATE coldstream.tokens SET expires_at = NULL",
+        "UPDATE coldstream.tokens SET requests_per_second = 0",
         "DELETE FROM coldstream.consumers",
         "DELETE FROM coldstream.segments",
         "DELETE FROM coldstream.last_manifest",
@@ -184,15 +187,53 @@ async fn a_token_is_kept_as_its_hash_and_opens_nothing_once_revoked() {
     let database = rig.database(new_log()).await;
     let log = database.open().await;
     let (hash, other) = (Hash::of(b"secret"), Hash::of(b"other"));
-    log.create_token("importer", &hash, "appender").await.expect("created");
-    let twice = log.create_token("importer", &other, "operator").await.expect_err("the name is taken");
+    let all = TokenLimits::default();
+    log.create_token("importer", &hash, "appender", &all).await.expect("created");
+    let twice = log.create_token("importer", &other, "operator", &all).await.expect_err("the name is taken");
     assert!(matches!(twice, EventLogError::Refused { .. }), "{twice}");
     let found = log.find_token(&hash).await.expect("readable").expect("known");
-    assert_eq!((found.id.as_str(), found.role.as_str(), found.revoked_at), ("importer", "appender", None));
+    assert_eq!((found.id.as_str(), found.role.as_str(), found.state), ("importer", "appender", TokenState::Valid));
+    assert_eq!((found.limits, found.last_used_at), (all, None));
     assert_eq!(log.find_token(&other).await.expect("readable"), None);
+    log.token_used("importer").await.expect("noted");
     assert!(log.revoke_token("importer").await.expect("revoked"));
     assert!(!log.revoke_token("nobody").await.expect("there is none"));
-    assert_eq!(log.find_token(&hash).await.expect("readable"), None);
+    let found = log.find_token(&hash).await.expect("readable").expect("known");
+    assert_eq!(found.state, TokenState::Revoked);
     let listed = log.tokens().await.expect("readable");
-    assert!(listed.len() == 1 && listed[0].revoked_at.is_some());
+    assert!(listed.len() == 1 && listed[0].revoked_at.is_some() && listed[0].last_used_at.is_some());
+    let mut service = database.service().await;
+    let reason = refused(&mut service, "UPDATE coldstream.tokens SET revoked_at = NULL").await;
+    assert!(reason.contains("never goes back"), "{reason}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_opens_until_it_expires_and_only_appenders_and_readers_have_categories() {
+    let rig = Rig::start().await;
+    let database = rig.database(new_log()).await;
+    let log = database.open().await;
+    let instant = |text: &str| domain::Timestamp::parse_rfc3339(text).expect("an instant");
+    let until = |end: &str| TokenLimits { expires_at: Some(instant(end)), ..TokenLimits::default() };
+    for (name, end, state) in
+        [("old", "2020-01-01T00:00:00Z", TokenState::Expired), ("new", "9999-01-01T00:00:00Z", TokenState::Valid)]
+    {
+        let hash = Hash::of(name.as_bytes());
+        log.create_token(name, &hash, "reader", &until(end)).await.expect("created");
+        let found = log.find_token(&hash).await.expect("readable").expect("known");
+        assert_eq!((found.state, found.limits), (state, until(end)), "{name}");
+    }
+    let limited = TokenLimits {
+        categories: Some(vec!["order".to_owned()]),
+        requests_per_second: Some(5),
+        append_bytes_per_second: Some(0),
+        ..TokenLimits::default()
+    };
+    for (role, may) in [("appender", true), ("reader", true), ("operator", false), ("auditor", false)] {
+        let hash = Hash::of(role.as_bytes());
+        assert_eq!(log.create_token(role, &hash, role, &limited).await.is_ok(), may, "{role}");
+        let found = log.find_token(&hash).await.expect("readable");
+        assert_eq!(found.map(|token| token.limits), may.then(|| limited.clone()), "{role}");
+    }
+    let nothing = TokenLimits { categories: Some(Vec::new()), ..TokenLimits::default() };
+    assert!(log.create_token("none", &Hash::of(b"none"), "reader", &nothing).await.is_err(), "none is not all");
 }

@@ -39,4 +39,4 @@ pub use config::PgConfig;
 pub use error::EventLogError;
 pub use log::PgLog;
 pub use metrics::{COMMIT_MICROS_BOUNDS, Distribution, Figures, GROUP_EVENTS_BOUNDS, LogMetrics};
-pub use tokens::StoredToken;
+pub use tokens::{StoredToken, TokenLimits, TokenState};

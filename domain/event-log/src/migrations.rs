@@ -13,7 +13,7 @@ struct Migration {
     sql: &'static str,
 }
 
-const MIGRATIONS: [Migration; 8] = [
+const MIGRATIONS: &[Migration] = &[
     Migration { version: 1, name: "log", sql: include_str!("../migrations/0001_log.sql") },
     Migration { version: 2, name: "catalog", sql: include_str!("../migrations/0002_catalog.sql") },
     Migration { version: 3, name: "guards", sql: include_str!("../migrations/0003_guards.sql") },
@@ -22,6 +22,7 @@ const MIGRATIONS: [Migration; 8] = [
     Migration { version: 6, name: "wind back", sql: include_str!("../migrations/0006_wind_back.sql") },
     Migration { version: 7, name: "kept ids", sql: include_str!("../migrations/0007_kept_ids.sql") },
     Migration { version: 8, name: "tags", sql: include_str!("../migrations/0008_tags.sql") },
+    Migration { version: 9, name: "token limits", sql: include_str!("../migrations/0009_token_limits.sql") },
 ];
 
 /// Applies what is missing, all or nothing, and returns the names. `connection` acts as the owner; several may try at

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use domain::ErrorKind;
 use futures::StreamExt;
-use reqwest::{Method, RequestBuilder, Response};
+use reqwest::{ClientBuilder, Method, RequestBuilder, Response};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::time::timeout;
 
 use super::output::{CliError, write_stdout};
 use crate::config::{self, Config};
+use crate::tls;
 
 /// Until a connection stands.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
@@ -41,7 +42,8 @@ impl ServerArgs {
     /// # Errors
     /// `Usage` without a token, or for a server that is no URL.
     pub(super) fn address(&self, config: &Config) -> Result<(String, String), CliError> {
-        let url = self.server.clone().unwrap_or_else(|| format!("http://{}", config.http.bind));
+        let scheme = if config.http.tls.is_some() { "https" } else { "http" };
+        let url = self.server.clone().unwrap_or_else(|| format!("{scheme}://{}", config.http.bind));
         if !config::is_http_url(&url) {
             return Err(CliError::Usage(format!("--server {url} is no URL: write http://HOST:PORT or https://HOST")));
         }
@@ -71,7 +73,7 @@ impl Client {
     /// `Usage` without a token.
     pub(super) fn new(args: &ServerArgs, config: &Config) -> Result<Self, CliError> {
         let (url, token) = args.address(config)?;
-        Self::at(&url, token)
+        Self::at(config, &url, token)
     }
 
     /// The other region, as the configuration names it; `None` without one.
@@ -80,18 +82,14 @@ impl Client {
     /// `Usage` if the token cannot be read.
     pub(super) fn peer(config: &Config) -> Result<Option<Self>, CliError> {
         match (&config.replication.peer_url, &config.replication.token_file) {
-            (Some(url), Some(file)) => Self::at(url, read_token(file)?).map(Some),
+            (Some(url), Some(file)) => Self::at(config, url, read_token(file)?).map(Some),
             _ => Ok(None),
         }
     }
 
     /// The server at `url`.
-    ///
-    /// # Errors
-    /// `Failed` if this machine cannot speak HTTP.
-    pub(super) fn at(url: &str, token: String) -> Result<Self, CliError> {
-        let http = reqwest::Client::builder().connect_timeout(CONNECT_LIMIT).build();
-        let http = http.map_err(CliError::failed("making an HTTP client"))?;
+    fn at(config: &Config, url: &str, token: String) -> Result<Self, CliError> {
+        let http = http(config, |client| client.connect_timeout(CONNECT_LIMIT))?;
         Ok(Self { http, url: url.trim_end_matches('/').to_owned(), token })
     }
 
@@ -158,6 +156,18 @@ impl Client {
             detail: text("detail").unwrap_or_else(|| format!("{} answered {status}", self.url)),
         })
     }
+}
+
+/// An HTTP client that believes the authorities which the configuration names.
+///
+/// # Errors
+/// `Failed` where they are none, or this machine cannot speak HTTP.
+pub(super) fn http(
+    config: &Config,
+    with: impl FnOnce(ClientBuilder) -> ClientBuilder,
+) -> Result<reqwest::Client, CliError> {
+    let client = tls::client(&config.peer).map_err(CliError::failed("reading the certificates of peer"))?;
+    with(client).build().map_err(CliError::failed("making an HTTP client"))
 }
 
 /// The token in a file.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use domain::Timestamp;
 use domain::append::Role;
-use event_log::{PgConfig, PgLog, ServiceLogin};
+use event_log::{PgConfig, PgLog, ServiceLogin, TokenLimits};
 use rand::distr::{Alphanumeric, SampleString};
 use segment_store::StoreConfig;
 use serde::Serialize;
@@ -159,7 +159,7 @@ async fn make_tokens(config: &Config) -> Result<BTreeMap<&'static str, String>, 
     for role in TokenRole::ALL {
         // A kept folder has those of earlier runs, under other names.
         let name = format!("dev-{role}-{}", random_name());
-        tokens.insert(role.as_str(), token::create(&log, &name, role).await?);
+        tokens.insert(role.as_str(), token::create(&log, &name, role, &TokenLimits::default()).await?);
     }
     log.shut_down().await;
     Ok(tokens)

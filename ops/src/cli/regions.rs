@@ -12,7 +12,7 @@ use replication::{PeerClient, Standing};
 use serde::Serialize;
 
 use super::Context;
-use super::client::read_token;
+use super::client::{self, read_token};
 use super::output::{CliError, confirm, say, table};
 
 /// While a follower catches up, both regions are looked at this often.
@@ -85,18 +85,17 @@ impl OtherArgs {
             url.ok_or_else(|| CliError::Usage("--other is needed: replication.peer_url is not set".to_owned()))?;
         let file = self.other_token_file.as_ref().or(context.config.replication.token_file.as_ref());
         let file = file.ok_or_else(|| CliError::Usage("--other-token-file is needed".to_owned()))?;
-        peer_client(&url, &read_token(file)?)
+        peer_client(context, &url, &read_token(file)?)
     }
 }
 
-fn peer_client(url: &str, token: &str) -> Result<PeerClient, CliError> {
-    let http = reqwest::Client::builder().build().map_err(CliError::failed("making an HTTP client"))?;
-    Ok(PeerClient::new(http, url, token))
+fn peer_client(context: &Context, url: &str, token: &str) -> Result<PeerClient, CliError> {
+    Ok(PeerClient::new(client::http(&context.config, |client| client)?, url, token))
 }
 
 fn own_client(context: &Context) -> Result<PeerClient, CliError> {
     let (url, token) = context.server.address(&context.config)?;
-    peer_client(&url, &token)
+    peer_client(context, &url, &token)
 }
 
 #[derive(Debug, Serialize)]

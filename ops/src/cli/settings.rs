@@ -13,7 +13,8 @@ use super::Context;
 use super::output::{CliError, table};
 use crate::chain::chain;
 use crate::clock::SystemClock;
-use crate::config::Config;
+use crate::config::{Config, PeerConfig};
+use crate::tls::{self, ServerTls, TlsError};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ConfigCommand {
@@ -29,6 +30,13 @@ struct Tried {
     what: &'static str,
     good: bool,
     said: String,
+}
+
+impl Tried {
+    fn of(what: &'static str, tried: Result<&str, TlsError>) -> Self {
+        let good = tried.is_ok();
+        Self { what, good, said: tried.map_or_else(|error| chain(&error), str::to_owned) }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -49,6 +57,12 @@ pub(super) async fn run(context: &Context, command: &ConfigCommand) -> Result<()
 async fn check(context: &Context) -> Result<(), CliError> {
     let config = &context.config;
     let mut tried = vec![try_log(config).await];
+    if let Some(tls) = &config.http.tls {
+        tried.push(Tried::of("http.tls", ServerTls::open(tls).map(|_| "certificate and key go together")));
+    }
+    if config.peer != PeerConfig::default() {
+        tried.push(Tried::of("peer", tls::client(&config.peer).map(|_| "its certificates can be used")));
+    }
     let stores = [("archive.store", &config.archive.store), ("archive.peer_store", &config.archive.peer_store)];
     for (what, store) in stores {
         if let Some(store) = store {

@@ -2,6 +2,7 @@
 //!
 //! Defaults < file < environment < flag. This module only describes and checks; it opens nothing.
 
+mod door;
 mod load;
 mod secret;
 
@@ -19,6 +20,7 @@ use segment_store::StoreConfig;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use door::{ClientCertificates, PeerConfig, TlsConfig};
 pub use load::{ENVIRONMENT_PREFIX, Overrides};
 pub use secret::SecretUrl;
 
@@ -90,6 +92,8 @@ pub struct Config {
     pub archive: ArchiveConfig,
     /// The other region.
     pub replication: ReplicationConfig,
+    /// How this process speaks to other servers of ours.
+    pub peer: PeerConfig,
     /// The API.
     pub http: HttpConfig,
     /// What is written to stderr.
@@ -241,8 +245,10 @@ impl Default for ReplicationConfig {
 pub struct HttpConfig {
     /// Address to listen on.
     pub bind: SocketAddr,
-    /// Says that TLS ends in front of this process, which is needed to listen beyond loopback: tokens would
-    /// cross the network in clear text otherwise.
+    /// TLS of this process. It, or a proxy with TLS in front, is needed to listen beyond loopback: tokens would cross the
+    /// network in clear text otherwise.
+    pub tls: Option<TlsConfig>,
+    /// Says that TLS ends in front of this process.
     pub behind_tls_proxy: bool,
     /// Connections at a time; more wait to be accepted. Each costs up to some hundred KiB.
     pub connections_max: usize,
@@ -263,6 +269,7 @@ impl Default for HttpConfig {
     fn default() -> Self {
         Self {
             bind: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7400),
+            tls: None,
             behind_tls_proxy: false,
             connections_max: 1024,
             body_bytes_in_flight_max: 64 << 20,
@@ -346,12 +353,15 @@ impl Config {
     }
 
     fn check_addresses(&self) -> Result<(), ConfigError> {
-        if !self.http.bind.ip().is_loopback() && !self.http.behind_tls_proxy {
+        if !self.http.bind.ip().is_loopback() && self.http.tls.is_none() && !self.http.behind_tls_proxy {
             return refuse(
                 "http.bind",
-                "beyond loopback, tokens would travel in clear text: \
-                 let a TLS proxy stand in front and say so with http.behind_tls_proxy = true",
+                "beyond loopback, tokens would travel in clear text: give a certificate and its key in http.tls, \
+                 or let a TLS proxy stand in front and say so with http.behind_tls_proxy = true",
             );
+        }
+        if self.peer.certificate.is_some() != self.peer.key.is_some() {
+            return refuse("peer.certificate", "a certificate and its key, peer.key, go together");
         }
         let Some(url) = &self.replication.peer_url else { return Ok(()) };
         if !is_http_url(url) {

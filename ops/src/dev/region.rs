@@ -10,7 +10,7 @@ use domain::keys::SigningKey;
 use domain::merkle::Hash;
 use domain::window::LiveWindow;
 use domain::{Epoch, Timestamp};
-use event_log::{Admin, EventLogError, NewLog, PgConfig, PgLog, ServiceLogin};
+use event_log::{Admin, EventLogError, NewLog, PgConfig, PgLog, ServiceLogin, TokenLimits};
 use thiserror::Error;
 use toml::{Table, Value};
 use uuid::Uuid;
@@ -330,7 +330,8 @@ async fn create_tokens(url: &str) -> Result<RegionTokens, RegionError> {
     let mut tokens = Vec::new();
     for role in TokenRole::ALL {
         let token = new_token();
-        log.create_token(role.as_str(), &Hash(TokenHash::of(&token).0), role.as_str()).await?;
+        let hash = Hash(TokenHash::of(&token).0);
+        log.create_token(role.as_str(), &hash, role.as_str(), &TokenLimits::default()).await?;
         tokens.push(token);
     }
     log.shut_down().await;

@@ -11,12 +11,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
+use axum::{Extension, Json};
 use bytes::Bytes;
 use domain::append::{
     AppendError, AppendRequest, Appended, CONDITION_ITEMS_MAX, Expectation, ExpectedVersion, ITEM_TYPES_MAX,
@@ -29,8 +29,10 @@ use schemars::generate::SchemaGenerator;
 use schemars::{JsonSchema, Schema, json_schema};
 use serde::Serialize;
 
+use super::auth::Caller;
 use super::problem::Problem;
 use super::route::{self, JSON, Route, shape};
+use super::scope::Touches;
 use super::{APPENDERS, ApiState, coding};
 use crate::clock::Stopwatch;
 
@@ -43,6 +45,7 @@ const DOCUMENT: &str = "application/vnd.coldstream.append+json";
 
 pub(super) static ROUTES: &[Route] = &[Route {
     summary: "Append events: all of them or none. Sent again with the same ids, it changes nothing",
+    touches: Touches::WhatItNames,
     headers: &[
         ("Expected-Version", "`any`, `none`, `exists` or the version of the one stream that is written"),
         ("Content-Encoding", "`zstd`, with a window of 16 MiB at most; unpacked, the body has 16 MiB at most too"),
@@ -185,6 +188,7 @@ fn condition() -> Schema {
 /// Takes an append: 201 if it is new, 200 if it had been appended before.
 pub(super) async fn append(
     State(state): State<Arc<ApiState>>,
+    Extension(caller): Extension<Arc<Caller>>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
@@ -197,6 +201,7 @@ pub(super) async fn append(
     let body = tokio::time::timeout(receive, collect(body)).await.map_err(|_| too_slow())??;
     let body = if packed { coding::unpacked(&body)? } else { body };
     let request = form.read(&body, expected).map_err(AppendError::Invalid)?;
+    caller.scope.check_append(&request)?;
     drop(body);
     let watch = Stopwatch::start();
     let result = state.log.append(request).await;

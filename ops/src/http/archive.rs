@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::body::Act;
 use super::problem::Problem;
 use super::route::{Answer, Body, JSON, Route, shape};
+use super::scope::Touches;
 use super::{ApiState, EVERYONE, OPERATORS, carried_through};
 use crate::archive::ArchiveNode;
 use crate::clock::SimulatedClock;
@@ -98,6 +99,7 @@ pub struct ScrubRun {
 pub(super) static ROUTES: &[Route] = &[
     Route {
         summary: "What is archived, verified, confirmed and pruned",
+        touches: Touches::Nothing,
         kinds: &[ErrorKind::NotFound, ErrorKind::Corrupt],
         ..Route::get(
             "/v1/archive/status",

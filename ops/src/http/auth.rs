@@ -1,13 +1,16 @@
-//! Who may do what (SEC-1): every request but `/health/*` carries a bearer token with a role.
+//! Who may do what (SEC-1): every request but `/health/*` carries a bearer token with a role, perhaps limited to some
+//! categories ([`super::scope`]).
 //!
 //! A token is 32 random bytes. The database keeps its SHA-256 alone, and a token is looked up by that hash:
 //! no secret is ever compared byte by byte, so there is nothing that timing could tell. The token itself is
 //! shown once, when it is made, and never logged.
 
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
@@ -15,11 +18,16 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use domain::ErrorKind;
+use futures::stream;
+use http_body_util::BodyExt;
+use hyper::body::Body as _;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::ApiState;
 use super::problem::Problem;
+use super::route::Route;
+use super::scope::Scope;
+use super::{ApiState, audit};
 
 /// Every token starts so: it can be found by those who look for leaked secrets.
 const TOKEN_PREFIX: &str = "cst_";
@@ -76,6 +84,8 @@ pub struct Caller {
     pub name: String,
     /// What it allows.
     pub role: TokenRole,
+    /// Where it allows that.
+    pub scope: Scope,
 }
 
 /// SHA-256 of a token: all that is kept of it.
@@ -97,32 +107,86 @@ pub fn new_token() -> String {
     format!("{TOKEN_PREFIX}{}", URL_SAFE_NO_PAD.encode(secret))
 }
 
+/// What a token that was presented opens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Presented {
+    /// What its role and scope allow.
+    Opens(Arc<Caller>),
+    /// Nothing any more.
+    Spent {
+        /// The token's name.
+        name: String,
+        /// Why, such as "has expired".
+        why: &'static str,
+    },
+    /// Nothing: it is no token of ours.
+    Unknown,
+}
+
 /// Where tokens are known.
 #[async_trait]
 pub trait Tokens: Send + Sync {
-    /// Whose token this is; `None` if it is unknown or revoked.
+    /// What `token` opens.
     ///
     /// # Errors
     /// A [`Problem`] of kind Unavailable if that cannot be found out: nobody is let in then.
-    async fn caller(&self, hash: TokenHash) -> Result<Option<Caller>, Problem>;
+    async fn presented(&self, token: &str) -> Result<Presented, Problem>;
 }
 
-/// Lets requests with a known token through, with the [`Caller`] at hand for what follows.
+/// Name of a token that opened nothing, for the audit's line of the request, which is written further out.
+#[derive(Clone)]
+struct SpentName(String);
+
+/// Name of the token that a request carried; empty where it was none of ours.
+pub(super) fn token_name(response: &Response) -> &str {
+    let caller = response.extensions().get::<Arc<Caller>>().map(|caller| caller.name.as_str());
+    let spent = || response.extensions().get::<SpentName>().map(|spent| spent.0.as_str());
+    caller.or_else(spent).unwrap_or_default()
+}
+
+/// Lets requests with a token that opens something through, with the [`Caller`] at hand for what follows.
 pub(super) async fn authenticate(State(state): State<Arc<ApiState>>, mut request: Request, next: Next) -> Response {
-    let Some(token) = bearer(request.headers()) else {
+    let Some(token) = bearer(request.headers()).map(str::to_owned) else {
         return unauthorized("a bearer token is needed");
     };
-    match state.tokens.caller(TokenHash::of(token)).await {
-        Ok(Some(caller)) => {
-            request.extensions_mut().insert(caller.clone());
-            let mut response = next.run(request).await;
-            // For the log line of the request, which is written further out.
-            response.extensions_mut().insert(caller);
-            response
+    let caller = match state.tokens.presented(&token).await {
+        Ok(Presented::Opens(caller)) => caller,
+        Ok(Presented::Unknown) => return unauthorized("the token is unknown"),
+        Ok(Presented::Spent { name, why }) => {
+            let mut response = unauthorized(&format!("the token {name:?} {why}"));
+            response.extensions_mut().insert(SpentName(name));
+            return response;
         }
-        Ok(None) => unauthorized("the token is unknown or revoked"),
-        Err(problem) => problem.into_response(),
+        Err(problem) => return problem.into_response(),
+    };
+    request.extensions_mut().insert(caller.clone());
+    let mut response = while_it_opens(next.run(request).await, &state, token, &caller);
+    // For the log line of the request, which is written further out.
+    response.extensions_mut().insert(caller);
+    response
+}
+
+/// A tail is asked for once and read for days. So before each piece of an answer of unknown length the token is looked at
+/// again; one that opens nothing any more breaks it off. Where that cannot be found out, it goes on.
+fn while_it_opens(response: Response, state: &Arc<ApiState>, token: String, caller: &Arc<Caller>) -> Response {
+    if response.body().size_hint().exact().is_some() {
+        return response;
     }
+    let (head, body) = response.into_parts();
+    let asks = Arc::new((state.clone(), token, caller.clone()));
+    let pieces = stream::try_unfold(body, move |mut body| {
+        let asks = asks.clone();
+        async move {
+            let Some(frame) = body.frame().await.transpose()? else { return Ok(None) };
+            let (state, token, caller) = &*asks;
+            if let Ok(Presented::Unknown | Presented::Spent { .. }) = state.tokens.presented(token).await {
+                tracing::warn!(target: audit::TARGET, token = caller.name, "an answer is broken off: its token is spent");
+                return Err(axum::Error::new(io::Error::from(io::ErrorKind::PermissionDenied)));
+            }
+            Ok(Some((frame.into_data().unwrap_or_default(), body)))
+        }
+    });
+    Response::from_parts(head, Body::from_stream(pieces))
 }
 
 fn unauthorized(detail: &str) -> Response {
@@ -134,17 +198,20 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
 }
 
-/// Lets callers through whose role is one of `roles`.
-pub(super) async fn allow(State(roles): State<&'static [TokenRole]>, request: Request, next: Next) -> Response {
-    match request.extensions().get::<Caller>() {
-        Some(caller) if roles.contains(&caller.role) => next.run(request).await,
-        Some(caller) => {
-            let needed: Vec<&str> = roles.iter().map(|role| role.as_str()).collect();
-            let detail = format!("this needs a token of role {}; yours is {}", needed.join(" or "), caller.role);
-            Problem::new(ErrorKind::Denied, detail).into_response()
-        }
+/// Lets callers through whose role is one of the route's, and whose scope is not less than it touches.
+pub(super) async fn allow(State(route): State<&'static Route>, request: Request, next: Next) -> Response {
+    let Some(caller) = request.extensions().get::<Arc<Caller>>() else {
         // Unreachable behind `authenticate`; a route that is mounted elsewhere by mistake stays shut.
-        None => unauthorized("a bearer token is needed"),
+        return unauthorized("a bearer token is needed");
+    };
+    if !route.roles.contains(&caller.role) {
+        let needed: Vec<&str> = route.roles.iter().map(|role| role.as_str()).collect();
+        let detail = format!("this needs a token of role {}; yours is {}", needed.join(" or "), caller.role);
+        return Problem::new(ErrorKind::Denied, detail).into_response();
+    }
+    match caller.scope.check_route(route.touches) {
+        Ok(()) => next.run(request).await,
+        Err(problem) => problem.into_response(),
     }
 }
 

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::problem::Problem;
 use super::read::ARCHIVE;
 use super::route::{Answer, JSON, NDJSON, Route, lines, members, shape};
+use super::scope::Touches;
 use super::{ApiState, READERS, at_least, query};
 
 /// The events that the view is the fold of.
@@ -31,6 +32,7 @@ const LIST_MAX: u32 = 1000;
 pub(super) static ROUTES: &[Route] = &[
     Route {
         summary: "A content item as it is now",
+        touches: Touches::Category(CATEGORY),
         query: Some(members::<ItemQuery>),
         kinds: &[ErrorKind::NotFound, ErrorKind::Forked, ErrorKind::Corrupt],
         example: &[("id", "guide"), ("at_least", "1")],
@@ -38,6 +40,7 @@ pub(super) static ROUTES: &[Route] = &[
     },
     Route {
         summary: "Content items by id in code-point order, one a line",
+        touches: Touches::Category(CATEGORY),
         query: Some(members::<ListQuery>),
         kinds: &[ErrorKind::NotFound, ErrorKind::Forked, ErrorKind::Corrupt],
         example: &[("limit", "10"), ("at_least", "1")],

@@ -3,7 +3,7 @@
 //! | route | role | |
 //! |---|---|---|
 //! | `POST /v1/append` | appender | [`append`] |
-//! | `GET /v1/log`, `/v1/stream`, `/v1/content/history` | appender, reader, auditor | [`read`] |
+//! | `GET /v1/log`, `/v1/stream`, `/v1/content/history` | appender, reader, auditor | [`read`], [`search`] |
 //! | `GET /v1/content`, `/v1/content/list` | appender, reader, auditor | [`content`] |
 //! | `GET /v1/status`, `GET /metrics` | any | [`status`] |
 //! | `GET /v1/openapi.json` | any | [`openapi`] |
@@ -17,19 +17,24 @@
 mod append;
 pub mod archive;
 mod at_least;
+mod audit;
 pub mod auth;
 mod body;
 mod coding;
 pub mod content;
+mod handshake;
 pub mod metrics;
 pub mod openapi;
 mod page;
 mod patience;
 pub mod problem;
+mod range;
 mod read;
 pub mod regions;
 mod resume;
 mod route;
+pub mod scope;
+mod search;
 mod server;
 pub mod status;
 
@@ -56,16 +61,18 @@ use uuid::Uuid;
 
 use crate::clock::{SimulatedClock, Stopwatch};
 use crate::config::HttpConfig;
+use crate::tls::ServerTls;
 use crate::workers::Workers;
 use archive::ArchiveApi;
-use auth::{Caller, TokenRole, Tokens};
+use audit::Asked;
+use auth::{TokenRole, Tokens};
 use metrics::families::{HTTP_BODIES, HTTP_BODIES_LIMIT};
 use metrics::{ApiMetrics, MetricsText, Numbers};
 use problem::Problem;
 use regions::RegionApi;
 use route::Route;
 
-pub use server::{ServeError, serve};
+pub use server::{Door, PeerAddress, ServeError, serve};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// A client's own request id is at most this long; a longer one is replaced.
@@ -89,6 +96,8 @@ pub struct Parts {
     pub content: ContentNow,
     /// Who may come in.
     pub tokens: Arc<dyn Tokens>,
+    /// TLS of the door, for its numbers.
+    pub tls: Option<Arc<ServerTls>>,
     /// What the background workers last did.
     pub workers: Workers,
     /// What an operator has accepted and should not forget.
@@ -136,6 +145,9 @@ impl ApiState {
         let held = limit.saturating_sub(self.bodies.available_permits().saturating_mul(BODY_UNIT_BYTES));
         text.value(&HTTP_BODIES, &[], held);
         text.value(&HTTP_BODIES_LIMIT, &[], limit);
+        if let Some(tls) = &self.tls {
+            tls.write_metrics(text);
+        }
     }
 
     /// Waits until the body fits into what may be in memory at a time. A body of unknown length counts as
@@ -178,10 +190,9 @@ fn routes() -> impl Iterator<Item = &'static Route> {
 
 /// The router of all routes.
 pub fn router(state: Arc<ApiState>) -> axum::Router {
-    let (open, closed): (Vec<&Route>, Vec<&Route>) = routes().partition(|route| route.roles.is_empty());
+    let (open, closed): (Vec<&'static Route>, Vec<&'static Route>) = routes().partition(|route| route.roles.is_empty());
     let serve = |router: axum::Router<_>, route: &Route| router.route(route.path, (route.handler)());
-    let protect =
-        |router: axum::Router<_>, route: &Route| router.route(route.path, only(route.roles, (route.handler)()));
+    let protect = |router: axum::Router<_>, route: &'static Route| router.route(route.path, only(route));
     let protected = closed
         .into_iter()
         .fold(axum::Router::new(), protect)
@@ -201,8 +212,8 @@ pub fn router(state: Arc<ApiState>) -> axum::Router {
         .with_state(state)
 }
 
-fn only(roles: &'static [TokenRole], route: MethodRouter<Arc<ApiState>>) -> MethodRouter<Arc<ApiState>> {
-    route.layer(middleware::from_fn_with_state(roles, auth::allow))
+fn only(route: &'static Route) -> MethodRouter<Arc<ApiState>> {
+    (route.handler)().layer(middleware::from_fn_with_state(route, auth::allow))
 }
 
 /// Reads the query of a URL; what it does not know it refuses.
@@ -229,11 +240,12 @@ async fn within_time(State(state): State<Arc<ApiState>>, request: Request, next:
 }
 
 /// Gives the request its id, refuses it once a shutdown has begun, counts it, and logs it without secrets:
-/// neither query nor headers.
+/// neither query nor headers. What its caller may not is the audit's.
 async fn observe(State(state): State<Arc<ApiState>>, request: Request, next: Next) -> Response {
     let watch = Stopwatch::start();
     let _in_flight = state.metrics.began();
     let id = request_id(request.headers());
+    let peer = request.extensions().get::<PeerAddress>().copied();
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();
     let mut response = if state.shutdown.is_cancelled() && route != "/health/live" {
@@ -244,11 +256,15 @@ async fn observe(State(state): State<Arc<ApiState>>, request: Request, next: Nex
         next.run(request).await
     };
     response.headers_mut().insert(REQUEST_ID, id.clone());
-    let status = response.status();
-    state.metrics.answered(method.as_str(), &route, status.as_u16(), watch.elapsed());
-    let caller = response.extensions().get::<Caller>().map_or("", |caller| caller.name.as_str());
+    let id = id.to_str().unwrap_or_default();
+    problem::identify(&mut response, id);
+    let (status, milliseconds) = (response.status().as_u16(), watch.elapsed().as_millis());
+    state.metrics.answered(method.as_str(), &route, status, watch.elapsed());
+    if audit::refused(&Asked { id, peer, method: &method, route: &route }, &response) {
+        return response;
+    }
+    let caller = auth::token_name(&response);
     let error = response.extensions().get::<Problem>().map_or("", Problem::detail);
-    let (status, milliseconds, id) = (status.as_u16(), watch.elapsed().as_millis(), id.to_str().unwrap_or_default());
     match status {
         500.. => tracing::warn!(%method, route, status, milliseconds, caller, id, error, "answered"),
         400.. => tracing::info!(%method, route, status, milliseconds, caller, id, error, "answered"),

@@ -11,10 +11,12 @@ use schemars::{Schema, json_schema};
 use serde_json::{Map, Value, json};
 
 use super::route::{Answer, Body, JSON, Route, Verb};
+use super::scope::Touches;
 use super::{EVERYONE, routes};
 
 pub(super) static ROUTES: &[Route] = &[Route {
     summary: "This document",
+    touches: Touches::Nothing,
     ..Route::get("/v1/openapi.json", EVERYONE, || get(serve), &[Answer::json("The document", &[(JSON, any_object)])])
 }];
 
@@ -28,11 +30,12 @@ const ABOUT: &str = "An event log that loses nothing: appends, reads, the archiv
     piece leaves at once, also of a tail.";
 
 /// Headers of answers, with what they mean.
-const HEADERS: [(&str, &str); 7] = [
+const HEADERS: [(&str, &str); 8] = [
     ("Coldstream-Archive", "`true` where some of the answer is, or may be, out of the live log"),
     ("Coldstream-Checkpoint", "The position up to which the view is the fold of the log"),
     ("Coldstream-Head", "The log's head when the answer began"),
-    ("Coldstream-Resume", "Resume token of the answer's last record: `token` of the next request"),
+    ("Coldstream-Next", "Of a filtered answer: `from` of the next page. Absent where nothing is left to look at"),
+    ("Coldstream-Resume", "Resume token of the last record that was read for the answer: `token` of the next request"),
     ("Retry-After", "Seconds after which to come again; absent with kind fenced"),
     ("WWW-Authenticate", "`Bearer`"),
     ("X-Request-Id", "The client's own, or one made here; it stands in the server's log"),
@@ -90,7 +93,9 @@ fn make() -> Value {
             "schemas": shapes,
             "headers": headers,
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer",
-                "description": "A token with a role (`coldstream token create`); an operation names the roles that may"}},
+                "description": "A token with a role (`coldstream token create`); an operation names the roles that may. \
+                    A token that is limited to categories opens only operations on streams of these, or on nothing of \
+                    the log"}},
         },
     })
 }
@@ -201,7 +206,7 @@ fn meaning(kind: ErrorKind) -> &'static str {
         ErrorKind::Forked => "the token is from a branch that lost; start from `fork`",
         ErrorKind::Corrupt => "stored bytes are not what was stored; a person must act",
         ErrorKind::NotFound => "there is no such thing",
-        ErrorKind::Denied => "the token is missing, unknown, revoked, or has not the role",
+        ErrorKind::Denied => "the token is missing, unknown, expired or revoked, or has not the role or the category",
     }
 }
 
@@ -217,6 +222,7 @@ fn problem() -> Value {
             "status": {"type": "integer"},
             "kind": {"enum": kinds, "description": "What to do: the contract"},
             "detail": {"type": "string", "description": "What is wrong, with the whole chain of causes"},
+            "request": {"type": "string", "description": "The request's id, as in `X-Request-Id`"},
         },
         "additionalProperties": {"type": "string"},
     })

@@ -13,11 +13,12 @@
 //! | forked | 409 | with `fork`, the newest position that both branches share |
 //! | corrupt | 500 | never skipped, never served |
 //! | not_found | 404 | |
-//! | denied | 401 without a known token, 403 without the role | |
+//! | denied | 401 without a token that opens something, 403 without the role or the category | |
 
 use std::error::Error;
 
 use axum::Json;
+use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use domain::ErrorKind;
@@ -100,6 +101,29 @@ impl Problem {
     pub fn detail(&self) -> &str {
         &self.detail
     }
+
+    fn document(&self) -> Map<String, Value> {
+        let mut document = Map::new();
+        document.insert("type".into(), Value::from("about:blank"));
+        document.insert("title".into(), Value::from(self.status.canonical_reason().unwrap_or_default()));
+        document.insert("status".into(), Value::from(self.status.as_u16()));
+        document.insert("kind".into(), Value::from(self.kind.as_str()));
+        document.insert("detail".into(), Value::from(self.detail.clone()));
+        for (name, value) in &self.members {
+            document.insert((*name).into(), Value::from(value.clone()));
+        }
+        document
+    }
+}
+
+/// Writes the request's id into an answer that is a problem: who keeps the document alone can still name the request.
+pub(super) fn identify(response: &mut Response, id: &str) {
+    let Some(problem) = response.extensions().get::<Problem>() else { return };
+    let mut document = problem.document();
+    document.insert("request".into(), Value::from(id));
+    *response.body_mut() = Body::from(Value::Object(document).to_string());
+    // That of the document without it.
+    response.headers_mut().remove(header::CONTENT_LENGTH);
 }
 
 impl From<AppendError> for Problem {
@@ -143,16 +167,7 @@ impl IntoResponse for Problem {
         if self.kind == ErrorKind::Corrupt {
             tracing::error!(error = %self.detail, "stored bytes are not what was stored");
         }
-        let mut body = Map::new();
-        body.insert("type".into(), Value::from("about:blank"));
-        body.insert("title".into(), Value::from(self.status.canonical_reason().unwrap_or_default()));
-        body.insert("status".into(), Value::from(self.status.as_u16()));
-        body.insert("kind".into(), Value::from(self.kind.as_str()));
-        body.insert("detail".into(), Value::from(self.detail.clone()));
-        for (name, value) in &self.members {
-            body.insert((*name).into(), Value::from(value.clone()));
-        }
-        let mut response = (self.status, Json(Value::Object(body))).into_response();
+        let mut response = (self.status, Json(self.document())).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some(seconds) = self.retry_after_seconds {

@@ -2,7 +2,7 @@
 //! byte what the log holds.
 //!
 //! An answer is bounded by the head at its start, so that `Coldstream-Resume` can stand in the header: the
-//! token of the last record of the answer. With `follow=true` it never ends; an empty line says that there
+//! token of the last record of the answer. One that is filtered is a page ([`search`]). With `follow=true` it never ends; an empty line says that there
 //! is nothing new, and each record carries its own position and epoch to resume from. If a read fails in
 //! the middle, the connection breaks off: no client can take a part for the whole.
 //!
@@ -11,6 +11,7 @@
 
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
@@ -21,17 +22,20 @@ use domain::append::LogHead;
 use domain::content::CATEGORY;
 use domain::log::{Direction, LogReader, ReadError};
 use domain::record::{self, Record};
-use domain::{ErrorKind, Head, Position, ResumeToken, StreamName, StreamVersion};
+use domain::{ErrorKind, Position, ResumeToken, StreamName, StreamVersion};
 use futures::stream::{self, Stream};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
+use super::auth::Caller;
 use super::page::{PAGE_RECORDS, dense, page_limit, records_u64};
 use super::problem::Problem;
-use super::resume::{self, epoch_at};
+use super::range::{LogQuery, LogRange, Way, limit};
 use super::route::{Answer, NDJSON, Route, lines as lines_shape, members, text};
-use super::{ApiState, READERS, query};
+use super::scope::Touches;
+use super::search::{self, Search};
+use super::{ApiState, READERS, query, resume};
 use crate::subject;
 
 /// Media type of server-sent events.
@@ -46,8 +50,9 @@ pub(super) const ARCHIVE: HeaderName = HeaderName::from_static("coldstream-archi
 
 pub(super) static ROUTES: &[Route] = &[
     Route {
-        summary: "Records of the log, from a position or a resume token on",
-        query: Some(members::<LogQuery>),
+        summary: "Records of the log, from a position or a resume token on: all of them, or those that a filter wants",
+        touches: Touches::WhatItNames,
+        query: Some(search::log_members),
         headers: &[(
             LAST_EVENT_ID,
             "Of a reader of events that comes back: the resume token to go on from, above the query",
@@ -58,6 +63,7 @@ pub(super) static ROUTES: &[Route] = &[
     },
     Route {
         summary: "Records of a stream",
+        touches: Touches::WhatItNames,
         query: Some(members::<StreamQuery>),
         kinds: &[ErrorKind::NotFound, ErrorKind::Corrupt],
         example: &[("stream", "content-guide")],
@@ -65,6 +71,7 @@ pub(super) static ROUTES: &[Route] = &[
     },
     Route {
         summary: "All that happened to a content item, whether live or archived",
+        touches: Touches::Category(CATEGORY),
         query: Some(members::<HistoryQuery>),
         kinds: &[ErrorKind::NotFound, ErrorKind::Corrupt],
         example: &[("id", "guide")],
@@ -74,8 +81,11 @@ pub(super) static ROUTES: &[Route] = &[
 
 const LOG: &[Answer] = &[Answer {
     what: "Records, byte for byte what the log holds; with `follow=true` and `Accept: text/event-stream` as events, \
-           whose `id` is the resume token. An answer that breaks off is not whole",
+           whose `id` is the resume token. An answer that breaks off is not whole. A filtered answer is a page: with \
+           `Coldstream-Next` there is more to look at. A filtered tail has lines `{\"resume\":\"TOKEN\"}` (events without \
+           data) that move its reader over what does not match",
     forms: &[(NDJSON, lines_shape), (EVENTS, text)],
+    headers: &["Coldstream-Head", "Coldstream-Resume", "Coldstream-Archive", "Coldstream-Next"],
     ..RECORDS[0]
 }];
 
@@ -85,42 +95,6 @@ const RECORDS: &[Answer] = &[Answer {
     forms: &[(NDJSON, lines_shape)],
     headers: &["Coldstream-Head", "Coldstream-Resume", "Coldstream-Archive"],
 }];
-
-#[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-enum Way {
-    #[default]
-    Forward,
-    Backward,
-}
-
-impl From<Way> for Direction {
-    fn from(way: Way) -> Self {
-        match way {
-            Way::Forward => Self::Forward,
-            Way::Backward => Self::Backward,
-        }
-    }
-}
-
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct LogQuery {
-    /// The first position; excludes `after` and `token`.
-    from: Option<u64>,
-    /// The position before the first.
-    after: Option<u64>,
-    /// A resume token, as `Coldstream-Resume` gave it: `position@epoch`.
-    token: Option<String>,
-    /// Which way.
-    #[serde(default)]
-    direction: Way,
-    /// Records at most.
-    limit: Option<u64>,
-    /// Whether to go on with what is appended, for as long as the client listens.
-    #[serde(default)]
-    follow: bool,
-}
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -152,7 +126,7 @@ pub(super) struct HistoryQuery {
 
 /// How a record is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Spelling {
+pub(super) enum Spelling {
     /// Its line, byte for byte.
     Record,
     /// Its line with the content's id as `subject`, as its source had it.
@@ -163,39 +137,60 @@ enum Spelling {
 
 impl Spelling {
     /// What says that there is nothing new.
-    fn heartbeat(self) -> Bytes {
+    pub(super) fn heartbeat(self) -> Bytes {
         Bytes::from_static(if self == Self::Event { b":\n\n" } else { b"\n" })
+    }
+
+    /// What says that everything up to `token` was looked at. An event without data is given to nobody, and its id counts.
+    pub(super) fn passed(self, token: ResumeToken) -> String {
+        match self {
+            Self::Event => format!("id: {token}\n\n"),
+            Self::Record | Self::Content => format!("{{\"resume\":\"{token}\"}}\n"),
+        }
     }
 }
 
 /// The log from a position on, or from a resume token on.
-pub(super) async fn log(State(state): State<Arc<ApiState>>, uri: Uri, headers: HeaderMap) -> Result<Response, Problem> {
-    let mut query: LogQuery = query(&uri)?;
+pub(super) async fn log(
+    State(state): State<Arc<ApiState>>,
+    Extension(caller): Extension<Arc<Caller>>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let (filter, rest) = search::filter(&uri)?;
+    match filter.categories() {
+        [] => caller.scope.check_everything()?,
+        named => named.iter().try_for_each(|category| caller.scope.check(category))?,
+    }
+    let mut query: LogQuery = query(&rest)?;
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let events = query.follow && text(header::ACCEPT.as_str()).is_some_and(|accepted| accepted.contains(EVENTS));
     if let Some(seen) = text(LAST_EVENT_ID).filter(|_| events) {
         // A browser comes back to the URL that it began with, and says here how far it got.
-        query = LogQuery { from: None, after: None, token: Some(seen.to_owned()), ..query };
+        (query.from, query.after, query.token) = (None, None, Some(seen.to_owned()));
     }
     let head = state.reader.log_head().await?;
-    let token = token_of(&query)?;
+    let token = query.token()?;
     if let Some(token) = token {
         resume::check(token, &*state.reader, &head).await?;
     }
     let range = LogRange::plan(&query, token, head.head)?;
-    let resume = range.resume(&*state.reader, token).await?;
-    let archived = range.oldest().is_some_and(|oldest| head.pruned.includes(oldest));
-    let scan = Scan {
-        reader: state.reader.clone(),
-        place: Place::Log(range),
-        spelling: if events { Spelling::Event } else { Spelling::Record },
-    };
-    let body = if query.follow {
-        tail(scan, range.next_after(), state.shutdown.clone())
+    let spelling = if events { Spelling::Event } else { Spelling::Record };
+    let filter = query.times(filter)?;
+    let mut response = if filter.is_all() {
+        let resume = range.resume(&*state.reader, token).await?;
+        let archived = range.oldest().is_some_and(|oldest| head.pruned.includes(oldest));
+        let scan = Scan { reader: state.reader.clone(), place: Place::Log(range), spelling };
+        let body = if query.follow {
+            tail(scan, range.next_after(), state.shutdown.clone())
+        } else {
+            first_page_then_rest(scan).await?
+        };
+        answer(body, &head, archived, resume)?
     } else {
-        first_page_then_rest(scan).await?
+        let search = Search::plan(state.reader.clone(), filter, range, spelling).await?;
+        if query.follow { search.tail(&head, state.shutdown.clone())? } else { search.page(&head, token).await? }
     };
-    let mut response = answer(body, &head, archived, resume)?;
     if events {
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(EVENTS));
     }
@@ -203,9 +198,14 @@ pub(super) async fn log(State(state): State<Arc<ApiState>>, uri: Uri, headers: H
 }
 
 /// A stream from a version on.
-pub(super) async fn stream(State(state): State<Arc<ApiState>>, uri: Uri) -> Result<Response, Problem> {
+pub(super) async fn stream(
+    State(state): State<Arc<ApiState>>,
+    Extension(caller): Extension<Arc<Caller>>,
+    uri: Uri,
+) -> Result<Response, Problem> {
     let StreamQuery { stream, from, direction, limit } = query(&uri)?;
     let name = StreamName::parse(&stream).map_err(|error| Problem::of(ErrorKind::Invalid, &error))?;
+    caller.scope.check(name.category())?;
     stream_answer(&state, name, Spelling::Record, (from, direction.into(), limit)).await
 }
 
@@ -242,94 +242,6 @@ async fn stream_answer(
     // Where an old version stands is not known before it is read: the header speaks of the whole stream then.
     let archived = head.pruned.includes(stream_head.first);
     answer(first_page_then_rest(scan).await?, &head, archived, None)
-}
-
-fn token_of(query: &LogQuery) -> Result<Option<ResumeToken>, Problem> {
-    let read = |text: &String| ResumeToken::parse(text).ok_or_else(|| Problem::invalid("token is position@epoch"));
-    query.token.as_ref().map(read).transpose()
-}
-
-fn limit(limit: Option<u64>) -> Result<u64, Problem> {
-    match limit {
-        Some(0) => Err(Problem::invalid("limit is at least 1")),
-        other => Ok(other.unwrap_or(u64::MAX)),
-    }
-}
-
-/// Positions that an answer holds: `next` first, `left` of them, none above `newest`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct LogRange {
-    next: Option<Position>,
-    newest: Head,
-    left: u64,
-    direction: Direction,
-}
-
-impl LogRange {
-    fn plan(query: &LogQuery, token: Option<ResumeToken>, head: Head) -> Result<Self, Problem> {
-        let direction = Direction::from(query.direction);
-        let starts = [query.from.is_some(), query.after.is_some(), token.is_some()];
-        if starts.into_iter().filter(|given| *given).count() > 1 {
-            return Err(Problem::invalid("from, after and token exclude each other"));
-        }
-        if direction == Direction::Backward && (query.follow || query.after.is_some() || token.is_some()) {
-            return Err(Problem::invalid("follow, after and token are for reading forward"));
-        }
-        if query.follow && query.limit.is_some() {
-            return Err(Problem::invalid("a tail has no limit"));
-        }
-        let from = match (query.from, query.after, token) {
-            (Some(from), ..) => {
-                Some(Position::new(from).ok_or_else(|| Problem::invalid("positions are counted from 1"))?)
-            }
-            (_, Some(after), _) => Some(Head::new(after).ok_or_else(|| Problem::invalid("no such position"))?.next()),
-            (_, _, Some(token)) => Some(token.position.next()),
-            (None, None, None) if direction == Direction::Backward => head.newest(),
-            (None, None, None) => Some(Position::FIRST),
-        };
-        let next = match direction {
-            Direction::Forward => from,
-            // The head may have been asked for from above: an answer starts at the newest record then.
-            Direction::Backward => from.min(head.newest()),
-        };
-        Ok(Self { next, newest: head, left: limit(query.limit)?, direction })
-    }
-
-    /// The position of the answer's last record.
-    fn last(&self) -> Option<Position> {
-        let next = self.next?;
-        match self.direction {
-            Direction::Forward if !self.newest.includes(next) => None,
-            Direction::Forward => Position::new(self.newest.get().min(next.get().saturating_add(self.left - 1))),
-            Direction::Backward => Position::new(next.get().saturating_sub(self.left - 1).max(1)),
-        }
-    }
-
-    fn oldest(&self) -> Option<Position> {
-        match self.direction {
-            Direction::Forward => self.last().and(self.next),
-            Direction::Backward => self.last(),
-        }
-    }
-
-    /// Where a tail goes on after the range.
-    fn next_after(&self) -> Position {
-        self.last().map_or(self.next.unwrap_or(Position::FIRST), Position::next)
-    }
-
-    /// The token of the last record; of the token that was sent, where the answer is empty.
-    async fn resume(
-        &self,
-        reader: &dyn LogReader,
-        token: Option<ResumeToken>,
-    ) -> Result<Option<ResumeToken>, ReadError> {
-        if self.direction == Direction::Backward {
-            return Ok(None);
-        }
-        let Some(position) = self.last() else { return Ok(token) };
-        let epoch = epoch_at(reader, position).await?;
-        Ok(epoch.map(|epoch| ResumeToken { position, epoch }))
-    }
 }
 
 /// Versions that an answer holds: `next` first, `left` of them, none above `newest`.
@@ -393,7 +305,7 @@ impl Scan {
     }
 }
 
-fn lines(records: &[Record], spelling: Spelling) -> Bytes {
+pub(super) fn lines(records: &[Record], spelling: Spelling) -> Bytes {
     let mut bytes = Vec::with_capacity(records.len() * 512);
     for record in records {
         match spelling {
@@ -431,7 +343,7 @@ fn pages(scan: Scan) -> impl Stream<Item = Result<Bytes, ReadError>> {
     })
 }
 
-fn log_broken_answer(error: &ReadError) {
+pub(super) fn log_broken_answer(error: &ReadError) {
     tracing::error!(error = %crate::chain::chain(error), "an answer is broken off in its middle");
 }
 
@@ -471,7 +383,7 @@ async fn next_records(reader: &dyn LogReader, next: Position) -> Result<Vec<Reco
     Ok(records)
 }
 
-fn answer(body: Body, head: &LogHead, archived: bool, resume: Option<ResumeToken>) -> Result<Response, Problem> {
+pub(super) fn answer(body: Body, head: &LogHead, archived: bool, resume: Option<ResumeToken>) -> Result<Response, Problem> {
     let mut response = body.into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(NDJSON));

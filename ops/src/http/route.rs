@@ -12,6 +12,7 @@ use schemars::{JsonSchema, Schema, json_schema};
 use super::ApiState;
 use super::auth::TokenRole;
 use super::problem::status_of;
+use super::scope::Touches;
 
 /// Makes a JSON Schema.
 pub(super) type Shape = fn(&mut SchemaGenerator) -> Schema;
@@ -37,6 +38,8 @@ pub(super) struct Route {
     pub(super) summary: &'static str,
     /// Who may; empty: no token is asked for.
     pub(super) roles: &'static [TokenRole],
+    /// What of the log it shows or changes: what a token that is limited to categories may ask for.
+    pub(super) touches: Touches,
     pub(super) handler: fn() -> MethodRouter<Arc<ApiState>>,
     /// Its query, as an object.
     pub(super) query: Option<Shape>,
@@ -92,6 +95,7 @@ impl Route {
             path,
             summary: "",
             roles,
+            touches: Touches::Everything,
             handler,
             query: None,
             headers: &[],

@@ -1,24 +1,30 @@
 //! Connections: bounded in number, in size and time of headers, in patience with clients that send or take nothing,
 //! and ended in good order. HTTP/1.1 only: a proxy in front may speak what it likes to the world.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::http::Request;
 use domain::ErrorKind;
+use hyper::body::Incoming;
 use hyper::server::conn::http1::Builder;
+use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::Interval;
 use tokio_util::sync::CancellationToken;
 
+use super::handshake;
 use super::patience::Patient;
 use crate::config::HttpConfig;
+use crate::tls::ServerTls;
 
 /// A request's header is at most this long.
 const HEADER_BYTES_MAX: usize = 32 << 10;
@@ -59,12 +65,41 @@ impl ServeError {
     }
 }
 
-/// Serves `router` on `listener` until `shutdown`; returns once what was accepted is answered.
+/// Where a request's connection comes from: its client, or a proxy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PeerAddress(pub IpAddr);
+
+/// The router, for the requests of one connection.
+struct Connected {
+    router: TowerToHyperService<Router>,
+    peer: PeerAddress,
+}
+
+impl Service<Request<Incoming>> for Connected {
+    type Response = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Response;
+    type Error = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Error;
+    type Future = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Future;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        request.extensions_mut().insert(self.peer);
+        self.router.call(request)
+    }
+}
+
+/// Where requests come in.
+pub struct Door {
+    /// What is listened on.
+    pub listener: TcpListener,
+    /// TLS, unless it ends in front of this process or nobody listens on the way.
+    pub tls: Option<Arc<ServerTls>>,
+}
+
+/// Serves `router` on `door` until `shutdown`; returns once what was accepted is answered.
 ///
 /// # Errors
 /// `CutOff` if that takes longer than `limits.shutdown_seconds`.
 pub async fn serve(
-    listener: TcpListener,
+    door: Door,
     router: Router,
     limits: &HttpConfig,
     shutdown: CancellationToken,
@@ -80,25 +115,68 @@ pub async fn serve(
         };
         let stream = tokio::select! {
             () = shutdown.cancelled() => break,
-            accepted = accept(&listener, &mut pause) => accepted,
+            accepted = accept(&door.listener, &mut pause) => accepted,
         };
-        let Some(stream) = stream else { continue };
-        let service = TowerToHyperService::new(router.clone());
-        let stream = Patient::new(stream, Duration::from_secs(limits.send_seconds));
-        let connection = graceful.watch(builder.serve_connection(TokioIo::new(stream), service));
+        let Some((stream, peer)) = stream else { continue };
+        let connection = Connection {
+            builder: builder.clone(),
+            service: Connected { router: TowerToHyperService::new(router.clone()), peer },
+            watcher: graceful.watcher(),
+        };
+        let (tls, limits, shutdown) = (door.tls.clone(), Limits::of(limits), shutdown.clone());
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                // A client that goes away, or sends what is no HTTP: its own affair.
-                tracing::debug!(%error, "a connection ended early");
+            match tls {
+                None => connection.serve(Patient::new(stream, limits.send)).await,
+                Some(tls) => {
+                    // The one whose handshake is not over has been promised nothing.
+                    let shaken = tokio::select! {
+                        () = shutdown.cancelled() => None,
+                        shaken = handshake::shake(stream, &tls, &limits) => shaken,
+                    };
+                    if let Some(stream) = shaken {
+                        connection.serve(stream).await;
+                    }
+                }
             }
             drop(permit);
         });
     }
     // From here on nobody is accepted: a client is refused at once and turns to another server.
-    drop(listener);
+    drop(door.listener);
     let seconds = limits.shutdown_seconds;
     let answered = tokio::time::timeout(Duration::from_secs(seconds), graceful.shutdown()).await;
     answered.map_err(|_| ServeError::CutOff { seconds })
+}
+
+/// What a connection's other end has time for.
+pub(super) struct Limits {
+    /// To say what it has to say first.
+    pub(super) receive: Duration,
+    /// To take something of what is sent to it.
+    pub(super) send: Duration,
+}
+
+impl Limits {
+    fn of(limits: &HttpConfig) -> Self {
+        Self { receive: Duration::from_secs(limits.receive_seconds), send: Duration::from_secs(limits.send_seconds) }
+    }
+}
+
+/// What a connection is served with.
+struct Connection {
+    builder: Builder,
+    service: Connected,
+    watcher: Watcher,
+}
+
+impl Connection {
+    async fn serve(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+        let connection = self.builder.serve_connection(TokioIo::new(stream), self.service);
+        if let Err(error) = self.watcher.watch(connection).await {
+            // A client that goes away, or sends what is no HTTP: its own affair.
+            tracing::debug!(%error, "a connection ended early");
+        }
+    }
 }
 
 fn builder(limits: &HttpConfig) -> Builder {
@@ -111,14 +189,14 @@ fn builder(limits: &HttpConfig) -> Builder {
     builder
 }
 
-async fn accept(listener: &TcpListener, pause: &mut Interval) -> Option<TcpStream> {
+async fn accept(listener: &TcpListener, pause: &mut Interval) -> Option<(TcpStream, PeerAddress)> {
     match listener.accept().await {
-        Ok((stream, _)) => {
+        Ok((stream, address)) => {
             // Answers are small and waited for.
             if let Err(error) = stream.set_nodelay(true) {
                 tracing::debug!(%error, "no TCP_NODELAY");
             }
-            Some(stream)
+            Some((stream, PeerAddress(address.ip())))
         }
         Err(error) => {
             tracing::warn!(%error, "a connection could not be accepted");

@@ -21,6 +21,7 @@ use super::metrics::families::{
 use super::metrics::{Family, MetricsText};
 use super::problem::Problem;
 use super::route::{Answer, JSON, Route, TEXT, shape, text};
+use super::scope::Touches;
 use super::{ApiState, EVERYONE};
 use crate::workers::WorkerStatus;
 
@@ -30,11 +31,13 @@ const READY_WITHIN: Duration = Duration::from_secs(2);
 pub(super) static ROUTES: &[Route] = &[
     Route {
         summary: "Where the log ends, what this region may do, and how its workers are",
+        touches: Touches::Nothing,
         kinds: &[ErrorKind::Corrupt],
         ..Route::get("/v1/status", EVERYONE, || get(status), &[Answer::json("It", &[(JSON, shape::<Status>)])])
     },
     Route {
         summary: "Metrics in Prometheus' text format",
+        touches: Touches::Nothing,
         ..Route::get("/metrics", EVERYONE, || get(metrics), &[Answer::json("They", &[(TEXT, text)])])
     },
     Route {

@@ -3,6 +3,9 @@
 mod coding;
 mod documented;
 mod events;
+mod filters;
+mod tls;
+mod tokens;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,25 +27,17 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::auth::{Caller, TokenHash, TokenRole, Tokens, new_token};
-use super::problem::Problem;
-use super::{ApiState, Parts, ServeError, router, serve};
+use super::auth::{TokenRole, new_token};
+use super::{ApiState, Door, Parts, ServeError, router, serve};
 use crate::config::HttpConfig;
+use crate::tls::ServerTls;
 use crate::workers::Workers;
 use documented::Documented;
+use tokens::KnownTokens;
 
 const SINGLE: &str = "application/cloudevents+json";
 const BATCH: &str = "application/cloudevents-batch+json";
 const DOCUMENT: &str = "application/vnd.coldstream.append+json";
-
-struct KnownTokens(HashMap<TokenHash, Caller>);
-
-#[async_trait]
-impl Tokens for KnownTokens {
-    async fn caller(&self, hash: TokenHash) -> Result<Option<Caller>, Problem> {
-        Ok(self.0.get(&hash).cloned())
-    }
-}
 
 /// Each append waits here for a permit, and says that it has come; a read that waits is told of appends.
 struct Gate {
@@ -75,6 +70,7 @@ struct Api {
     url: String,
     client: Client,
     tokens: HashMap<TokenRole, String>,
+    known: Arc<KnownTokens>,
     log: Arc<Interposed<MemoryLog, Gate>>,
     shutdown: CancellationToken,
     server: JoinHandle<Result<(), ServeError>>,
@@ -89,15 +85,17 @@ impl Api {
     }
 
     async fn start_with(limits: HttpConfig, appends: usize) -> Self {
+        Self::start_behind(None, limits, appends).await
+    }
+
+    async fn start_behind(tls: Option<Arc<ServerTls>>, limits: HttpConfig, appends: usize) -> Self {
         // Another test of this process may have been first.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let now = Timestamp::parse_rfc3339("2026-05-01T08:00:00Z").expect("an instant");
         let log = MemoryLog::new(Arc::new(FixedClock(now)), now, Role::Active);
         let between = Gate { permits: Semaphore::new(appends), arrived: Semaphore::new(0), news: Notify::new() };
         let log = Arc::new(Interposed { log: Arc::new(log), between });
-        let tokens: HashMap<_, _> = ROLES.into_iter().map(|role| (role, new_token())).collect();
-        let caller = |role: TokenRole| Caller { name: role.to_string(), role };
-        let known = tokens.iter().map(|(role, token)| (TokenHash::of(token), caller(*role))).collect();
+        let (tokens, known) = KnownTokens::one_a_role();
         let shutdown = CancellationToken::new();
         // The view has no database here; what it answers is shown end to end.
         let nowhere = sqlx::PgPool::connect_lazy("postgres://127.0.0.1:1/none").expect("a URL");
@@ -106,7 +104,8 @@ impl Api {
             content: ContentNow::new(nowhere, log.clone()),
             log: log.clone(),
             reader: log.clone(),
-            tokens: Arc::new(KnownTokens(known)),
+            tokens: known.clone(),
+            tls: tls.clone(),
             workers: Workers::default(),
             warnings: Vec::new(),
             archive: None,
@@ -116,10 +115,11 @@ impl Api {
         };
         let state = Arc::new(ApiState::new(parts, limits.clone(), shutdown.clone()));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let url = format!("{scheme}://{}", listener.local_addr().expect("an address"));
         let (router, ending) = (router(state.clone()), shutdown.clone());
-        let server = tokio::spawn(async move { serve(listener, router, &limits, ending).await });
-        Self { url, client: Client::new(), tokens, log, shutdown, server, _documented: Documented(state) }
+        let server = tokio::spawn(async move { serve(Door { listener, tls }, router, &limits, ending).await });
+        Self { url, client: Client::new(), tokens, known, log, shutdown, server, _documented: Documented(state) }
     }
 
     fn post(&self, content_type: &str, body: impl Into<reqwest::Body>) -> RequestBuilder {

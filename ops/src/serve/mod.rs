@@ -23,8 +23,9 @@ use crate::clock::{PgSimulatedClock, SimulatedClock, Stopwatch, SystemClock};
 use crate::config::Config;
 use crate::http::archive::ArchiveApi;
 use crate::http::regions::RegionApi;
-use crate::http::{self, ApiState, Parts};
+use crate::http::{self, ApiState, Door, Parts};
 use crate::node::{Node, NodeError};
+use crate::tls::{ServerTls, TlsError};
 use crate::tokens::PgTokens;
 use crate::workers::{self, Workers};
 use numbers::{Heard, RegionNumbers};
@@ -45,6 +46,12 @@ pub enum StartError {
     /// The highest epoch was not asked for.
     #[error("the highest epoch was not asked for")]
     Fence(#[from] FenceError),
+    /// The files of its TLS are none.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// Signals cannot be listened for.
+    #[error("listening for SIGHUP failed")]
+    Signal(#[source] std::io::Error),
     /// The API does not listen, or was cut off.
     #[error(transparent)]
     Http(#[from] http::ServeError),
@@ -61,8 +68,9 @@ impl StartError {
             Self::Node(error) => error.kind(),
             Self::Read(error) => error.kind(),
             Self::Fence(error) => error.kind(),
+            Self::Tls(error) => error.kind(),
             Self::Http(error) => error.kind(),
-            Self::Clock(_) | Self::Broken(_) => ErrorKind::Unavailable,
+            Self::Clock(_) | Self::Signal(_) | Self::Broken(_) => ErrorKind::Unavailable,
         }
     }
 }
@@ -70,6 +78,7 @@ impl StartError {
 /// A region that serves.
 pub struct Server {
     address: SocketAddr,
+    tls: bool,
     node: Arc<Node>,
     workers: Workers,
     shutdown: CancellationToken,
@@ -90,6 +99,7 @@ impl Server {
     /// # Errors
     /// A [`StartError`]; nothing is left running then.
     pub async fn start_watched(config: &Config, steps: Arc<dyn StepObserver>) -> Result<Self, StartError> {
+        let tls = config.http.tls.as_ref().map(ServerTls::open).transpose()?.map(Arc::new);
         let node = Arc::new(Node::open_watched(config, steps).await?);
         let watch = match &node.region {
             None => None,
@@ -106,12 +116,15 @@ impl Server {
         let address = listener.local_addr().map_err(bound)?;
         let (workers, shutdown) = (Workers::default(), CancellationToken::new());
         let heard = Arc::new(Heard::default());
-        let parts = parts(config, &node, workers.clone(), heard.clone()).await?;
+        let mut parts = parts(config, &node, workers.clone(), heard.clone()).await?;
+        parts.tls = tls.clone();
         let router = http::router(Arc::new(ApiState::new(parts, config.http.clone(), shutdown.clone())));
         let (limits, ending) = (config.http.clone(), shutdown.clone());
         let mut tasks = Tasks::default();
-        tasks.start(async move { Ok(http::serve(listener, router, &limits, ending).await?) });
-        for (name, every, worker) in rounds::of(config, &node, watch, &heard) {
+        let door = Door { listener, tls: tls.clone() };
+        tasks.start(async move { Ok(http::serve(door, router, &limits, ending).await?) });
+        let certificates = tls.clone().map(rounds::certificates).transpose().map_err(StartError::Signal)?;
+        for (name, every, worker) in rounds::of(config, &node, watch, &heard).into_iter().chain(certificates) {
             let working = workers::run(workers.register(name), every, shutdown.clone(), worker);
             tasks.start(async move {
                 working.await;
@@ -122,7 +135,7 @@ impl Server {
             tracing::warn!(warning, "this configuration costs safety");
         }
         tracing::info!(%address, region = config.region.name, "serving");
-        Ok(Self { address, node, workers, shutdown, tasks })
+        Ok(Self { address, tls: tls.is_some(), node, workers, shutdown, tasks })
     }
 
     /// Where it listens.
@@ -134,7 +147,7 @@ impl Server {
     /// Its URL on this machine.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        format!("{}://{}", if self.tls { "https" } else { "http" }, self.address)
     }
 
     /// The parts that it is made of.
@@ -191,6 +204,7 @@ async fn parts(config: &Config, node: &Arc<Node>, workers: Workers, heard: Arc<H
         reader: node.reader.clone(),
         content: node.content.clone(),
         tokens: Arc::new(PgTokens::new(node.log.clone())),
+        tls: None,
         workers,
         warnings: config.warnings(),
         archive,

@@ -14,16 +14,22 @@ use projections::runner::{Runner, Step};
 use replication::fence::{EpochWatch, Verdict};
 use replication::follow::{self, Follower};
 use replication::{Region, cosign, mirror};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{Interval, interval};
 use uuid::Uuid;
 
 use super::numbers::Heard;
 use crate::archive::ArchiveNode;
+use crate::chain::chain;
 use crate::config::Config;
 use crate::node::Node;
+use crate::tls::ServerTls;
 use crate::workers::{Done, RoundError, Worker};
 
 /// How often the log's tables are looked after.
 const MAINTENANCE_EVERY: Duration = Duration::from_secs(60);
+/// How often the files of certificates are looked at.
+const CERTIFICATES_EVERY: Duration = Duration::from_secs(10);
 /// After an error a view waits this long.
 const VIEW_EVERY: Duration = Duration::from_secs(1);
 
@@ -59,6 +65,47 @@ pub(super) fn of(config: &Config, node: &Arc<Node>, watch: Option<EpochWatch>, h
         }
     }
     all
+}
+
+/// Looks after the certificates.
+///
+/// # Errors
+/// If SIGHUP cannot be listened for.
+pub(super) fn certificates(tls: Arc<ServerTls>) -> std::io::Result<Named> {
+    let (told, pace) = (signal(SignalKind::hangup())?, interval(CERTIFICATES_EVERY));
+    let worker = CertificateWorker { tls, told, pace, failing: false };
+    Ok(("certificates", CERTIFICATES_EVERY, Box::new(worker)))
+}
+
+/// Shows new certificates to new connections.
+struct CertificateWorker {
+    tls: Arc<ServerTls>,
+    /// SIGHUP.
+    told: Signal,
+    pace: Interval,
+    failing: bool,
+}
+
+#[async_trait]
+impl Worker for CertificateWorker {
+    async fn round(&mut self) -> Result<Done, RoundError> {
+        tokio::select! {
+            _ = self.told.recv() => {}
+            _ = self.pace.tick() => {}
+        }
+        // Two files are replaced one after the other: between them they may not go together, and the next round is good.
+        let reloaded = self.tls.reload();
+        match &reloaded {
+            Ok(true) => tracing::info!("new certificates are shown to new connections"),
+            Err(error) if !self.failing => {
+                tracing::error!(error = %chain(error), "new certificates are refused, those before are shown on");
+            }
+            Ok(false) | Err(_) => {}
+        }
+        self.failing = reloaded.is_err();
+        reloaded?;
+        Ok(Done::partly("the certificates are as their files"))
+    }
 }
 
 struct ViewWorker {

@@ -1,0 +1,46 @@
+//! What the configuration says of the door: how it is locked, and how much goes through it.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// TLS of the API, 1.2 and newer. The files are read again when they change and at SIGHUP; a pair that is broken is
+/// refused, and the one before it stays.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsConfig {
+    /// File with the server's certificate and those between it and its authority, in PEM.
+    pub certificate: PathBuf,
+    /// File with its private key, in PEM.
+    pub key: PathBuf,
+    /// File with the authorities of clients' certificates, in PEM. Without one, no client is asked for a certificate. One
+    /// that is shown opens nothing by itself: every request still carries a token (SEC-1).
+    #[serde(default)]
+    pub client_ca: Option<PathBuf>,
+    /// Whether a client without a certificate is let in, where there is a `client_ca`.
+    #[serde(default)]
+    pub clients: ClientCertificates,
+}
+
+/// Whether clients show a certificate.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ClientCertificates {
+    /// They do, or there is no connection.
+    #[default]
+    Required,
+    /// They may; one that is shown has to be good.
+    Optional,
+}
+
+/// How this process speaks to servers of ours: to the other region, and as a command.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PeerConfig {
+    /// File with the authorities, in PEM, that alone are believed; without one, those of the system.
+    pub ca: Option<PathBuf>,
+    /// File with the certificate, in PEM, that is shown to servers that ask for one.
+    pub certificate: Option<PathBuf>,
+    /// File with its private key, in PEM.
+    pub key: Option<PathBuf>,
+}

@@ -1,0 +1,35 @@
+//! The audit's lines: who was refused what, from where, under which request id. One line a refusal, with the name of the
+//! token where there is one, and never the token.
+
+use axum::http::Method;
+use axum::response::Response;
+use domain::ErrorKind;
+
+use super::PeerAddress;
+use super::auth::token_name;
+use super::problem::Problem;
+
+/// The lines' target, by which a filter or a collector tells them from others.
+pub(super) const TARGET: &str = "coldstream::audit";
+
+/// What a request was, as its line says it.
+pub(super) struct Asked<'a> {
+    pub(super) id: &'a str,
+    pub(super) peer: Option<PeerAddress>,
+    pub(super) method: &'a Method,
+    /// The router's own, never what a client wrote.
+    pub(super) route: &'a str,
+}
+
+/// Writes the line of a request that was refused for what its caller may not; `false` for every other answer.
+pub(super) fn refused(asked: &Asked<'_>, response: &Response) -> bool {
+    let Some(problem) = response.extensions().get::<Problem>() else { return false };
+    if problem.kind() != ErrorKind::Denied {
+        return false;
+    }
+    let Asked { id, peer, method, route } = asked;
+    let peer = peer.map(|peer| peer.0.to_string()).unwrap_or_default();
+    let (kind, status, token) = (problem.kind().as_str(), response.status().as_u16(), token_name(response));
+    tracing::warn!(target: TARGET, kind, status, token, peer, %method, route, id, why = problem.detail(), "refused");
+    true
+}
