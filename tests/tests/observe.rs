@@ -50,9 +50,9 @@ fn every_alert_says_whom_it_wakes_which_promise_it_watches_and_what_to_do() {
         assert!(alert.contains("severity: page") || alert.contains("severity: ticket"), "{name}");
         let promise = alert.split("promise: ").nth(1).and_then(|rest| rest.split('}').next()).expect("a promise");
         assert!(ALL.iter().any(|family| family.help.contains(promise)), "{name} watches {promise}");
-        for annotation in ["summary: \"", "runbook: \""] {
+        for annotation in ["summary: \"{{ $labels.", "runbook: \""] {
             let said = alert.split(annotation).nth(1).and_then(|rest| rest.lines().next());
-            assert!(said.is_some_and(|said| said.len() > 40), "{name}: {annotation}");
+            assert!(said.is_some_and(|said| said.len() > 20), "{name}: {annotation}");
         }
     }
     let promises = ["LOG-1", "LOG-2", "LOG-5", "PRJ-1", "ARC-1", "ARC-2", "ARC-4", "EVD-1", "REP-1", "REP-2", "REP-3"];

@@ -42,6 +42,17 @@ pub struct NewLog {
     pub simulated_now: Option<Timestamp>,
 }
 
+/// What `db init` would do, and would find.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Missing {
+    /// Roles that there are not.
+    pub roles: Vec<String>,
+    /// Migrations of the log that are not applied.
+    pub migrations: Vec<&'static str>,
+    /// Name of the log that is there.
+    pub log: Option<String>,
+}
+
 /// An administrator's session.
 pub struct Admin {
     connection: PgConnection,
@@ -55,6 +66,24 @@ impl Admin {
     pub async fn connect(url: &str) -> Result<Self, EventLogError> {
         let connection = PgConnection::connect(url).await;
         Ok(Self { connection: connection.map_err(EventLogError::database("connecting as administrator"))? })
+    }
+
+    /// What [`Admin::prepare`] and [`Admin::create_log`] would do, for the service's role of this name. Changes nothing.
+    ///
+    /// # Errors
+    /// `Database`, `MigrationChanged`, `WrongSchema`: they would fail too.
+    pub async fn missing(&mut self, service: &str) -> Result<Missing, EventLogError> {
+        let failed = || EventLogError::database("looking what is missing");
+        let mut reading = self.connection.begin_with("BEGIN READ ONLY").await.map_err(failed())?;
+        let looked = sqlx::query(include_str!("sql/missing.sql")).bind(service).fetch_one(&mut *reading);
+        let row = looked.await.map_err(failed())?;
+        let is_there = |column| row.try_get::<bool, _>(column).map_err(failed());
+        let migrations = migrations::missing(&mut reading, is_there("migrated")?).await?;
+        let log = match is_there("prepared")? {
+            true => sqlx::query_scalar("SELECT log_id FROM coldstream.log_head").fetch_optional(&mut *reading).await,
+            false => Ok(None),
+        };
+        Ok(Missing { roles: row.try_get("roles").map_err(failed())?, migrations, log: log.map_err(failed())? })
     }
 
     /// Creates the roles and the schema, where they are missing, and applies the migrations that are. Returns the

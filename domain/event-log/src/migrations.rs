@@ -50,6 +50,16 @@ pub(crate) async fn apply(connection: &mut PgConnection) -> Result<Vec<&'static 
     Ok(names)
 }
 
+/// The names of what [`apply`] would apply. `is_there`: the table of migrations is. Changes nothing.
+pub(crate) async fn missing(connection: &mut PgConnection, is_there: bool) -> Result<Vec<&'static str>, EventLogError> {
+    let found = match is_there {
+        true => applied(connection).await.map_err(EventLogError::database("reading which migrations are applied"))?,
+        false => Vec::new(),
+    };
+    compare(&found)?;
+    Ok(MIGRATIONS[found.len()..].iter().map(|migration| migration.name).collect())
+}
+
 /// Refuses a database whose schema is not this program's.
 pub(crate) async fn check(connection: &mut PgConnection) -> Result<(), EventLogError> {
     let found = match applied(connection).await {

@@ -3,7 +3,7 @@
 use clap::{Subcommand, ValueEnum};
 use domain::append::Role;
 use domain::{Epoch, Timestamp};
-use event_log::{Admin, NewLog, ServiceLogin};
+use event_log::{Admin, EventLogError, Missing, NewLog, ServiceLogin};
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -41,6 +41,9 @@ pub(super) struct InitArgs {
     /// Simulate time in this log, for ever, beginning with this instant; for development only
     #[arg(long, value_name = "INSTANT")]
     simulated_now: Option<String>,
+    /// Say what is missing, and change nothing
+    #[arg(long, conflicts_with = "yes")]
+    dry_run: bool,
     /// Do it
     #[arg(long)]
     yes: bool,
@@ -55,6 +58,14 @@ pub(super) enum FirstRole {
     Follower,
 }
 
+/// What a dry run has found: what would be created and applied, and which log is there already.
+#[derive(Debug, Serialize)]
+struct Looked {
+    roles: Vec<String>,
+    migrations: Vec<&'static str>,
+    log: Option<String>,
+}
+
 #[derive(Debug, Serialize)]
 struct Initialised {
     log_id: String,
@@ -64,6 +75,9 @@ struct Initialised {
 
 pub(super) async fn run(context: &Context, command: DbCommand) -> Result<(), CliError> {
     let DbCommand::Init(args) = command;
+    if args.dry_run {
+        return look(context, &args).await;
+    }
     let instant = |text: &Option<String>| {
         let read = text.as_deref().map(Timestamp::parse_rfc3339).transpose();
         read.map_err(|error| CliError::Usage(error.to_string()))
@@ -91,6 +105,27 @@ pub(super) async fn run(context: &Context, command: DbCommand) -> Result<(), Cli
     }
     let done = Initialised { log_id: args.log_id, created, migrations };
     context.output.data(&done, |done| format!("{} migrations applied", done.migrations.len()))
+}
+
+/// Looks what is missing. Another log than the one that is asked for is an error, as it will be then.
+async fn look(context: &Context, args: &InitArgs) -> Result<(), CliError> {
+    let mut admin = Admin::connect(&args.admin_url).await.map_err(CliError::failed("connecting"))?;
+    let missing = admin.missing(&args.service_role).await.map_err(CliError::failed("looking"))?;
+    let Missing { roles, migrations, log } = missing;
+    if let Some(found) = log.clone().filter(|found| *found != args.log_id) {
+        return Err(CliError::failed("looking")(EventLogError::OtherLog { found }));
+    }
+    say("the views' migrations are applied after the log's; nothing was changed");
+    context.output.data(&Looked { roles, migrations, log }, |looked| {
+        let listed = |what: &str, names: &[&str]| match names {
+            [] => format!("no {what} is missing"),
+            _ => format!("missing {what}s: {}", names.join(", ")),
+        };
+        let roles: Vec<&str> = looked.roles.iter().map(String::as_str).collect();
+        let log =
+            looked.log.as_ref().map_or("there is no log yet".to_owned(), |log| format!("the log {log:?} is there"));
+        [listed("role", &roles), listed("migration", &looked.migrations), log].join("\n")
+    })
 }
 
 /// A log as the configuration calls for, in its first epoch.

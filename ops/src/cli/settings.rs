@@ -14,6 +14,7 @@ use super::output::{CliError, table};
 use crate::chain::chain;
 use crate::clock::SystemClock;
 use crate::config::{Config, PeerConfig};
+use crate::node::VIEW_CONNECTIONS;
 use crate::tls::{self, ServerTls, TlsError};
 
 #[derive(Debug, Subcommand)]
@@ -45,6 +46,8 @@ struct Checked {
     /// What costs safety and was asked for by name.
     warnings: Vec<String>,
     tried: Vec<Tried>,
+    /// What could be set better in the database.
+    advice: Vec<String>,
 }
 
 pub(super) async fn run(context: &Context, command: &ConfigCommand) -> Result<(), CliError> {
@@ -56,7 +59,8 @@ pub(super) async fn run(context: &Context, command: &ConfigCommand) -> Result<()
 
 async fn check(context: &Context) -> Result<(), CliError> {
     let config = &context.config;
-    let mut tried = vec![try_log(config).await];
+    let (log, advice) = try_log(config).await;
+    let mut tried = vec![log];
     if let Some(tls) = &config.http.tls {
         tried.push(Tried::of("http.tls", ServerTls::open(tls).map(|_| "certificate and key go together")));
     }
@@ -69,27 +73,30 @@ async fn check(context: &Context) -> Result<(), CliError> {
             tried.push(try_store(what, store).await);
         }
     }
-    let checked = Checked { config: config.clone(), warnings: config.warnings(), tried };
+    let checked = Checked { config: config.clone(), warnings: config.warnings(), tried, advice };
     context.output.data(&checked, people)?;
     let bad: Vec<&str> = checked.tried.iter().filter(|tried| !tried.good).map(|tried| tried.what).collect();
     if bad.is_empty() { Ok(()) } else { Err(CliError::NotProven(bad.join(", "))) }
 }
 
-async fn try_log(config: &Config) -> Tried {
-    let what = "log";
+/// Opens the log and asks for its head; and says what could be set better in its database, which is no failure.
+async fn try_log(config: &Config) -> (Tried, Vec<String>) {
+    let bad = |said: String| Tried { what: "log", good: false, said };
     let log = match PgLog::connect(PgConfig::from(&config.log), Arc::new(SystemClock)).await {
         Ok(log) => log,
-        Err(error) => return Tried { what, good: false, said: chain(&error) },
+        Err(error) => return (bad(chain(&error)), Vec::new()),
     };
-    let head = log.log_head().await;
+    let (head, advice) = tokio::join!(log.log_head(), log.advice(VIEW_CONNECTIONS));
     log.shut_down().await;
-    match head {
+    let tried = match head {
         Ok(head) => {
             let said = format!("{:?} is {} in epoch {} at {}", head.log_id, head.role.as_str(), head.epoch, head.head);
-            Tried { what, good: true, said }
+            Tried { what: "log", good: true, said }
         }
-        Err(error) => Tried { what, good: false, said: chain(&error) },
-    }
+        Err(error) => bad(chain(&error)),
+    };
+    let advice = advice.map(|advice| advice.iter().map(|advice| advice.to_string()).collect());
+    (tried, advice.unwrap_or_else(|error| vec![chain(&error)]))
 }
 
 async fn try_store(what: &'static str, config: &StoreConfig) -> Tried {
@@ -118,5 +125,6 @@ fn people(checked: &Checked) -> String {
         |tried: &Tried| (tried.what.to_owned(), format!("{}: {}", if tried.good { "good" } else { "BAD" }, tried.said));
     let mut rows: Vec<(String, String)> = checked.tried.iter().map(tried).collect();
     rows.extend(checked.warnings.iter().map(|warning| ("warning".to_owned(), warning.clone())));
+    rows.extend(checked.advice.iter().map(|advice| ("advice".to_owned(), advice.clone())));
     format!("{}\n{}", checked.config.shown(), table(&rows))
 }

@@ -14,17 +14,19 @@ use std::sync::Arc;
 use archiver::{Silent, StepObserver};
 use domain::log::{LogReader, ReadError};
 use domain::{ClockError, ErrorKind};
+use event_log::Advice;
 use replication::fence::{EpochWatch, FenceError};
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::chain::chain;
 use crate::clock::{PgSimulatedClock, SimulatedClock, Stopwatch, SystemClock};
 use crate::config::Config;
 use crate::http::archive::ArchiveApi;
 use crate::http::regions::RegionApi;
 use crate::http::{self, ApiState, Door, Parts};
-use crate::node::{Node, NodeError};
+use crate::node::{Node, NodeError, VIEW_CONNECTIONS};
 use crate::tls::{ServerTls, TlsError};
 use crate::tokens::PgTokens;
 use crate::workers::{self, Workers};
@@ -131,6 +133,7 @@ impl Server {
                 Ok(())
             });
         }
+        advise(&node).await;
         for warning in config.warnings() {
             tracing::warn!(warning, "this configuration costs safety");
         }
@@ -184,6 +187,18 @@ impl Server {
         // Last: an append under way was answered above.
         self.node.log.shut_down().await;
         ended
+    }
+}
+
+/// Says what could be set better in the database. Not to know it keeps nobody from serving.
+async fn advise(node: &Node) {
+    match node.log.advice(VIEW_CONNECTIONS).await {
+        Ok(all) => {
+            for Advice { setting, value, advice } in all {
+                tracing::info!(setting, value, advice, "the database could be set better");
+            }
+        }
+        Err(error) => tracing::warn!(error = %chain(&error), "the database's settings were not looked at"),
     }
 }
 

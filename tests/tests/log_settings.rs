@@ -1,0 +1,158 @@
+//! What the log says of its server before anything goes wrong, what an administrator can look at without changing it,
+//! and LOG-1 on a disk that is really full.
+
+mod log_common;
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use domain::ErrorKind;
+use domain::append::AppendRequest;
+use domain::event::Data;
+use domain::log::{EventLog, LogReader};
+use event_log::{Admin, Missing};
+use log_common::{Rig, SERVICE, is_sound, new_log, request};
+use serde_json::{Value, json};
+use sqlx::{Connection, Executor, PgConnection};
+use system_tests::binary;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn settings_that_could_be_better_are_advice_and_keep_nobody_from_serving() {
+    let rig = Rig::start_with(&[("idle_in_transaction_session_timeout", "5min")]).await;
+    let database = rig.database(new_log()).await;
+    let advised = async || {
+        let log = database.open().await;
+        let advice = log.advice(4).await.expect("looked");
+        log.shut_down().await;
+        let said = advice.into_iter().map(|advice| (advice.setting, advice.value));
+        // Whether pages have checksums is the choice of who made the cluster, and of PostgreSQL's version.
+        said.filter(|(setting, _)| *setting != "data_checksums").collect::<Vec<_>>()
+    };
+    let named = |names: &[(&'static str, &str)]| {
+        names.iter().map(|(setting, value)| (*setting, (*value).to_owned())).collect::<Vec<_>>()
+    };
+    assert_eq!(advised().await, named(&[("max_wal_size", "1024 MB")]));
+    database.run(&format!("ALTER ROLE {SERVICE} SET statement_timeout = '30s'")).await;
+    database.run(&format!("ALTER ROLE {SERVICE} CONNECTION LIMIT 14")).await;
+    let more = [("max_wal_size", "1024 MB"), ("statement_timeout", "30s"), ("max_connections", "14")];
+    assert_eq!(
+        advised().await,
+        named(&more),
+        "as a session has it that sets nothing; the log's own set what they need"
+    );
+}
+
+/// `coldstream db init --dry-run`, as an administrator of `url`.
+fn dry_run(url: &str, log: &str) -> Output {
+    let words = ["--json", "db", "init", "--dry-run", "--service-role", SERVICE, "--log-id", log];
+    Command::new(binary()).args(words).env("COLDSTREAM_ADMIN_URL", url).output().expect("it runs")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dry_run_says_what_is_missing_and_changes_nothing() {
+    let rig = Rig::start().await;
+    rig.cluster.create_database("bare").await.expect("a database");
+    let bare = rig.cluster.superuser_url("bare");
+    let mut admin = Admin::connect(&bare).await.expect("connected");
+    let found = admin.missing("nobody-yet").await.expect("looked");
+    assert_eq!((found.roles.as_slice(), found.log), (&["nobody-yet".to_owned()][..], None));
+    assert_eq!(found.migrations.first(), Some(&"log"));
+    let said = dry_run(&bare, "log-under-test");
+    let said: Value = serde_json::from_slice(&said.stdout).expect("JSON");
+    assert_eq!(
+        (&said["roles"], &said["migrations"], &said["log"]),
+        (&json!([]), &json!(found.migrations), &json!(null))
+    );
+    let mut connection = PgConnection::connect(&bare).await.expect("connected");
+    let schemas = "SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'coldstream%' OR nspname LIKE 'view%'";
+    assert_eq!(sqlx::query_scalar::<_, i64>(schemas).fetch_one(&mut connection).await.expect("counted"), 0);
+
+    let database = rig.database(new_log()).await;
+    let last = "DELETE FROM coldstream.migrations WHERE version = (SELECT max(version) FROM coldstream.migrations)";
+    database.run(last).await;
+    let mut admin = Admin::connect(&database.admin_url).await.expect("connected");
+    let before = admin.missing(SERVICE).await.expect("looked");
+    let newest = found.migrations.last().copied().expect("some");
+    let log = Some("log-under-test".to_owned());
+    assert_eq!(before, Missing { roles: Vec::new(), migrations: vec![newest], log });
+    assert_eq!(admin.missing(SERVICE).await.expect("looked again"), before);
+    let other = dry_run(&database.admin_url, "another");
+    assert_eq!(other.status.code(), Some(1), "db init would refuse it too");
+    database.run("UPDATE coldstream.migrations SET sha256 = sha256('other') WHERE version = 1").await;
+    assert!(admin.missing(SERVICE).await.is_err(), "an upgrade would be refused");
+}
+
+/// A small disk of its own, for as long as this lives.
+struct Disk(PathBuf);
+
+impl Disk {
+    /// A file system of 32 MiB in memory, in the server's own folder; `None` where this user may mount none.
+    fn mount(beside: &Path) -> Option<Self> {
+        let owner = fs::metadata(beside).expect("a folder");
+        let folder = beside.with_file_name("disk");
+        fs::create_dir(&folder).expect("made");
+        let options = format!("size=32m,mode=0700,uid={},gid={}", owner.uid(), owner.gid());
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(&folder).output();
+        mounted.is_ok_and(|mounted| mounted.status.success()).then_some(Self(folder))
+    }
+
+    /// Takes all that is free.
+    fn fill(&self) -> PathBuf {
+        let file = self.0.join("filler");
+        let filled = fs::write(&file, vec![7; 64 << 20]).expect_err("more than there is");
+        assert_eq!(filled.kind(), std::io::ErrorKind::StorageFull);
+        file
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // Lazily: a server that is still at it must not keep it mounted.
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+/// A request of one event of some KiB.
+fn large(number: usize) -> AppendRequest {
+    let mut request = request(&[("thing-1", &number.to_string())], &[]);
+    request.events[0].data = Data::Json(format!("{:?}", "x".repeat(4000)));
+    request
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_makes_appends_unavailable_with_the_reason_and_no_longer_than_it_is_full() {
+    let rig = Rig::start().await;
+    let Some(disk) = Disk::mount(rig.cluster.data_folder()) else {
+        println!("skipped: this user may not mount a file system");
+        return;
+    };
+    let database = rig.database(new_log()).await;
+    let mut admin = PgConnection::connect(&rig.cluster.superuser_url("postgres")).await.expect("connected");
+    let tablespace = format!("CREATE TABLESPACE small LOCATION '{}'", disk.0.display());
+    admin.execute(tablespace.as_str()).await.expect("made");
+    admin.execute(format!("ALTER DATABASE {} SET TABLESPACE small", database.name).as_str()).await.expect("moved");
+    let log = database.open().await;
+    log.append(large(0)).await.expect("acknowledged");
+
+    let filler = disk.fill();
+    let mut stored = 1;
+    // What its pages have room for is stored.
+    let refused = loop {
+        match log.append(large(stored)).await {
+            Ok(_) => stored += 1,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(refused.kind(), ErrorKind::Unavailable);
+    assert!(refused.to_string().contains("No space left on device"), "{refused}");
+    assert_eq!(log.log_head().await.expect("reads go on").head.get(), u64::try_from(stored).expect("few"));
+    fs::remove_file(filler).expect("removed");
+    for number in stored..stored + 20 {
+        log.append(large(number)).await.expect("acknowledged, and nothing was started again");
+    }
+    assert_eq!(is_sound(&database).await.get(), u64::try_from(stored + 20).expect("few"));
+    log.shut_down().await;
+    rig.cluster.stop().await.expect("stopped");
+}
