@@ -10,12 +10,15 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
+/// Batches that warm what every append needs, before anything is measured.
+const WARMING: usize = 30;
 /// What is appended while nobody reads, in bytes of payload: batches, events in each, bytes of each.
-const BATCHES: usize = 50;
+const UNREAD: usize = 160;
 const EVENTS: usize = 10;
 const EVENT_BYTES: usize = 100_000;
-/// The server may grow by so much: caches fill, but no backlog of 50 MB does.
-const GROWTH_KIB_MAX: u64 = 32 << 10;
+/// Half of what is not read: a reader's page and its copies take a few times 8 MB and the allocator keeps as much again,
+/// however much is appended; a backlog takes all of it.
+const GROWTH_KIB_MAX: u64 = (UNREAD * EVENTS * EVENT_BYTES / 2 / 1024) as u64;
 
 fn resident_kib(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
@@ -41,8 +44,7 @@ async fn append(rig: &Rig, batch: usize) {
 async fn a_reader_that_reads_nothing_costs_no_memory_and_holds_no_writer_up() {
     let mut rig = Rig::serving().await;
     let pid = rig.region.server().expect("it runs").pid();
-    // The first appends warm what every append needs, with nobody reading.
-    for batch in 0..BATCHES {
+    for batch in 0..WARMING {
         append(&rig, batch).await;
     }
     let before = resident_kib(pid);
@@ -55,7 +57,7 @@ async fn a_reader_that_reads_nothing_costs_no_memory_and_holds_no_writer_up() {
     stuck.write_all(head.as_bytes()).await.expect("sent");
     stuck.readable().await.expect("its answer has begun");
     // Every one of these is acknowledged though the reader takes nothing.
-    for batch in BATCHES..2 * BATCHES {
+    for batch in WARMING..WARMING + UNREAD {
         append(&rig, batch).await;
     }
     let after = resident_kib(pid);
