@@ -11,6 +11,7 @@
 
 mod doubt;
 mod group;
+mod optimism;
 mod replay;
 
 use std::sync::Arc;

@@ -17,7 +17,7 @@ use crate::holder;
 use crate::log::Shared;
 use crate::rows::NewRow;
 use crate::session::{self, Purpose, SERVER_LIMIT, silent};
-use crate::writer::{Group, LockedHead, NewId, Writer};
+use crate::writer::{Group, HeadRow, NewId, Writer};
 
 /// How often the head is waited for: each time its holder is looked at, and ended if it is frozen.
 const LOCK_TRIES: usize = 5;
@@ -99,7 +99,7 @@ impl Follower {
         if server.system_identifier != self.shared.system_identifier {
             return Err(ApplyError::Unavailable { reason: "the database's URL leads to another server now".into() });
         }
-        Ok(Writer::new(connection))
+        Ok(Writer::new(connection, server.backend))
     }
 
     async fn attempt(&self, writer: &mut Writer, records: &[Record], kept: &[Position]) -> Result<Head, Fault> {
@@ -135,13 +135,13 @@ impl Follower {
         }
         writer.write(&group, &map).await?;
         writer.commit().await?;
-        writer.remember(&locked, followed.head, &followed.streams);
+        writer.remember(&locked, followed.head, followed.recorded_at, &followed.streams);
         self.shared.note_commit(followed.head, new.iter().map(Record::recorded_at)).await;
         Ok(followed.head)
     }
 
     /// Records that are here already must be here byte for byte. What is pruned was compared when it was archived.
-    async fn compare(&self, known: &[Record], locked: &LockedHead) -> Result<(), Fault> {
+    async fn compare(&self, known: &[Record], locked: &HeadRow) -> Result<(), Fault> {
         let live: Vec<&Record> = known.iter().filter(|r| !locked.head.pruned.includes(r.position())).collect();
         let positions: Vec<_> = live.iter().map(|record| record.position()).collect();
         let here = self.shared.reader.at_positions(&positions).await.map_err(|error| unavailable(&error))?;

@@ -418,7 +418,7 @@ impl Reader {
     }
 }
 
-fn with_partition(statement: &str, table: &str) -> String {
+pub(crate) fn with_partition(statement: &str, table: &str) -> String {
     statement.replace("{columns}", COLUMNS).replace("{partition}", table)
 }
 

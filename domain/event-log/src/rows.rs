@@ -1,6 +1,8 @@
 //! A record as a row: the only code that knows the columns of `coldstream.events`. Row and record hold the same
 //! information, so a record that was read is byte for byte the one that was written (REP-1, ARC-3).
 
+use std::borrow::Cow;
+
 use domain::Timestamp;
 use domain::event::{Data, NewEvent, extensions_from_json, extensions_to_json};
 use domain::merkle::Hash;
@@ -24,6 +26,9 @@ const KIND_ABSENT: i16 = 0;
 const KIND_JSON: i16 = 1;
 const KIND_BASE64: i16 = 2;
 const KIND_REMOVED: i16 = 3;
+
+/// `metadata` of an event without extensions.
+const NO_EXTENSIONS: &str = "{}";
 
 /// A row to be written: what the log assigns, and what was appended.
 #[derive(Debug, Clone, Copy)]
@@ -61,6 +66,92 @@ impl<'a> NewRow<'a> {
     }
 }
 
+/// What the columns of a row hold, in the order of [`COLUMNS`].
+pub(crate) struct Values<'a> {
+    pub(crate) position: i64,
+    pub(crate) recorded_at: Instant,
+    pub(crate) sequence: i64,
+    pub(crate) previous: Option<i64>,
+    pub(crate) epoch: Option<i64>,
+    pub(crate) bytes: i32,
+    pub(crate) data_kind: i16,
+    pub(crate) record_format: i16,
+    pub(crate) aggregate_type: &'a str,
+    pub(crate) aggregate_id: &'a str,
+    pub(crate) event_type: &'a str,
+    pub(crate) event_version: &'a str,
+    pub(crate) event_id: &'a str,
+    pub(crate) source: &'a str,
+    pub(crate) time: Option<&'a str>,
+    pub(crate) data_schema: Option<&'a str>,
+    pub(crate) data_content_type: Option<&'a str>,
+    pub(crate) metadata: Cow<'a, str>,
+    pub(crate) payload: Cow<'a, str>,
+}
+
+impl<'a> Values<'a> {
+    pub(crate) fn of(row: &NewRow<'a>) -> Self {
+        match row.content {
+            Content::Event { event, previous, epoch } => Self {
+                previous: previous.map(Position::as_i64),
+                epoch: Some(epoch.as_i64()),
+                bytes: i32::try_from(event.bytes()).unwrap_or(i32::MAX),
+                event_type: &event.event_type,
+                event_version: event.event_version.as_deref().unwrap_or_default(),
+                event_id: &event.id,
+                source: &event.source,
+                time: event.time.as_deref(),
+                data_schema: event.data_schema.as_deref(),
+                data_content_type: event.data_content_type.as_deref(),
+                metadata: match event.extensions.as_slice() {
+                    [] => NO_EXTENSIONS.into(),
+                    extensions => extensions_to_json(extensions).into(),
+                },
+                ..match &event.data {
+                    Data::Absent => Self::bare(row, KIND_ABSENT, "null".into()),
+                    Data::Json(text) => Self::bare(row, KIND_JSON, text.into()),
+                    // Base64's alphabet needs no escapes.
+                    Data::Base64(text) => Self::bare(row, KIND_BASE64, format!("\"{text}\"").into()),
+                }
+            },
+            Content::Removed(removed) => {
+                let by = match removed.removed {
+                    RemovedBy::Retention => "retention",
+                    RemovedBy::Redaction => "redaction",
+                };
+                let (certificate, leaf) = (&removed.certificate, removed.leaf.to_hex());
+                let payload = serde_json::json!({ "by": by, "certificate": certificate, "leaf": leaf });
+                Self::bare(row, KIND_REMOVED, payload.to_string().into())
+            }
+        }
+    }
+
+    /// What every row has, and nothing of an event. What postgres-es wants not to be null is empty.
+    fn bare(row: &NewRow<'a>, data_kind: i16, payload: Cow<'a, str>) -> Self {
+        Self {
+            position: row.position.as_i64(),
+            recorded_at: Instant(row.recorded_at),
+            sequence: row.version.as_i64(),
+            previous: None,
+            epoch: None,
+            bytes: 0,
+            data_kind,
+            record_format: FORMAT_V1,
+            aggregate_type: row.stream.category(),
+            aggregate_id: row.stream.id(),
+            event_type: "",
+            event_version: "",
+            event_id: "",
+            source: "",
+            time: None,
+            data_schema: None,
+            data_content_type: None,
+            metadata: NO_EXTENSIONS.into(),
+            payload,
+        }
+    }
+}
+
 /// The body of a COPY in PostgreSQL's binary format (documentation of COPY, "Binary Format").
 pub(crate) struct CopyBody(Vec<u8>);
 
@@ -71,7 +162,7 @@ impl CopyBody {
         // No flags, no header extension.
         body.0.extend_from_slice(&[0; 8]);
         for row in rows {
-            body.row(row);
+            body.row(&Values::of(row));
         }
         body.0.extend_from_slice(&(-1_i16).to_be_bytes());
         body
@@ -81,72 +172,22 @@ impl CopyBody {
         &self.0
     }
 
-    fn row(&mut self, row: &NewRow<'_>) {
+    fn row(&mut self, row: &Values<'_>) {
         self.0.extend_from_slice(&COLUMNS_COUNT.to_be_bytes());
-        self.int8(Some(row.position.as_i64()));
-        self.int8(Some(Instant(row.recorded_at).to_wire()));
-        self.int8(Some(row.version.as_i64()));
-        match row.content {
-            Content::Event { event, previous, epoch } => {
-                self.int8(previous.map(Position::as_i64));
-                self.int8(Some(epoch.as_i64()));
-                self.event(row.stream, event);
-            }
-            Content::Removed(removed) => {
-                self.int8(None);
-                self.int8(None);
-                self.removed(removed);
-            }
+        self.int8(Some(row.position));
+        self.int8(Some(row.recorded_at.to_wire()));
+        self.int8(Some(row.sequence));
+        self.int8(row.previous);
+        self.int8(row.epoch);
+        self.int4(row.bytes);
+        self.int2(row.data_kind);
+        self.int2(row.record_format);
+        let names = [row.aggregate_type, row.aggregate_id, row.event_type, row.event_version, row.event_id, row.source];
+        for text in names.map(Some).into_iter().chain([row.time, row.data_schema, row.data_content_type]) {
+            self.text(text);
         }
-    }
-
-    fn event(&mut self, stream: &StreamName, event: &NewEvent) {
-        let (kind, payload) = match &event.data {
-            Data::Absent => (KIND_ABSENT, None),
-            Data::Json(text) => (KIND_JSON, Some(text)),
-            Data::Base64(text) => (KIND_BASE64, Some(text)),
-        };
-        self.int4(i32::try_from(event.bytes()).unwrap_or(i32::MAX));
-        self.int2(kind);
-        self.int2(FORMAT_V1);
-        self.text(Some(stream.category()));
-        self.text(Some(stream.id()));
-        self.text(Some(&event.event_type));
-        self.text(Some(event.event_version.as_deref().unwrap_or_default()));
-        self.text(Some(&event.id));
-        self.text(Some(&event.source));
-        self.text(event.time.as_deref());
-        self.text(event.data_schema.as_deref());
-        self.text(event.data_content_type.as_deref());
-        self.text(Some(&extensions_to_json(&event.extensions)));
-        match (kind, payload) {
-            // Base64's alphabet needs no escapes.
-            (KIND_BASE64, Some(text)) => self.text(Some(&format!("\"{text}\""))),
-            (_, text) => self.text(Some(text.map_or("null", String::as_str))),
-        }
-    }
-
-    fn removed(&mut self, removed: &RemovedRecord) {
-        let by = match removed.removed {
-            RemovedBy::Retention => "retention",
-            RemovedBy::Redaction => "redaction",
-        };
-        let payload =
-            serde_json::json!({ "by": by, "certificate": removed.certificate, "leaf": removed.leaf.to_hex() });
-        self.int4(0);
-        self.int2(KIND_REMOVED);
-        self.int2(FORMAT_V1);
-        self.text(Some(removed.stream.category()));
-        self.text(Some(removed.stream.id()));
-        // event_type, event_version, event_id and source: postgres-es wants some of them not to be null.
-        for _ in 0..4 {
-            self.text(Some(""));
-        }
-        for _ in 0..3 {
-            self.text(None);
-        }
-        self.text(Some("{}"));
-        self.text(Some(&payload.to_string()));
+        self.text(Some(&row.metadata));
+        self.text(Some(&row.payload));
     }
 
     fn int2(&mut self, value: i16) {
@@ -229,7 +270,7 @@ pub(crate) fn bytes(row: &PgRow) -> Result<i64, sqlx::Error> {
 
 fn extensions(metadata: &str) -> Result<Vec<domain::event::Extension>, String> {
     match metadata {
-        "{}" => Ok(Vec::new()),
+        NO_EXTENSIONS => Ok(Vec::new()),
         text => extensions_from_json(text.as_bytes()).map_err(|e| crate::error::chain(&e)),
     }
 }

@@ -9,6 +9,7 @@ use sqlx::{ConnectOptions, Connection, Row};
 
 use crate::PgConfig;
 use crate::error::EventLogError;
+use crate::instant::Instant;
 
 /// How long a session waits for a lock before it looks who holds it.
 pub(crate) const LOCK_WAIT_SECONDS: u32 = 2;
@@ -61,9 +62,18 @@ pub(crate) fn options(config: &PgConfig, purpose: Purpose) -> Result<PgConnectOp
     Ok(options.statement_cache_capacity(256).disable_statement_logging())
 }
 
+/// A session as the server knows it. Process numbers are used again, so its start belongs to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Backend {
+    pub(crate) pid: i32,
+    pub(crate) started: Instant,
+}
+
 /// Which server this is, and whether it can keep the promises.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Server {
+    /// The session that asked.
+    pub(crate) backend: Backend,
     /// Made by initdb; a physical standby has the same.
     pub(crate) system_identifier: i64,
     fsync: bool,
@@ -79,6 +89,7 @@ impl Server {
     async fn of(connection: &mut PgConnection) -> Result<Self, sqlx::Error> {
         let row = sqlx::query(include_str!("sql/server.sql")).fetch_one(connection).await?;
         Ok(Self {
+            backend: Backend { pid: row.try_get("backend_pid")?, started: row.try_get("backend_start")? },
             system_identifier: row.try_get("system_identifier")?,
             fsync: row.try_get("fsync")?,
             full_page_writes: row.try_get("full_page_writes")?,

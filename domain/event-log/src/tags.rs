@@ -62,6 +62,16 @@ impl TypeHeads {
         Ok(())
     }
 
+    /// Whether [`TypeHeads::write`] would write anything for `rows`.
+    pub(crate) fn has_due(&self, rows: &[NewRow<'_>]) -> bool {
+        rows.iter().any(|row| match row.content {
+            Content::Event { event, .. } => {
+                self.is_due(&event.event_type, row.position) || event.tags().next().is_some()
+            }
+            Content::Removed(_) => false,
+        })
+    }
+
     /// Believes what was written last: the transaction is committed.
     pub(crate) fn committed(&mut self) {
         if self.committed.len() + self.written.len() > TYPES_MAX {

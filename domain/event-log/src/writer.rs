@@ -1,6 +1,8 @@
 //! One writing session: locks the head, looks up what a decision needs, writes a decided group. Appender and follower
-//! share it, so an event is written the same way wherever it comes from. It decides nothing, and it never commits by
-//! itself: between [`Writer::lock`] and [`Writer::commit`] everything is one transaction.
+//! share it, so an event is written the same way wherever it comes from. It decides nothing. Between [`Writer::lock`] and
+//! [`Writer::commit`] everything is one transaction; what stores a small group without a lock is in `optimistic`.
+
+mod optimistic;
 
 use std::collections::{HashMap, HashSet};
 
@@ -15,6 +17,7 @@ use crate::instant::{Instant, from_micros};
 use crate::partitions::PartitionMap;
 use crate::reader::{role, stream_head};
 use crate::rows::{self, COLUMNS, CopyBody, NewRow};
+use crate::session::Backend;
 use crate::tags::TypeHeads;
 
 /// Heads of streams that are kept in memory, some hundred bytes each.
@@ -22,15 +25,30 @@ const CACHED_STREAMS_MAX: usize = 100_000;
 /// COPY sends pieces of this size: the driver keeps a buffer as large as the largest piece.
 const COPY_PIECE_BYTES: usize = 256 << 10;
 
-/// The head row, locked.
+/// The head row, as it was read.
 #[derive(Debug, Clone)]
-pub(crate) struct LockedHead {
+pub(crate) struct HeadRow {
     pub(crate) head: LogHead,
     pub(crate) incarnation: Uuid,
     /// Now, in a log with simulated time.
     pub(crate) simulated_now: Option<Timestamp>,
-    /// The server's clock.
+    /// The server's clock when the row was read.
     pub(crate) database_now: Timestamp,
+}
+
+impl HeadRow {
+    /// Whether the streams' heads are the same with both: any other writer, a promotion or a restored database is seen.
+    fn is_same_log(&self, other: &Self) -> bool {
+        let key = |row: &Self| (row.head.head, row.head.epoch, row.head.role, row.incarnation);
+        key(self) == key(other)
+    }
+
+    /// The row as a group leaves it.
+    fn after(&self, head: Head, recorded_at: Timestamp) -> Self {
+        let mut after = self.clone();
+        (after.head.head, after.head.recorded_at) = (head, recorded_at);
+        after
+    }
 }
 
 /// What the lookup found.
@@ -87,35 +105,41 @@ impl Group<'_> {
     }
 }
 
-/// Which state of the log the cached heads belong to. Any other writer, a promotion or a restored database changes it.
-type CacheKey = (Head, Epoch, domain::append::Role, Uuid);
-
 /// A session that writes. Dropped whenever it is not known in which state the server has it.
 pub(crate) struct Writer {
     connection: PgConnection,
     cached: HashMap<StreamName, Option<StreamHead>>,
-    cached_for: Option<CacheKey>,
+    /// The head row that the cached heads belong to.
+    cached_for: Option<HeadRow>,
     types: TypeHeads,
-}
-
-fn cache_key(locked: &LockedHead) -> CacheKey {
-    (locked.head.head, locked.head.epoch, locked.head.role, locked.incarnation)
+    backend: Backend,
 }
 
 impl Writer {
-    pub(crate) fn new(connection: PgConnection) -> Self {
-        Self { connection, cached: HashMap::new(), cached_for: None, types: TypeHeads::default() }
+    pub(crate) fn new(connection: PgConnection, backend: Backend) -> Self {
+        Self { connection, cached: HashMap::new(), cached_for: None, types: TypeHeads::default(), backend }
+    }
+
+    /// The session as the server knows it.
+    pub(crate) fn backend(&self) -> Backend {
+        self.backend
     }
 
     /// Begins a transaction and takes the head: the log stands still for all writers until it ends.
-    pub(crate) async fn lock(&mut self) -> Result<LockedHead, sqlx::Error> {
+    pub(crate) async fn lock(&mut self) -> Result<HeadRow, sqlx::Error> {
         let row = self.connection.fetch_one(include_str!("sql/lock_head.sql")).await?;
-        let locked = locked_head(&row)?;
-        if self.cached_for != Some(cache_key(&locked)) || self.cached.len() > CACHED_STREAMS_MAX {
-            self.cached.clear();
-        }
+        let locked = head_row(&row)?;
+        self.believe(&locked);
         self.cached_for = None;
         Ok(locked)
+    }
+
+    /// Forgets the cached heads, if they are of another state of the log than `row`, or too many.
+    fn believe(&mut self, row: &HeadRow) {
+        let valid = self.cached_for.as_ref().is_some_and(|of| of.is_same_log(row));
+        if !valid || self.cached.len() > CACHED_STREAMS_MAX {
+            self.cached.clear();
+        }
     }
 
     /// Looks up streams, ids and consumers under the lock; streams that are cached are not asked for again.
@@ -133,12 +157,15 @@ impl Writer {
         if !(unknown.is_empty() && keys.is_empty() && consumers.is_empty()) {
             self.ask(&unknown, keys, &consumers, pruned, &mut found).await?;
         }
-        for stream in streams {
-            if let Some(head) = self.cached.get(*stream).copied().flatten() {
-                found.streams.insert((*stream).clone(), head);
-            }
-        }
+        found.streams = self.cached_heads(streams);
         Ok(found)
+    }
+
+    /// The heads of those of `streams` that are known to have one.
+    fn cached_heads(&self, streams: &HashSet<&StreamName>) -> HashMap<StreamName, StreamHead> {
+        let head =
+            |stream: &&StreamName| self.cached.get(*stream).copied().flatten().map(|head| ((*stream).clone(), head));
+        streams.iter().filter_map(head).collect()
     }
 
     async fn ask(
@@ -157,8 +184,20 @@ impl Writer {
             .bind(consumers)
             .fetch_all(&mut self.connection)
             .await?;
+        self.note(&rows, streams, keys, consumers, found)
+    }
+
+    /// Takes over what a look-up found of what it was asked for.
+    fn note(
+        &mut self,
+        rows: &[PgRow],
+        streams: &[&StreamName],
+        keys: &[EventKey],
+        consumers: &[&str],
+        found: &mut Found,
+    ) -> Result<(), sqlx::Error> {
         self.cached.extend(streams.iter().map(|stream| ((*stream).clone(), None)));
-        for row in &rows {
+        for row in rows {
             let index = usize::try_from(row.try_get::<i64, _>("ord")? - 1)
                 .map_err(|_| sqlx::Error::Decode("WITH ORDINALITY counts from 1".into()))?;
             match row.try_get::<i16, _>("what")? {
@@ -227,9 +266,21 @@ impl Writer {
     }
 
     /// Keeps the streams' heads for the next group, which finds them valid if nobody else has moved the log.
-    pub(crate) fn remember(&mut self, locked: &LockedHead, head: Head, moved: &HashMap<StreamName, StreamHead>) {
+    pub(crate) fn remember(
+        &mut self,
+        before: &HeadRow,
+        head: Head,
+        recorded_at: Timestamp,
+        moved: &HashMap<StreamName, StreamHead>,
+    ) {
         self.cached.extend(moved.iter().map(|(stream, head)| (stream.clone(), Some(*head))));
-        self.cached_for = Some(CacheKey::from((head, locked.head.epoch, locked.head.role, locked.incarnation)));
+        self.cached_for = Some(before.after(head, recorded_at));
+    }
+
+    /// Ends another session of this role's; `false` if it is gone.
+    pub(crate) async fn end_session(&mut self, session: Backend) -> Result<bool, sqlx::Error> {
+        let query = sqlx::query(include_str!("sql/end_session.sql")).bind(session.pid).bind(session.started);
+        query.fetch_optional(&mut self.connection).await.map(|row| row.is_some())
     }
 
     pub(crate) fn connection(&mut self) -> &mut PgConnection {
@@ -241,12 +292,12 @@ pub(crate) fn uuid_of(key: &EventKey) -> Uuid {
     Uuid::from_bytes(key.0)
 }
 
-/// A row of lock_head.sql.
-fn locked_head(row: &PgRow) -> Result<LockedHead, sqlx::Error> {
+/// A row of lock_head.sql or look.sql.
+fn head_row(row: &PgRow) -> Result<HeadRow, sqlx::Error> {
     let simulated_now = row.try_get::<Option<i64>, _>("simulated_micros")?.map(from_micros).transpose()?;
-    Ok(LockedHead {
+    Ok(HeadRow {
         head: LogHead {
-            head: rows::number(row, "position", Head::from_i64)?,
+            head: rows::number(row, "head", Head::from_i64)?,
             recorded_at: from_micros(row.try_get("recorded_micros")?)?,
             epoch: rows::number(row, "epoch", Epoch::from_i64)?,
             role: role(row.try_get("role")?)?,

@@ -1,5 +1,5 @@
-//! A commit whose reply was lost: stored or not? Whoever takes the head afterwards knows, because the old session has
-//! held it until its transaction ended, either way.
+//! A commit whose reply was lost: stored or not? Whoever takes the head once the old session is gone knows: until then
+//! that session may hold the head, or have a statement before it that it has not read yet.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use crate::error::{EventLogError, Trouble, chain, trouble};
 use crate::holder;
 use crate::log::Shared;
-use crate::session::{self, Purpose};
+use crate::session::{self, Backend, Purpose};
 use crate::writer::{Writer, uuid_of};
 
 /// How often the server is asked for, one pause apart: it may be starting again after a crash.
@@ -18,6 +18,13 @@ const TRIES: usize = 60;
 const PAUSE: Duration = Duration::from_millis(250);
 /// A server that accepts a connection and then says nothing.
 const SERVER_LIMIT: Duration = Duration::from_secs(10);
+
+/// A group whose fate is not known.
+pub(super) struct Doubt {
+    pub(super) ruling: Ruling,
+    /// The session that was to commit it.
+    pub(super) session: Backend,
+}
 
 /// What became of the group.
 pub(super) enum Fate {
@@ -27,14 +34,14 @@ pub(super) enum Fate {
 }
 
 /// Finds out, and returns the session that did, for the next group.
-pub(super) async fn resolve(shared: &Shared, ruling: &Ruling) -> (Fate, Option<Writer>) {
+pub(super) async fn resolve(shared: &Shared, doubt: &Doubt) -> (Fate, Option<Writer>) {
     let mut pause = interval(PAUSE);
     pause.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut last = String::from("the server does not answer");
     for _ in 0..TRIES {
         pause.tick().await;
-        match timeout(SERVER_LIMIT, ask(shared, ruling)).await {
-            Ok(Ok(Answer::Settled(fate, writer))) => return (fate, writer),
+        match timeout(SERVER_LIMIT, ask(shared, doubt)).await {
+            Ok(Ok(Answer::Settled(fate, writer))) => return (fate, writer.map(|writer| *writer)),
             Ok(Ok(Answer::Later(reason))) => last = reason,
             Ok(Err(error)) => last = chain(&error),
             Err(_) => last = "the server says nothing".into(),
@@ -44,11 +51,11 @@ pub(super) async fn resolve(shared: &Shared, ruling: &Ruling) -> (Fate, Option<W
 }
 
 enum Answer {
-    Settled(Fate, Option<Writer>),
+    Settled(Fate, Option<Box<Writer>>),
     Later(String),
 }
 
-async fn ask(shared: &Shared, ruling: &Ruling) -> Result<Answer, sqlx::Error> {
+async fn ask(shared: &Shared, doubt: &Doubt) -> Result<Answer, sqlx::Error> {
     let (connection, server) = match session::open(&shared.config, Purpose::Append).await {
         Ok(opened) => opened,
         // A standby answers in the primary's place: that is no answer.
@@ -61,7 +68,10 @@ async fn ask(shared: &Shared, ruling: &Ruling) -> Result<Answer, sqlx::Error> {
         let reason = "the commit's reply was lost, and another server answers".into();
         return Ok(Answer::Settled(Fate::Unknown(reason), None));
     }
-    let mut writer = Writer::new(connection);
+    let mut writer = Writer::new(connection, server.backend);
+    if writer.end_session(doubt.session).await? {
+        return Ok(Answer::Later("the session that was to commit it is still there".into()));
+    }
     if let Err(error) = writer.lock().await {
         if trouble(&error) != Trouble::Busy {
             return Err(error);
@@ -72,10 +82,12 @@ async fn ask(shared: &Shared, ruling: &Ruling) -> Result<Answer, sqlx::Error> {
         return Ok(Answer::Later(chain(&error)));
     }
     // All or none of the group is stored: its last event speaks for all.
-    let Some(last) = ruling.placed.last() else { return Ok(Answer::Settled(Fate::NotStored, Some(writer))) };
+    let Some(last) = doubt.ruling.placed.last() else {
+        return Ok(Answer::Settled(Fate::NotStored, Some(Box::new(writer))));
+    };
     let query = sqlx::query_scalar("SELECT position FROM coldstream.event_ids WHERE id_hash = $1");
     let position: Option<i64> = query.bind(uuid_of(&last.key)).fetch_optional(writer.connection()).await?;
     writer.roll_back().await?;
     let stored = position.and_then(Position::from_i64) == Some(last.position);
-    Ok(Answer::Settled(if stored { Fate::Stored } else { Fate::NotStored }, Some(writer)))
+    Ok(Answer::Settled(if stored { Fate::Stored } else { Fate::NotStored }, Some(Box::new(writer))))
 }

@@ -7,14 +7,16 @@ use domain::append::{AppendError, AppendRequest};
 use domain::arbiter::{self, Facts, Ruling, Verdict, Wanted};
 use tokio::time::timeout;
 
-use super::doubt::{self, Fate};
+use super::doubt::{self, Doubt, Fate};
+use super::optimism::Optimism;
 use crate::error::{Trouble, chain, trouble};
 use crate::holder;
 use crate::log::{CLOCK_DIFFERENCE_MAX_SECONDS, Shared};
+use crate::partitions::PartitionMap;
 use crate::rows::{Content, NewRow};
 use crate::session::{self, Purpose, SERVER_LIMIT, silent};
 use crate::tags;
-use crate::writer::{Group, LockedHead, NewId, Writer};
+use crate::writer::{Found, Group, HeadRow, NewId, Writer};
 
 /// How often a group is tried. Each further attempt follows a state that has changed: a lock that was waited for, a
 /// holder that was ended, a partition that was made, a new connection.
@@ -38,8 +40,8 @@ enum Fault {
     Refused(AppendError),
     /// Nothing is stored: these months have no partition.
     Partitions(Vec<Timestamp>),
-    /// COMMIT was sent, and its reply was an error or none.
-    InDoubt(Box<Ruling>, sqlx::Error),
+    /// What commits was sent, and its reply was an error or none.
+    InDoubt(Box<Doubt>, sqlx::Error),
 }
 
 impl From<sqlx::Error> for Fault {
@@ -53,11 +55,12 @@ pub(super) struct Committer {
     shared: Arc<Shared>,
     /// None where the last one is not known to be good.
     writer: Option<Writer>,
+    optimism: Optimism,
 }
 
 impl Committer {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, writer: None }
+        Self { shared, writer: None, optimism: Optimism::default() }
     }
 
     pub(super) async fn settle(&mut self, requests: &[&AppendRequest]) -> Settled {
@@ -89,7 +92,7 @@ impl Committer {
                 made.map_err(|error| failed(requests, &unavailable(chain(&error))))?;
                 return Ok("partitions were missing".into());
             }
-            Fault::InDoubt(ruling, error) => return Err(self.resolve(*ruling, &error).await),
+            Fault::InDoubt(doubt, error) => return self.resolve(*doubt, &error).await,
             Fault::Database(error) => error,
         };
         let reason = chain(&error);
@@ -118,6 +121,106 @@ impl Committer {
             Some(writer) => writer,
             None => self.connect().await?,
         };
+        if self.optimism.allows(requests, wanted) {
+            match self.attempt_optimistic(&mut writer, requests, wanted).await {
+                Ok(Some(ruling)) => {
+                    self.writer = Some(writer);
+                    return Ok(ruling);
+                }
+                Ok(None) => {}
+                Err(fault) => {
+                    if let Fault::Database(error) = &fault
+                        && trouble(error) != Trouble::Lost
+                    {
+                        self.writer = Some(writer);
+                    }
+                    return Err(fault);
+                }
+            }
+        }
+        self.attempt_locked(writer, requests, wanted).await
+    }
+
+    /// Without a lock: for small groups, of which a log that nobody else writes takes one after the other. `None`:
+    /// nothing is stored, and it has to be done under the lock.
+    async fn attempt_optimistic(
+        &mut self,
+        writer: &mut Writer,
+        requests: &[&AppendRequest],
+        wanted: &Wanted<'_>,
+    ) -> Result<Option<Ruling>, Fault> {
+        let mut decided = None;
+        if self.optimism.trusts()
+            && let Some((row, streams)) = writer.last_seen(&wanted.streams)
+        {
+            // Compared with the server's clock where it is stored.
+            let now = if let Some(simulated) = row.simulated_now { simulated } else { self.clock().await? };
+            let ruling = arbiter::decide(requests, wanted, facts(&row, now, Found { streams, ..Found::default() }));
+            // Storing proves what was remembered of streams, and that the stored ids are new. It proves nothing of a request
+            // that is refused: that may be a retry.
+            let all =
+                ruling.verdicts.iter().all(|verdict| matches!(verdict, Verdict::Accepted(_) | Verdict::Repeats(_)));
+            decided = (all && !ruling.placed.is_empty()).then_some((row, now, ruling));
+        }
+        let (row, now, ruling) = match decided {
+            Some(decided) => decided,
+            None => {
+                let looked = timeout(SERVER_LIMIT, self.look(writer, requests, wanted)).await;
+                looked.unwrap_or_else(|_| Err(silent().into()))?
+            }
+        };
+        if ruling.placed.is_empty() {
+            return Ok(Some(ruling));
+        }
+        let group = group_of(&ruling, requests, &row);
+        let map = self.shared.partitions.cached();
+        let Some(table) = only_table(&group, &map).filter(|_| writer.takes_at_once(&group)) else { return Ok(None) };
+        let sent = self.shared.elapsed();
+        let stored = timeout(SERVER_LIMIT, writer.store(&group, table, &row, now)).await;
+        match stored.unwrap_or_else(|_| Err(silent())) {
+            Ok(true) => {
+                self.shared.note_flush(sent);
+                writer.remember(&row, ruling.head, ruling.recorded_at, &ruling.streams);
+                self.committed(&ruling).await;
+                Ok(Some(ruling))
+            }
+            Ok(false) => {
+                self.optimism.lost_a_race();
+                Ok(None)
+            }
+            Err(error) if is_known_id(&error) => {
+                self.optimism.met_a_retry();
+                Ok(None)
+            }
+            // The session may still run it.
+            Err(error) if trouble(&error) == Trouble::Lost => {
+                Err(Fault::InDoubt(Box::new(Doubt { ruling, session: writer.backend() }), error))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Decides on the log as it is at one moment.
+    async fn look(
+        &self,
+        writer: &mut Writer,
+        requests: &[&AppendRequest],
+        wanted: &Wanted<'_>,
+    ) -> Result<(HeadRow, Timestamp, Ruling), Fault> {
+        let keys: Vec<_> = wanted.keys.iter().flatten().copied().collect();
+        let (row, found) = writer.look(&wanted.streams, &keys).await?;
+        let now = self.now(&row).await?;
+        let ruling = arbiter::decide(requests, wanted, facts(&row, now, found));
+        Ok((row, now, ruling))
+    }
+
+    /// Under the lock: everything else.
+    async fn attempt_locked(
+        &mut self,
+        mut writer: Writer,
+        requests: &[&AppendRequest],
+        wanted: &Wanted<'_>,
+    ) -> Result<Ruling, Fault> {
         // Dropped with its connection if this future is, or if the server says nothing.
         let prepared = timeout(SERVER_LIMIT, self.prepare(&mut writer, requests, wanted));
         let (locked, ruling) = match prepared.await.unwrap_or_else(|_| Err(silent().into())) {
@@ -134,11 +237,12 @@ impl Committer {
         let ended =
             timeout(SERVER_LIMIT, async { if stored { writer.commit().await } else { writer.roll_back().await } });
         if let Err(error) = ended.await.unwrap_or_else(|_| Err(silent())) {
-            return Err(if stored { Fault::InDoubt(Box::new(ruling), error) } else { error.into() });
+            let doubt = || Box::new(Doubt { ruling, session: writer.backend() });
+            return Err(if stored { Fault::InDoubt(doubt(), error) } else { error.into() });
         }
         if stored {
             self.shared.note_flush(sent);
-            writer.remember(&locked, ruling.head, &ruling.streams);
+            writer.remember(&locked, ruling.head, ruling.recorded_at, &ruling.streams);
             self.committed(&ruling).await;
         }
         self.writer = Some(writer);
@@ -153,7 +257,7 @@ impl Committer {
             let reason = "the database's URL leads to another server than the one that was opened".into();
             return Err(Fault::Refused(unavailable(reason)));
         }
-        Ok(Writer::new(connection))
+        Ok(Writer::new(connection, server.backend))
     }
 
     /// Everything of a group but the commit.
@@ -162,20 +266,13 @@ impl Committer {
         writer: &mut Writer,
         requests: &[&AppendRequest],
         wanted: &Wanted<'_>,
-    ) -> Result<(LockedHead, Ruling), Fault> {
+    ) -> Result<(HeadRow, Ruling), Fault> {
         let locked = writer.lock().await?;
         let now = self.now(&locked).await?;
         let keys: Vec<_> = wanted.keys.iter().flatten().copied().collect();
         let found = writer.look_up(&wanted.streams, &keys, &wanted.consumers, locked.head.pruned).await?;
-        let facts = Facts {
-            head: locked.head.clone(),
-            now,
-            streams: found.streams,
-            known: found.known,
-            checkpoints: found.checkpoints,
-            matches: tags::matches(writer.connection(), requests, &locked.head).await?,
-        };
-        let ruling = arbiter::decide(requests, wanted, facts);
+        let matches = tags::matches(writer.connection(), requests, &locked.head).await?;
+        let ruling = arbiter::decide(requests, wanted, Facts { matches, ..facts(&locked, now, found) });
         if !ruling.placed.is_empty() {
             let group = group_of(&ruling, requests, &locked);
             let map = self.shared.partitions.cached();
@@ -191,19 +288,23 @@ impl Committer {
         Ok((locked, ruling))
     }
 
-    /// The log's clock, under the lock. A clock that differs from the server's by more than a minute is believed by
-    /// nobody: `recordedat` would run ahead of every other process and never come back.
-    async fn now(&self, locked: &LockedHead) -> Result<Timestamp, Fault> {
-        if let Some(simulated) = locked.simulated_now {
+    /// The log's clock. One that differs from the server's by more than a minute is believed by nobody: `recordedat`
+    /// would run ahead of every other process and never come back.
+    async fn now(&self, row: &HeadRow) -> Result<Timestamp, Fault> {
+        if let Some(simulated) = row.simulated_now {
             return Ok(simulated);
         }
-        let now = self.shared.clock.now().await.map_err(|error| Fault::Refused(unavailable(chain(&error))))?;
-        match crate::log::clock_difference(now, locked.database_now) {
+        let now = self.clock().await?;
+        match crate::log::clock_difference(now, row.database_now) {
             Some(seconds) => Err(Fault::Refused(unavailable(format!(
                 "this clock and the database's differ by {seconds} s, at most {CLOCK_DIFFERENCE_MAX_SECONDS} s are allowed"
             )))),
             None => Ok(now),
         }
+    }
+
+    async fn clock(&self) -> Result<Timestamp, Fault> {
+        self.shared.clock.now().await.map_err(|error| Fault::Refused(unavailable(chain(&error))))
     }
 
     async fn committed(&self, ruling: &Ruling) {
@@ -221,19 +322,25 @@ impl Committer {
         }
     }
 
-    async fn resolve(&mut self, ruling: Ruling, error: &sqlx::Error) -> Settled {
+    /// Finds out what became of a group: `Ok` with the reason if it is not stored and may be tried again.
+    async fn resolve(&mut self, doubt: Doubt, error: &sqlx::Error) -> Result<String, Settled> {
         self.shared.counters.in_doubt.add(1);
         let lost = chain(error);
-        tracing::warn!(error = lost, head = ruling.head.get(), "the reply to a commit was lost");
-        let (fate, writer) = doubt::resolve(&self.shared, &ruling).await;
+        tracing::warn!(error = lost, head = doubt.ruling.head.get(), "the reply to a commit was lost");
+        let (fate, writer) = doubt::resolve(&self.shared, &doubt).await;
         self.writer = writer;
+        let ruling = doubt.ruling;
         match fate {
             Fate::Stored => {
                 self.committed(&ruling).await;
-                Settled::Decided(ruling.verdicts)
+                Err(Settled::Decided(ruling.verdicts))
             }
-            Fate::NotStored => failed(ruling.verdicts.len(), &unavailable(format!("the commit was lost: {lost}"))),
-            Fate::Unknown(reason) => Settled::Failed(ruling.verdicts.iter().map(|v| in_doubt(v, &reason)).collect()),
+            // The connection died: with a new one it is as good as the first time.
+            Fate::NotStored if !matches!(error, sqlx::Error::Database(_)) => Ok(format!("the commit was lost: {lost}")),
+            Fate::NotStored => Err(failed(ruling.verdicts.len(), &unavailable(format!("the commit was lost: {lost}")))),
+            Fate::Unknown(reason) => {
+                Err(Settled::Failed(ruling.verdicts.iter().map(|verdict| in_doubt(verdict, &reason)).collect()))
+            }
         }
     }
 }
@@ -247,7 +354,7 @@ fn in_doubt(verdict: &Verdict, reason: &str) -> AppendError {
     }
 }
 
-fn group_of<'a>(ruling: &'a Ruling, requests: &[&'a AppendRequest], locked: &LockedHead) -> Group<'a> {
+fn group_of<'a>(ruling: &'a Ruling, requests: &[&'a AppendRequest], locked: &HeadRow) -> Group<'a> {
     let row = |place: &arbiter::Placement| {
         let event = &requests[place.request].events[place.event];
         NewRow {
@@ -267,6 +374,24 @@ fn group_of<'a>(ruling: &'a Ruling, requests: &[&'a AppendRequest], locked: &Loc
         head: ruling.head,
         recorded_at: ruling.recorded_at,
     }
+}
+
+fn facts(row: &HeadRow, now: Timestamp, found: Found) -> Facts {
+    let Found { streams, known, checkpoints } = found;
+    Facts { head: row.head.clone(), now, streams, known, checkpoints, matches: Vec::new() }
+}
+
+/// The partition of a group that is of one month, if that has events already.
+fn only_table<'a>(group: &Group<'_>, map: &'a PartitionMap) -> Option<&'a str> {
+    match group.months().as_slice() {
+        [(month, _)] if map.has_events(*month) => map.table(*month).map(AsRef::as_ref),
+        _ => None,
+    }
+}
+
+/// Whether the server refused an id that is in the log.
+fn is_known_id(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(|error| error.constraint() == Some("event_ids_pkey"))
 }
 
 fn failed(requests: usize, error: &AppendError) -> Settled {

@@ -2,7 +2,7 @@
 -- without binary results: instants travel as microseconds.
 BEGIN;
 SELECT
-    position, epoch, role, pruned, log_id, incarnation,
+    position AS head, epoch, role, pruned, log_id, incarnation,
     (extract(epoch FROM recorded_at) * 1000000)::bigint AS recorded_micros,
     (extract(epoch FROM simulated_now) * 1000000)::bigint AS simulated_micros,
     (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS database_micros

@@ -1,4 +1,6 @@
 SELECT
+    pg_backend_pid() AS backend_pid,
+    (SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()) AS backend_start,
     (SELECT system_identifier FROM pg_control_system()) AS system_identifier,
     current_setting('fsync')::boolean AS fsync,
     current_setting('full_page_writes')::boolean AS full_page_writes,
