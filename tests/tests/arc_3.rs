@@ -1,8 +1,12 @@
 //! ARC-3: an archived record is byte for byte the live record, in both regions and whichever way it is read. LOG-3: a
 //! stream whose events are all archived goes on where it ended.
 
+use coldstream_client::{Client, From, Settings};
 use domain::append::ExpectedVersion;
+use domain::filter::Filter;
+use domain::record;
 use domain::{StreamName, Timestamp};
+use ops::dev::Region;
 use system_tests::regions::{Api, History, Pair, Setting, Truth, append, at, is_whole, number, seed, until};
 
 const MONTHS: u32 = 10;
@@ -66,6 +70,7 @@ async fn log_and_streams_read_the_same_before_and_after_pruning_in_both_regions(
         assert_eq!(Api::of(region).status().await.pruned, "0", "all is live in {}", region.name);
         truth.is_the_log_of(region).await;
         truth.are_the_streams_of(region).await;
+        filters_find_the_same(region, &truth, start).await;
     }
     let pruned = prune(&pair).await;
     assert!((1..head.get()).contains(&pruned), "{pruned} of {head} are archived only");
@@ -75,6 +80,7 @@ async fn log_and_streams_read_the_same_before_and_after_pruning_in_both_regions(
         truth.are_the_streams_of(region).await;
         let backward = Api::of(region).get("/v1/log", &[("direction", "backward")]).await;
         assert!(backward.is(&truth.backward()), "{}: backward, too", region.name);
+        filters_find_the_same(region, &truth, start).await;
     }
 
     goes_on_where_it_ended(&pair, &early).await;
@@ -87,6 +93,32 @@ async fn log_and_streams_read_the_same_before_and_after_pruning_in_both_regions(
         truth.are_the_streams_of(region).await;
     }
     pair.end().await;
+}
+
+/// What filters find, page by page, is what they match among all that was appended, wherever it is by now.
+async fn filters_find_the_same(region: &Region, truth: &Truth, start: Timestamp) {
+    let all = truth.lines(1, truth.head().get()).split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    let all: Vec<_> = all.map(|line| record::read(line).expect("a record")).collect();
+    let month = |number| start.months_after(number).expect("a month");
+    let some = || Filter::default().category("thing").expect("a filter");
+    let filters = [
+        some().recorded_from(month(2)).recorded_before(month(5)),
+        some().stream_prefix("thing-that").expect("a filter"),
+        some().stream_prefix("thing-1").expect("a filter").recorded_from(month(3)),
+        some().event_type("never").expect("a filter"),
+    ];
+    let client = Client::new(Settings::new(&region.url, &region.tokens.auditor)).expect("a client");
+    for filter in filters {
+        let wanted: Vec<_> = all.iter().filter(|record| filter.matches(record)).collect();
+        let mut records = client.log_matching(From::Start, filter.clone());
+        let mut found = Vec::new();
+        while let Some(record) = records.next().await.expect("it goes on") {
+            found.push(record);
+        }
+        let token = records.token().expect("all was looked at");
+        assert!(found.iter().eq(wanted), "{}: {filter:?} finds {}", region.name, found.len());
+        assert_eq!(token.position.as_head(), truth.head(), "{filter:?}: nobody has to look at that again");
+    }
 }
 
 /// LOG-3: not one of its rows is live, and its version is known all the same. LOG-4: nor is a retry stored again.

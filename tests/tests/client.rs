@@ -10,6 +10,7 @@ use std::time::Duration;
 use coldstream_client::{Client, ClientError, From, Settings};
 use domain::append::{AppendRequest, Appended, Expectation, ExpectedVersion};
 use domain::event::NewEvent;
+use domain::filter::Filter;
 use domain::record::Record;
 use domain::{ErrorKind, Position, StreamName, StreamVersion};
 use door_common::Rig;
@@ -120,6 +121,22 @@ async fn a_reader_whose_connections_break_sees_each_record_once_and_in_order() {
         versions.push(record.version().get());
     }
     assert!(versions.iter().copied().eq(2..=500), "{versions:?}");
+
+    let of_run = |run: &str| Filter::default().stream_prefix(&format!("note-{run}")).expect("a filter");
+    let mut matching = client.log_matching(From::Start, of_run("run3"));
+    let mut found = Vec::new();
+    while let Some(record) = matching.next().await.expect("it goes on") {
+        found.push(id(&record));
+    }
+    assert!((0..500).map(|number| format!("run3:{number}")).eq(found.iter().cloned()), "{found:?}");
+    let token = matching.token().expect("the log's newest event");
+    assert_eq!(token.to_string(), "3003@1", "what does not match is not looked at again");
+    let mut tail = client.tail_matching(From::Token(token), of_run("wanted"));
+    append_run(&rig.region, "other", 500).await;
+    append_run(&rig.region, "wanted", 2).await;
+    for expected in ["wanted:0", "wanted:1"] {
+        assert_eq!(id(&tail.next().await.expect("it goes on").expect("a tail has no end")), expected);
+    }
     rig.end().await;
 }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use domain::append::AppendError;
+use domain::filter::Filter;
 use domain::log::{Direction, EventLog, LogReader};
 use domain::record::Record;
 use domain::{ErrorKind, Head, Position};
@@ -359,6 +360,10 @@ async fn a_hole_in_the_log_is_reported_and_not_stepped_over() {
         let error = log.read_log(from, direction, 9).await.expect_err("a hole");
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
         let error = log.read_stream(&stream, version, direction, 9).await.expect_err("a hole");
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+        // Nothing matches on either side of it.
+        let filter = Filter::default().category("other").expect("a filter");
+        let error = log.search_log(from, direction, &filter, 9).await.expect_err("a hole");
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
     }
     let error = log.read_log(position(5), Direction::Forward, 9).await.expect_err("a hole");

@@ -27,7 +27,9 @@
 //! `ready active` in the one that takes appends; or append to any of them, and turn to the next one where the answer
 //! has the kind `fenced` or does not come. **Appends:** choose each event's `id` once, and send the same document
 //! again until it is answered with 200, 201 or a kind other than `unavailable`, `indeterminate` and `fenced`.
-//! **Reads:** keep `position@epoch` of the last record and go on with `token=position@epoch`.
+//! **Reads:** keep `position@epoch` of the last record and go on with `token=position@epoch`. A filtered answer
+//! (`category`, `type`, `stream_prefix`, `recorded_from`, `recorded_before`) is a page: go on with the `Coldstream-Resume`
+//! of its header while that has `Coldstream-Next` too; of a filtered tail a line with `resume` alone is such a token.
 //!
 //! It never invents an event id, and never takes a part of an answer for the whole.
 
@@ -40,8 +42,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domain::append::{AppendRequest, Appended};
+pub use domain::filter::Filter;
 use domain::{Position, ResumeToken, StreamName, StreamVersion};
-use reqwest::{Method, RequestBuilder};
+use reqwest::{Certificate, Identity, Method, RequestBuilder};
 
 pub use error::ClientError;
 pub use records::Records;
@@ -60,19 +63,36 @@ const SILENCE_MAX: Duration = Duration::from_secs(30);
 pub struct Settings {
     regions: Vec<Region>,
     give_up_after: Duration,
+    authorities: Option<Vec<u8>>,
+    identity: Option<Vec<u8>>,
 }
 
 impl Settings {
     /// The region at `url` (scheme, host and port), with a bearer token.
     #[must_use]
     pub fn new(url: &str, token: &str) -> Self {
-        Self { regions: vec![Region::new(url, token)], give_up_after: Duration::from_secs(60) }
+        let (regions, give_up_after) = (vec![Region::new(url, token)], Duration::from_secs(60));
+        Self { regions, give_up_after, authorities: None, identity: None }
     }
 
     /// Another region of the same log, which may be the active one, with a token of its own: tokens belong to a region.
     #[must_use]
     pub fn or_region(mut self, url: &str, token: &str) -> Self {
         self.regions.push(Region::new(url, token));
+        self
+    }
+
+    /// The authorities (certificates in PEM) that alone are believed, in place of the system's: for a private one.
+    #[must_use]
+    pub fn believing(mut self, authorities: &[u8]) -> Self {
+        self.authorities = Some(authorities.to_vec());
+        self
+    }
+
+    /// A certificate and its private key (PEM, one after the other), for servers that ask clients for one.
+    #[must_use]
+    pub fn showing(mut self, certificate_and_key: &[u8]) -> Self {
+        self.identity = Some(certificate_and_key.to_vec());
         self
     }
 
@@ -113,21 +133,21 @@ pub(crate) struct Shared {
 }
 
 impl Client {
-    /// A client with TLS by rustls and the system's certificates.
+    /// A client with TLS by rustls, which believes the system's authorities or those of [`Settings::believing`].
     ///
     /// # Errors
-    /// [`ClientError::Setup`] if this machine cannot speak HTTP.
+    /// [`ClientError::Setup`] if a certificate is none, or this machine cannot speak HTTP.
     pub fn new(settings: Settings) -> Result<Self, ClientError> {
         // One provider a process: whoever was first has chosen.
         drop(rustls::crypto::ring::default_provider().install_default());
-        let http = reqwest::Client::builder().connect_timeout(CONNECT_WITHIN).build();
-        Ok(Self::with_http(settings, http.map_err(|error| ClientError::Setup { reason: error::chain(&error) })?))
+        let http = http(&settings).map_err(|error| ClientError::Setup { reason: error::chain(&error) })?;
+        Ok(Self::with_http(settings, http))
     }
 
-    /// A client that uses your own connections, with your own TLS, proxies and limits.
+    /// A client that uses your own connections, with your own TLS (that of `settings` is not looked at), proxies and limits.
     #[must_use]
     pub fn with_http(settings: Settings, http: reqwest::Client) -> Self {
-        let Settings { regions, give_up_after } = settings;
+        let Settings { regions, give_up_after, .. } = settings;
         let (writers, readers) = (Regions::new(regions.clone()), Regions::new(regions));
         Self { shared: Arc::new(Shared { http, writers, readers, give_up_after }) }
     }
@@ -165,14 +185,27 @@ impl Client {
     /// The log from `from` to the head that it has when the read begins.
     #[must_use]
     pub fn log(&self, from: From) -> Records {
-        Records::of_log(Arc::clone(&self.shared), from, false)
+        Records::of_log(Arc::clone(&self.shared), from, Filter::default(), false)
+    }
+
+    /// As [`Client::log`], but only what `filter` wants: the rest is left out by the server, page by page.
+    #[must_use]
+    pub fn log_matching(&self, from: From, filter: Filter) -> Records {
+        Records::of_log(Arc::clone(&self.shared), from, filter, false)
     }
 
     /// The log from `from` on, and then whatever is appended, without end. Nothing is missed and nothing comes twice,
     /// also across broken connections and a switchover.
     #[must_use]
     pub fn tail(&self, from: From) -> Records {
-        Records::of_log(Arc::clone(&self.shared), from, true)
+        Records::of_log(Arc::clone(&self.shared), from, Filter::default(), true)
+    }
+
+    /// As [`Client::tail`], but only what `filter` wants. [`Records::token`] moves on over what it does not want. A tail
+    /// has no end: a filter with an instant before which records are wanted is refused as Invalid.
+    #[must_use]
+    pub fn tail_matching(&self, from: From, filter: Filter) -> Records {
+        Records::of_log(Arc::clone(&self.shared), from, filter, true)
     }
 
     /// A stream's events from a version on, live and archived, to the one that is the newest when the read begins. A
@@ -181,6 +214,17 @@ impl Client {
     pub fn stream(&self, stream: &StreamName, from: StreamVersion) -> Records {
         Records::of_stream(Arc::clone(&self.shared), stream.clone(), from)
     }
+}
+
+fn http(settings: &Settings) -> Result<reqwest::Client, reqwest::Error> {
+    let mut http = reqwest::Client::builder().connect_timeout(CONNECT_WITHIN);
+    if let Some(authorities) = &settings.authorities {
+        http = http.tls_certs_only(Certificate::from_pem_bundle(authorities)?);
+    }
+    if let Some(identity) = &settings.identity {
+        http = http.identity(Identity::from_pem(identity)?);
+    }
+    http.build()
 }
 
 impl Shared {

@@ -3,9 +3,11 @@
 
 use std::sync::Arc;
 
+use domain::filter::Filter;
 use domain::record::{self, Record};
 use domain::{Head, Position, ResumeToken, StreamName, StreamVersion};
 use reqwest::{Method, RequestBuilder, Response};
+use serde::Deserialize;
 use tokio::time::timeout;
 
 use crate::error::ClientError;
@@ -29,11 +31,32 @@ pub struct Records {
 struct Answer {
     response: Response,
     region: usize,
+    page: Page,
 }
+
+/// What the header of an answer says of its end.
+#[derive(Clone, Copy)]
+struct Page {
+    /// The log's head when it began.
+    head: Option<Head>,
+    /// Of a filtered one: where the next begins; `None` where nothing is left to look at.
+    next: Option<Position>,
+    /// The token of the last record that was read for it.
+    resume: Option<ResumeToken>,
+}
+
+/// A line of a filtered tail that moves its reader over what does not match.
+#[derive(Deserialize)]
+struct Passed {
+    resume: String,
+}
+
+/// Such a line begins so, and no record does.
+const PASSED: &[u8] = b"{\"resume\":";
 
 /// What comes next.
 enum Place {
-    Log { next: Position, token: Option<ResumeToken>, end: End },
+    Log { next: Position, token: Option<ResumeToken>, end: End, filter: Filter },
     Stream { stream: StreamName, next: StreamVersion },
 }
 
@@ -49,14 +72,14 @@ enum End {
 }
 
 impl Records {
-    pub(crate) fn of_log(shared: Arc<Shared>, from: From, follow: bool) -> Self {
+    pub(crate) fn of_log(shared: Arc<Shared>, from: From, filter: Filter, follow: bool) -> Self {
         let (next, token) = match from {
             From::Start => (Position::FIRST, None),
             From::Position(position) => (position, None),
             From::Token(token) => (token.position.next(), Some(token)),
         };
         let end = if follow { End::Tail } else { End::AtHead };
-        Self::of(shared, Place::Log { next, token, end })
+        Self::of(shared, Place::Log { next, token, end, filter })
     }
 
     pub(crate) fn of_stream(shared: Arc<Shared>, stream: StreamName, next: StreamVersion) -> Self {
@@ -93,7 +116,8 @@ impl Records {
         }
     }
 
-    /// The token of the last event that was given: keep it with your own work, and go on with [`From::Token`].
+    /// The token of the last event that was given, or of a later one that the filter does not want: keep it with your own
+    /// work, and go on with [`From::Token`].
     #[must_use]
     pub fn token(&self) -> Option<ResumeToken> {
         match &self.place {
@@ -107,8 +131,9 @@ impl Records {
         let Some(answer) = &mut self.answer else {
             let region = self.shared.readers.current();
             let response = answer::of(self.place.request(&self.shared, region)).await?;
-            self.place.begins(&response)?;
-            self.answer = Some(Answer { response, region });
+            let page = Page::of(&response);
+            self.place.begins(&page)?;
+            self.answer = Some(Answer { response, region, page });
             return Ok(());
         };
         let silent = || ClientError::NoAnswer {
@@ -126,20 +151,34 @@ impl Records {
     }
 
     fn body_ended(&mut self) -> Result<(), ClientError> {
-        let region = self.answer.take().map_or(0, |answer| answer.region);
+        let Some(Answer { region, page, .. }) = self.answer.take() else { return Ok(()) };
         let stopped = |reason: &str| ClientError::NoAnswer {
             url: self.shared.readers.at(region).url.clone(),
             reason: reason.to_owned(),
             may_have_arrived: false,
         };
-        match self.place {
-            _ if !self.lines.is_empty() => Err(stopped("its answer ends within a line")),
-            Place::Log { end: End::Tail, .. } => Err(stopped("it ended the tail")),
-            Place::Log { .. } if !self.place.is_done() => Err(stopped("its log ends before the head that was named")),
-            Place::Log { .. } | Place::Stream { .. } => {
-                self.ended = true;
-                Ok(())
-            }
+        if !self.lines.is_empty() {
+            return Err(stopped("its answer ends within a line"));
+        }
+        self.place.turn(&page);
+        self.ended = match self.place {
+            Place::Stream { .. } => true,
+            Place::Log { end: End::Tail, .. } => return Err(stopped("it ended the tail")),
+            Place::Log { ref filter, .. } if !filter.is_all() && page.next.is_some() => false,
+            Place::Log { .. } if self.place.is_done() => true,
+            Place::Log { .. } => return Err(stopped("its log ends before the head that was named")),
+        };
+        Ok(())
+    }
+}
+
+impl Page {
+    fn of(response: &Response) -> Self {
+        let text = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
+        Self {
+            head: text("coldstream-head").and_then(|head| Head::new(head.parse().ok()?)),
+            next: text("coldstream-next").and_then(|next| Position::new(next.parse().ok()?)),
+            resume: text("coldstream-resume").and_then(ResumeToken::parse),
         }
     }
 }
@@ -147,11 +186,12 @@ impl Records {
 impl Place {
     fn request(&self, shared: &Shared, region: usize) -> RequestBuilder {
         match self {
-            Self::Log { next, token, end } => {
-                let mut query = vec![match token {
+            Self::Log { next, token, end, filter } => {
+                let mut query = members(filter);
+                query.push(match token {
                     Some(token) => ("token", token.to_string()),
                     None => ("from", next.to_string()),
-                }];
+                });
                 if let End::Tail = end {
                     query.push(("follow", "true".to_owned()));
                 }
@@ -165,12 +205,24 @@ impl Place {
     }
 
     /// Takes the head from an answer's header: the end of the whole read, also if a later answer knows more.
-    fn begins(&mut self, response: &Response) -> Result<(), ClientError> {
+    fn begins(&mut self, page: &Page) -> Result<(), ClientError> {
         let Self::Log { end: end @ End::AtHead, .. } = self else { return Ok(()) };
-        let head = response.headers().get("coldstream-head").and_then(|head| head.to_str().ok()?.parse().ok());
-        let head = head.and_then(Head::new).ok_or_else(|| corrupt("an answer does not name the head"))?;
-        *end = End::At(head);
+        *end = End::At(page.head.ok_or_else(|| corrupt("an answer does not name the head"))?);
         Ok(())
+    }
+
+    /// At the end of a page: everything up to where the next one begins was looked at; without a next one, up to the head
+    /// of the log that answered, which may be a follower's and below the one that was named first.
+    fn turn(&mut self, page: &Page) {
+        let Self::Log { next, token, filter, end: End::At(_) } = self else { return };
+        if filter.is_all() {
+            return;
+        }
+        let beyond = page.next.or(page.head.map(Head::next)).filter(|beyond| beyond > next);
+        if let Some(beyond) = beyond {
+            // A page whose last record is a removed one has no token: an older one would lead into the same page again.
+            (*next, *token) = (beyond, page.resume);
+        }
     }
 
     fn is_done(&self) -> bool {
@@ -181,6 +233,11 @@ impl Place {
     fn take(&mut self, line: &[u8]) -> Result<Option<Record>, ClientError> {
         if line.is_empty() || self.is_done() {
             return Ok(None);
+        }
+        if let Self::Log { next, token, end, filter } = self
+            && !filter.is_all()
+        {
+            return take_found(line, (next, token), *end, filter);
         }
         let record = record::read(line).map_err(|error| corrupt(&crate::error::chain(&error)))?;
         match self {
@@ -205,6 +262,54 @@ impl Place {
         }
         Ok(Some(record))
     }
+}
+
+/// Takes a line of a filtered answer: a record, or a token that moves over what does not match.
+fn take_found(
+    line: &[u8],
+    (next, token): (&mut Position, &mut Option<ResumeToken>),
+    end: End,
+    filter: &Filter,
+) -> Result<Option<Record>, ClientError> {
+    let damaged = |error: &dyn std::error::Error| corrupt(&crate::error::chain(error));
+    if line.starts_with(PASSED) {
+        let Passed { resume } = serde_json::from_slice(line).map_err(|error| damaged(&error))?;
+        let passed = ResumeToken::parse(&resume).ok_or_else(|| corrupt(&format!("{resume:?} is no resume token")))?;
+        if passed.position >= *next {
+            (*next, *token) = (passed.position.next(), Some(passed));
+        }
+        return Ok(None);
+    }
+    let record = record::read(line).map_err(|error| damaged(&error))?;
+    let position = record.position();
+    if !filter.matches(&record) {
+        return Err(corrupt(&format!("position {position} was not asked for")));
+    }
+    if position < *next {
+        return Ok(None);
+    }
+    *next = position.next();
+    if matches!(end, End::At(head) if !head.includes(position)) {
+        return Ok(None);
+    }
+    if let Record::Event(event) = &record {
+        *token = Some(ResumeToken { position, epoch: event.epoch });
+    }
+    Ok(Some(record))
+}
+
+/// The filter as members of a query.
+fn members(filter: &Filter) -> Vec<(&'static str, String)> {
+    let several = [
+        ("category", filter.categories()),
+        ("type", filter.event_types()),
+        ("stream_prefix", filter.stream_prefixes()),
+    ];
+    let several = several.into_iter().flat_map(|(name, values)| values.iter().map(move |value| (name, value.clone())));
+    let (from, before) = filter.recorded();
+    let times = [("recorded_from", from), ("recorded_before", before)];
+    let times = times.into_iter().filter_map(|(name, instant)| Some((name, instant?.to_string())));
+    several.chain(times).collect()
 }
 
 fn corrupt(reason: &str) -> ClientError {
