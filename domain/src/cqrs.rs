@@ -4,25 +4,28 @@
 //! version that is missing, removed or unreadable is an error, never a shorter history.
 //!
 //! cqrs-es's after-commit queries are forgotten in a crash; what must not be lost belongs in a projection.
+//!
+//! A service that comes from postgres-es calls [`coldstream_cqrs`] where it called `postgres_cqrs`, and
+//! [`coldstream_snapshot_cqrs`] where it called `postgres_snapshot_cqrs`; aggregates, commands, queries, upcasters
+//! and view repositories stay as they are.
 
 mod payload;
 mod replay;
 pub mod snapshot;
 
 use std::future::Future;
-use std::num::NonZeroUsize;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use cqrs_es::Aggregate;
 use cqrs_es::persist::{
     PersistedEventRepository, PersistedEventStore, PersistenceError, ReplayStream, SerializedEvent, SerializedSnapshot,
 };
+use cqrs_es::{Aggregate, CqrsFramework, Query};
 use serde_json::Value;
 use thiserror::Error;
 
 use self::replay::Pages;
-use self::snapshot::{Snapshot, SnapshotStore};
+use self::snapshot::{Snapshot, Snapshots};
 use crate::append::{AppendError, AppendRequest, Appended, Expectation, ExpectedVersion};
 use crate::event::EventError;
 use crate::log::{EventLog, LogReader, ReadError};
@@ -70,19 +73,43 @@ pub struct Wiring {
     pub payload: PayloadForm,
 }
 
-/// cqrs-es's repository over live log and archive. An aggregate's stream is `TYPE-ID`, so its `TYPE` has to
-/// be a [`crate::Category`].
+/// cqrs-es's framework over the log: as postgres-es's `PostgresCqrs`.
+pub type ColdstreamCqrs<A> = CqrsFramework<A, PersistedEventStore<TieredEventRepository, A>>;
+
+/// The framework without snapshots, in the place of postgres-es's `postgres_cqrs(pool, queries, services)`.
+pub fn coldstream_cqrs<A: Aggregate>(
+    wiring: Wiring,
+    queries: Vec<Box<dyn Query<A>>>,
+    services: A::Services,
+) -> ColdstreamCqrs<A> {
+    CqrsFramework::new(TieredEventRepository::new(wiring).into_store(), queries, services)
+}
+
+/// The framework with snapshots, in the place of `postgres_snapshot_cqrs(pool, queries, every, services)`.
+pub fn coldstream_snapshot_cqrs<A: Aggregate>(
+    wiring: Wiring,
+    queries: Vec<Box<dyn Query<A>>>,
+    snapshots: Snapshots,
+    services: A::Services,
+) -> ColdstreamCqrs<A> {
+    CqrsFramework::new(TieredEventRepository::new(wiring).into_snapshot_store(snapshots), queries, services)
+}
+
+/// The category of an aggregate type: `Customer` is `customer`, `bank-account` is `bank_account`. Letters become
+/// small, and what no [`crate::Category`] can hold becomes `_`. Two types of one service must not become the same.
+#[must_use]
+pub fn category_of(aggregate_type: &str) -> String {
+    let fits = |c: &char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    aggregate_type.chars().map(|c| Some(c.to_ascii_lowercase()).filter(fits).unwrap_or('_')).collect()
+}
+
+/// cqrs-es's repository over live log and archive. An aggregate's stream is `CATEGORY-ID` ([`category_of`]).
 ///
 /// The log is the truth. `PersistedEventStore::new_aggregate_store`, where the snapshot would be, does not
 /// work over it (every append to a stream that has events is a conflict).
 pub struct TieredEventRepository {
     wiring: Wiring,
     snapshots: Option<Snapshots>,
-}
-
-struct Snapshots {
-    store: Arc<dyn SnapshotStore>,
-    every: NonZeroUsize,
 }
 
 /// Why the repository did not do it.
@@ -184,23 +211,21 @@ impl TieredEventRepository {
         PersistedEventStore::new_event_store(self)
     }
 
-    /// cqrs-es's store over this repository, with a snapshot at every `every`th version.
+    /// cqrs-es's store over this repository, with snapshots and upcasters.
     ///
-    /// The only way to snapshots, because store and repository have to agree on `every`: cqrs-es hands a
-    /// snapshot over without the version that it is of, and one kept under another version would lose events
-    /// from the aggregate.
+    /// The only way to snapshots. cqrs-es 0.5 says neither of which version a snapshot is, nor hands over its state:
+    /// `CqrsFramework` has applied a command's events before the store applies some of them once more. So the
+    /// repository makes it of the events themselves, and has to know how far apart two are, and the upcasters.
     #[must_use]
-    pub fn into_snapshot_store<A: Aggregate>(
-        mut self,
-        store: Arc<dyn SnapshotStore>,
-        every: NonZeroUsize,
-    ) -> PersistedEventStore<Self, A> {
-        self.snapshots = Some(Snapshots { store, every });
-        PersistedEventStore::new_snapshot_store(self, every.get())
+    pub fn into_snapshot_store<A: Aggregate>(mut self, snapshots: Snapshots) -> PersistedEventStore<Self, A> {
+        let (every, upcasters) = (snapshots.every.get(), snapshots.boxed_upcasters());
+        self.snapshots = Some(snapshots);
+        PersistedEventStore::new_snapshot_store(self, every).with_upcasters(upcasters)
     }
 
-    fn pages(&self) -> Pages {
-        Pages { reader: Arc::clone(&self.wiring.reader), form: self.wiring.payload }
+    fn pages<A: Aggregate>(&self) -> Pages {
+        let Wiring { reader, payload, .. } = &self.wiring;
+        Pages { reader: Arc::clone(reader), aggregate_type: A::TYPE, form: *payload }
     }
 
     fn request(&self, stream: &StreamName, events: &[SerializedEvent]) -> Result<AppendRequest, RepositoryError> {
@@ -238,13 +263,20 @@ impl TieredEventRepository {
         Err(in_doubt.expect("only an attempt in doubt is repeated").into())
     }
 
-    async fn keep_snapshot(&self, events: &[SerializedEvent], stream: StreamName, state: Value, number: usize) {
+    /// Keeps the snapshot that is due with these events, if one is.
+    async fn keep_snapshot<A: Aggregate>(&self, events: &[SerializedEvent], stream: StreamName, number: usize) {
         let Some(snapshots) = &self.snapshots else { return };
         let before = events.first().map_or(0, |event| event.sequence.saturating_sub(1));
         let Some(version) = snapshot::version_of(before, events.len(), snapshots.every) else { return };
+        let older = snapshots.load(&stream).await.filter(|older| older.version < version);
+        let from = older.as_ref().map_or(StreamVersion::FIRST, |older| older.version.next());
+        // The append is acknowledged, whatever becomes of this: what cannot be read now is said by the next load.
+        let Ok(mut after) = self.pages::<A>().stream_after(&stream, from).await else { return };
+        after.retain(|event| event.sequence <= sequence(version));
+        let Some(state) = snapshots.fold::<A>(older.map(|older| older.state), after) else { return };
         // After the append, never before it: a snapshot of events that were not acknowledged would be ahead
         // of the log. Losing it to a crash in between costs the next load a longer read, nothing else.
-        snapshots.store.save(Snapshot { stream, version, number, state }).await;
+        snapshots.save(Snapshot { stream, version, number, state }).await;
     }
 }
 
@@ -262,7 +294,7 @@ fn sequence(version: StreamVersion) -> usize {
 }
 
 fn stream_of<A: Aggregate>(aggregate_id: &str) -> Result<StreamName, RepositoryError> {
-    StreamName::of(A::TYPE, aggregate_id).map_err(|source| RepositoryError::Name {
+    StreamName::of(&category_of(A::TYPE), aggregate_id).map_err(|source| RepositoryError::Name {
         aggregate_type: A::TYPE.to_owned(),
         aggregate_id: aggregate_id.to_owned(),
         source,
@@ -281,7 +313,7 @@ impl PersistedEventRepository for TieredEventRepository {
     ) -> Result<Vec<SerializedEvent>, PersistenceError> {
         let stream = stream_of::<A>(aggregate_id)?;
         let from = version(last_sequence).map_or(StreamVersion::FIRST, StreamVersion::next);
-        Ok(self.pages().stream_after(&stream, from).await?)
+        Ok(self.pages::<A>().stream_after(&stream, from).await?)
     }
 
     async fn get_snapshot<A: Aggregate>(
@@ -290,7 +322,7 @@ impl PersistedEventRepository for TieredEventRepository {
     ) -> Result<Option<SerializedSnapshot>, PersistenceError> {
         let Some(snapshots) = &self.snapshots else { return Ok(None) };
         let stream = stream_of::<A>(aggregate_id)?;
-        let Some(snapshot) = snapshots.store.load(&stream).await else { return Ok(None) };
+        let Some(snapshot) = snapshots.load(&stream).await else { return Ok(None) };
         let head = self.wiring.reader.stream_head(&stream).await.map_err(RepositoryError::from)?;
         // Ahead of the log (a restored or lagging database): of events that are not there, so of no use.
         if head.is_none_or(|head| head.version < snapshot.version) {
@@ -319,8 +351,8 @@ impl PersistedEventRepository for TieredEventRepository {
             let what = format!("an answer that places the events of {stream} where they were expected");
             return Err(RepositoryError::Gap { what }.into());
         }
-        if let Some((_, state, number)) = snapshot_update {
-            self.keep_snapshot(events, stream, state, number).await;
+        if let Some((_, _state, number)) = snapshot_update {
+            self.keep_snapshot::<A>(events, stream, number).await;
         }
         Ok(())
     }
@@ -328,13 +360,13 @@ impl PersistedEventRepository for TieredEventRepository {
     async fn stream_events<A: Aggregate>(&self, aggregate_id: &str) -> Result<ReplayStream, PersistenceError> {
         let stream = stream_of::<A>(aggregate_id)?;
         let (feed, replay) = ReplayStream::new(REPLAY_EVENTS_AHEAD_MAX);
-        (self.wiring.spawn)(Box::pin(self.pages().feed_stream(stream, feed)));
+        (self.wiring.spawn)(Box::pin(self.pages::<A>().feed_stream(stream, feed)));
         Ok(replay)
     }
 
     async fn stream_all_events<A: Aggregate>(&self) -> Result<ReplayStream, PersistenceError> {
         let (feed, replay) = ReplayStream::new(REPLAY_EVENTS_AHEAD_MAX);
-        (self.wiring.spawn)(Box::pin(self.pages().feed_category(A::TYPE, feed)));
+        (self.wiring.spawn)(Box::pin(self.pages::<A>().feed_category(feed)));
         Ok(replay)
     }
 }

@@ -12,8 +12,10 @@ use async_trait::async_trait;
 use cqrs_es::persist::{PersistedEventRepository, PersistedEventStore, PersistenceError, SerializedEvent};
 use cqrs_es::{AggregateError, CqrsFramework, EventStore};
 use domain::append::{AppendError, AppendRequest, Appended, Role};
+#[cfg(feature = "conformance")]
+use domain::conformance::persistence::{self, Bed};
 use domain::content::{Content, ContentCommand, ContentError, ContentEvent, Deletion, Revision};
-use domain::cqrs::snapshot::{Snapshot, SnapshotStore};
+use domain::cqrs::snapshot::{self, Snapshot, SnapshotStore};
 use domain::cqrs::{APPEND_ATTEMPTS_MAX, PayloadForm, RepositoryError, TieredEventRepository, Wiring};
 use domain::event::{Data, NewEvent};
 use domain::log::{Direction, EventLog, LogReader, ReadError};
@@ -21,6 +23,7 @@ use domain::record::{Record, RemovedBy, RemovedRecord};
 use domain::tiered::TieredLog;
 use domain::twin::{Between, Interposed, MemoryLog};
 use domain::{Epoch, ErrorKind, FixedClock, Head, Position, StreamName, StreamVersion, Timestamp};
+use serde_json::json;
 
 fn at(text: &str) -> Timestamp {
     Timestamp::parse_rfc3339(text).expect("an instant")
@@ -140,16 +143,20 @@ impl Rig {
     }
 }
 
-fn repository_over(rig: &Rig, reader: Arc<dyn LogReader>) -> TieredEventRepository {
+fn wiring(rig: &Rig, reader: Arc<dyn LogReader>) -> Wiring {
     static NEXT: AtomicU64 = AtomicU64::new(1);
-    TieredEventRepository::new(Wiring {
+    Wiring {
         log: Arc::<Interposed<MemoryLog, LostReplies>>::clone(&rig.log),
         reader,
         new_id: Arc::new(|| format!("id-{}", NEXT.fetch_add(1, Ordering::Relaxed))),
         spawn: Arc::new(|task| drop(tokio::spawn(task))),
         source: "/services/content".to_owned(),
         payload: PayloadForm::TaggedByType,
-    })
+    }
+}
+
+fn repository_over(rig: &Rig, reader: Arc<dyn LogReader>) -> TieredEventRepository {
+    TieredEventRepository::new(wiring(rig, reader))
 }
 
 fn repository(rig: &Rig) -> TieredEventRepository {
@@ -413,9 +420,13 @@ impl Snapshots {
     }
 }
 
-fn with_snapshots(rig: &Rig, snapshots: &Arc<Snapshots>, every: usize) -> Commands {
+fn kept_in(store: &Arc<Snapshots>, every: usize) -> snapshot::Snapshots {
     let every = NonZeroUsize::new(every).expect("not 0");
-    let store = repository(rig).into_snapshot_store(Arc::<Snapshots>::clone(snapshots), every);
+    snapshot::Snapshots::new(Arc::<Snapshots>::clone(store), every, "1")
+}
+
+fn with_snapshots(rig: &Rig, snapshots: &Arc<Snapshots>, every: usize) -> Commands {
+    let store = repository(rig).into_snapshot_store(kept_in(snapshots, every));
     CqrsFramework::new(store, Vec::new(), ())
 }
 
@@ -438,8 +449,7 @@ async fn a_snapshot_saves_reading_what_is_before_it() {
 #[tokio::test]
 async fn a_snapshot_amid_the_events_of_one_command_loses_none_of_them() {
     let (rig, snapshots) = (Rig::new(), Arc::new(Snapshots::default()));
-    let every = NonZeroUsize::new(2).expect("not 0");
-    let store = repository(&rig).into_snapshot_store::<Content>(Arc::<Snapshots>::clone(&snapshots), every);
+    let store = repository(&rig).into_snapshot_store::<Content>(kept_in(&snapshots, 2));
     let context = store.load_aggregate("a").await.expect("empty");
     let events =
         vec![ContentEvent::Created(form("1")), ContentEvent::Revised(form("2")), ContentEvent::Revised(form("3"))];
@@ -462,11 +472,23 @@ async fn a_snapshot_that_is_lost_ahead_or_unreadable_is_rebuilt_from_the_log() {
         number: 1,
         state,
     };
-    let ahead = odd(9, serde_json::json!("Deleted"));
-    let unreadable = odd(1, serde_json::json!({"Living": "in another form"}));
-    for (snapshot, oid) in [(ahead, "3"), (unreadable, "4")] {
+    let ahead = odd(9, json!({"form": "1", "state": "Deleted"}));
+    let unreadable = odd(1, json!({"form": "1", "state": {"Living": "in another form"}}));
+    let of_no_form = odd(1, json!("Deleted"));
+    for (snapshot, oid) in [(ahead, "3"), (unreadable, "4"), (of_no_form, "5")] {
         snapshots.kept.lock().expect("not poisoned").insert(snapshot.stream.clone(), snapshot);
         commands.execute("a", revise(oid)).await.expect("decided over the log");
     }
-    assert_eq!(head(&rig).await, 4);
+    assert_eq!(head(&rig).await, 5);
+}
+
+#[cfg(feature = "conformance")]
+#[tokio::test]
+async fn the_repository_over_the_twin_keeps_what_cqrs_es_expects() {
+    persistence::run(|| async {
+        let rig = Rig::new();
+        let wiring = Wiring { payload: PayloadForm::AsStored, ..wiring(&rig, rig.reader.clone()) };
+        Bed { wiring, snapshots: Arc::new(Snapshots::default()) }
+    })
+    .await;
 }

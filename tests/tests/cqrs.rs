@@ -15,7 +15,9 @@ use cqrs_es::persist::{PersistedEventRepository, PersistedEventStore, Persistenc
 use cqrs_es::{AggregateError, CqrsFramework, EventStore};
 use domain::Head;
 use domain::archive::catalog::Copies;
+use domain::conformance::persistence::{self, Bed};
 use domain::content::{Content, ContentCommand, ContentError, Deletion, Revision};
+use domain::cqrs::snapshot::Snapshots;
 use domain::cqrs::{PayloadForm, TieredEventRepository, Wiring};
 use domain::keys::{KeyRing, SigningKey};
 use domain::log::{LogReader, ReadError};
@@ -226,8 +228,8 @@ async fn snapshots_are_a_cache_that_may_be_lost_damaged_or_ahead() {
     let region = Region::start("2026-01-10T00:00:00Z").await;
     let every = NonZeroUsize::new(2).expect("not 0");
     let store = || {
-        let snapshots = Arc::<PgLog>::clone(&region.log);
-        region.repository().into_snapshot_store::<Content>(snapshots, every)
+        let snapshots = Snapshots::new(Arc::<PgLog>::clone(&region.log), every, "1");
+        region.repository().into_snapshot_store::<Content>(snapshots)
     };
     let commands = CqrsFramework::new(store(), Vec::new(), ());
     for command in [create("1"), revise("2"), revise("3"), revise("4"), revise("5")] {
@@ -241,8 +243,9 @@ async fn snapshots_are_a_cache_that_may_be_lost_damaged_or_ahead() {
 
     let odd = [
         "DELETE FROM coldstream.snapshots",
-        r#"UPDATE coldstream.snapshots SET payload = '{"Living":"in another form"}'"#,
-        r#"UPDATE coldstream.snapshots SET last_sequence = 99, payload = '"Deleted"'"#,
+        r#"UPDATE coldstream.snapshots SET payload = '{"form":"1","state":{"Living":"in another form"}}'"#,
+        r#"UPDATE coldstream.snapshots SET payload = '{"form":"0","state":"Deleted"}'"#,
+        r#"UPDATE coldstream.snapshots SET last_sequence = 99, payload = '{"form":"1","state":"Deleted"}'"#,
         "ALTER TABLE coldstream.snapshots RENAME TO gone",
     ];
     for (n, statement) in odd.into_iter().enumerate() {
@@ -276,4 +279,22 @@ async fn a_database_that_is_away_is_a_connection_error_and_never_an_empty_histor
     let PersistenceError::ConnectionError(error) = error else { panic!("{error}") };
     let error = error.downcast_ref::<domain::cqrs::RepositoryError>().expect("ours, with its kind");
     assert!(matches!(error, domain::cqrs::RepositoryError::Read(ReadError::Unavailable { .. })), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_repository_over_postgresql_keeps_what_cqrs_es_expects() {
+    let rig = Rig::start().await;
+    persistence::run(async || {
+        let log = Arc::new(rig.log(log_common::new_log()).await);
+        let wiring = Wiring {
+            log: log.clone(),
+            reader: log.clone(),
+            new_id: Arc::new(|| Uuid::from_u128(rand::random()).to_string()),
+            spawn: Arc::new(|task| drop(tokio::spawn(task))),
+            source: "/services/ledger".to_owned(),
+            payload: PayloadForm::AsStored,
+        };
+        Bed { wiring, snapshots: log }
+    })
+    .await;
 }

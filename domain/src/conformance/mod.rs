@@ -4,4 +4,5 @@ pub mod catalog;
 pub mod conditions;
 pub mod log;
 pub mod peer;
+pub mod persistence;
 pub mod search;

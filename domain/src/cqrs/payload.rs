@@ -42,7 +42,12 @@ pub(super) fn to_new_event(
     Ok(new)
 }
 
-pub(super) fn to_serialized(form: PayloadForm, record: &Record) -> Result<SerializedEvent, RepositoryError> {
+/// `aggregate_type` is the type as the aggregate spells it: its category does not tell it.
+pub(super) fn to_serialized(
+    aggregate_type: &str,
+    form: PayloadForm,
+    record: &Record,
+) -> Result<SerializedEvent, RepositoryError> {
     let recorded = match record {
         Record::Event(recorded) => recorded,
         Record::Removed(removed) => {
@@ -58,7 +63,7 @@ pub(super) fn to_serialized(form: PayloadForm, record: &Record) -> Result<Serial
     Ok(SerializedEvent {
         aggregate_id: event.stream.id().to_owned(),
         sequence: sequence(recorded.version),
-        aggregate_type: event.stream.category().to_owned(),
+        aggregate_type: aggregate_type.to_owned(),
         event_type: event.event_type.clone(),
         event_version: event.event_version.clone().unwrap_or_else(|| EVENT_VERSION_DEFAULT.to_owned()),
         payload: to_payload(form, &event.event_type, &event.data)?,

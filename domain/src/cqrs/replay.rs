@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cqrs_es::persist::{PersistenceError, ReplayFeed, SerializedEvent};
 
-use super::{PayloadForm, RepositoryError, payload};
+use super::{PayloadForm, RepositoryError, category_of, payload};
 use crate::log::{Direction, LogReader};
 use crate::record::Record;
 use crate::{Position, StreamName, StreamVersion};
@@ -16,6 +16,8 @@ const PAGE_RECORDS: usize = 512;
 #[derive(Clone)]
 pub(super) struct Pages {
     pub(super) reader: Arc<dyn LogReader>,
+    /// What the events are given out as events of.
+    pub(super) aggregate_type: &'static str,
     pub(super) form: PayloadForm,
 }
 
@@ -34,7 +36,7 @@ impl Pages {
             let page = self.stream_page(stream, next).await?;
             next = after(&page, next);
             for record in &page {
-                events.push(payload::to_serialized(self.form, record)?);
+                events.push(self.serialized(record)?);
             }
         }
         Ok(events)
@@ -63,14 +65,15 @@ impl Pages {
         Ok(())
     }
 
-    /// Feeds all events of a category in the order of the log, up to its head of now; errors as above.
-    pub(super) async fn feed_category(self, category: &'static str, mut feed: ReplayFeed) {
-        if let Err(error) = self.try_feed_category(category, &mut feed).await {
+    /// Feeds all events of the aggregate type in the order of the log, up to its head of now; errors as above.
+    pub(super) async fn feed_category(self, mut feed: ReplayFeed) {
+        if let Err(error) = self.try_feed_category(&mut feed).await {
             push(&mut feed, Err(error)).await;
         }
     }
 
-    async fn try_feed_category(&self, category: &str, feed: &mut ReplayFeed) -> Result<(), RepositoryError> {
+    async fn try_feed_category(&self, feed: &mut ReplayFeed) -> Result<(), RepositoryError> {
+        let category = category_of(self.aggregate_type);
         let head = self.reader.log_head().await?.head;
         let mut next = Position::FIRST;
         while head.includes(next) {
@@ -86,9 +89,13 @@ impl Pages {
         Ok(())
     }
 
+    fn serialized(&self, record: &Record) -> Result<SerializedEvent, RepositoryError> {
+        payload::to_serialized(self.aggregate_type, self.form, record)
+    }
+
     /// Whether somebody still listens.
     async fn feed_record(&self, record: &Record, feed: &mut ReplayFeed) -> Result<bool, RepositoryError> {
-        match payload::to_serialized(self.form, record) {
+        match self.serialized(record) {
             removed @ Err(RepositoryError::Removed { .. }) => Ok(push(feed, removed).await),
             event => Ok(push(feed, Ok(event?)).await),
         }

@@ -1,11 +1,86 @@
 //! Snapshots of aggregates: a cache beside the log, never a truth.
 
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 
 use async_trait::async_trait;
+use cqrs_es::persist::{EventUpcaster, SerializedEvent};
+use cqrs_es::{Aggregate, EventEnvelope};
+use serde_json::{Value, json};
 
 use super::version;
 use crate::{StreamName, StreamVersion};
+
+/// How a repository keeps snapshots.
+#[derive(Clone)]
+pub struct Snapshots {
+    /// Where they are kept.
+    pub store: Arc<dyn SnapshotStore>,
+    /// One is made at every `every`th version. Fewer cost longer reads, more cost writes.
+    pub every: NonZeroUsize,
+    /// A name for the form of the aggregate's state, such as `1`. Upcasters change events and no snapshot, and a
+    /// state of an older form may well be readable and wrong; so give another name whenever an upcaster is added, or
+    /// the aggregate's fields or its `apply` change. A snapshot of another form is not read: it is built anew from
+    /// the events, which the upcasters have gone over.
+    pub form: String,
+    /// The upcasters, in their order: of every load, and of the events that a snapshot is made of.
+    pub upcasters: Vec<Arc<dyn EventUpcaster>>,
+}
+
+impl Snapshots {
+    /// Snapshots of an aggregate without upcasters.
+    #[must_use]
+    pub fn new(store: Arc<dyn SnapshotStore>, every: NonZeroUsize, form: &str) -> Self {
+        Self { store, every, form: form.to_owned(), upcasters: Vec::new() }
+    }
+
+    /// The upcasters for cqrs-es's store.
+    pub(super) fn boxed_upcasters(&self) -> Vec<Box<dyn EventUpcaster>> {
+        let boxed =
+            |upcaster: &Arc<dyn EventUpcaster>| Box::new(Shared(Arc::clone(upcaster))) as Box<dyn EventUpcaster>;
+        self.upcasters.iter().map(boxed).collect()
+    }
+
+    /// The newest snapshot of the stream that is of this form, with its state out of the form's wrapping.
+    pub(super) async fn load(&self, stream: &StreamName) -> Option<Snapshot> {
+        let mut snapshot = self.store.load(stream).await?;
+        let of_this_form = snapshot.state.get("form").and_then(Value::as_str) == Some(self.form.as_str());
+        snapshot.state = snapshot.state.get_mut("state").filter(|_| of_this_form)?.take();
+        Some(snapshot)
+    }
+
+    pub(super) async fn save(&self, snapshot: Snapshot) {
+        let state = json!({ "form": self.form, "state": snapshot.state });
+        self.store.save(Snapshot { state, ..snapshot }).await;
+    }
+
+    /// `state` after `events`, upcast and applied one by one; `None` where one of them cannot be read.
+    pub(super) fn fold<A: Aggregate>(&self, state: Option<Value>, events: Vec<SerializedEvent>) -> Option<Value> {
+        let mut aggregate = state.map_or_else(|| Ok(A::default()), serde_json::from_value).ok()?;
+        for event in events {
+            let upcast = |event: SerializedEvent, upcaster: &Arc<dyn EventUpcaster>| {
+                let older = upcaster.can_upcast(&event.event_type, &event.event_version);
+                if older { upcaster.upcast(event) } else { event }
+            };
+            let event = self.upcasters.iter().fold(event, upcast);
+            aggregate.apply(EventEnvelope::<A>::try_from(event).ok()?.payload);
+        }
+        serde_json::to_value(aggregate).ok()
+    }
+}
+
+/// One upcaster for two users of it.
+struct Shared(Arc<dyn EventUpcaster>);
+
+impl EventUpcaster for Shared {
+    fn can_upcast(&self, event_type: &str, event_version: &str) -> bool {
+        self.0.can_upcast(event_type, event_version)
+    }
+
+    fn upcast(&self, event: SerializedEvent) -> SerializedEvent {
+        self.0.upcast(event)
+    }
+}
 
 /// An aggregate's state after one version of its stream.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,8 +91,8 @@ pub struct Snapshot {
     pub version: StreamVersion,
     /// cqrs-es's count of snapshots of this aggregate, from 1. Starts again where older ones were lost.
     pub number: usize,
-    /// The aggregate as cqrs-es serialized it.
-    pub state: serde_json::Value,
+    /// The aggregate as cqrs-es serialized it, under the name of its form: `{"form":NAME,"state":STATE}`.
+    pub state: Value,
 }
 
 /// Keeps the newest snapshot of each stream.
@@ -33,11 +108,8 @@ pub trait SnapshotStore: Send + Sync {
     async fn save(&self, snapshot: Snapshot);
 }
 
-/// The version that cqrs-es 0.5's snapshot is of, when `events` events follow version `before` and one is
-/// made at every `every`th version: the last such version among them. `None` if there is none.
-///
-/// cqrs-es hands over the state without that version (its own adapters keep it under the version of the last
-/// event, which loses the events after it where a command made several).
+/// The version that a snapshot is of, when `events` events follow version `before` and one is made at every `every`th
+/// version: the last such version among them. `None` if there is none.
 pub(super) fn version_of(before: usize, events: usize, every: NonZeroUsize) -> Option<StreamVersion> {
     let last = before.checked_add(events)?;
     let at = last - last % every;

@@ -69,6 +69,8 @@ enum Command {
     Status,
     /// Bring a history into the log: CloudEvents, one a line, plain or zstd
     Import(import::ImportArgs),
+    /// Take over the tables of a service that uses cqrs-es with postgres-es
+    ImportPostgresEs(import::PostgresEsArgs),
     /// Content: what it is and how it came to be
     #[command(subcommand)]
     Content(content::ContentCommand),
@@ -156,6 +158,7 @@ impl Cli {
             Command::Db(command) => db::run(&context, command).await,
             Command::Status => status::status(&context).await,
             Command::Import(args) => import::import(&context, args).await,
+            Command::ImportPostgresEs(args) => import::import_postgres_es(&context, args).await,
             Command::Content(command) => content::run(&context, command).await,
             Command::Key(command) => key::run(&context, &command),
             Command::Config(command) => settings::run(&context, &command).await,

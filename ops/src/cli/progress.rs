@@ -9,42 +9,41 @@ use crate::import::Progress;
 
 const REDRAW: Duration = Duration::from_millis(200);
 
-/// The bar of an import: lines, rate and remaining time.
-pub(super) struct ImportBar(ProgressBar);
+/// The bar of an import: how much is done, rate and remaining time.
+pub(super) struct ImportBar {
+    bar: ProgressBar,
+    /// What is counted.
+    unit: &'static str,
+}
 
 impl ImportBar {
-    /// A bar that says that the file is being checked.
+    /// A bar that says that the source is being checked.
     #[must_use]
-    pub(super) fn new() -> Self {
-        let bar = ProgressBar::new_spinner().with_message("checking the file");
+    pub(super) fn new(unit: &'static str) -> Self {
+        let bar = ProgressBar::new_spinner().with_message("checking the source");
         bar.enable_steady_tick(REDRAW);
-        Self(bar)
+        Self { bar, unit }
     }
 
     /// Takes the bar away.
     pub(super) fn finish(&self) {
-        self.0.finish_and_clear();
-    }
-}
-
-impl Default for ImportBar {
-    fn default() -> Self {
-        Self::new()
+        self.bar.finish_and_clear();
     }
 }
 
 impl Progress for ImportBar {
-    fn surveyed(&self, lines: u64, done: u64) {
-        let template = "{bar:40} {pos}/{len} lines  {per_sec}  {eta} left";
-        self.0.set_style(ProgressStyle::with_template(template).expect("the template is a constant"));
-        self.0.set_length(lines);
-        self.0.set_position(done);
+    fn surveyed(&self, all: u64, done: u64) {
+        let template = "{bar:40} {pos}/{len} {msg}  {per_sec}  {eta} left";
+        self.bar.set_style(ProgressStyle::with_template(template).expect("the template is a constant"));
+        self.bar.set_message(self.unit);
+        self.bar.set_length(all);
+        self.bar.set_position(done);
         // What an earlier run did says nothing about this one's rate.
-        self.0.reset_eta();
+        self.bar.reset_eta();
     }
 
     fn done(&self, done: u64) {
-        self.0.set_position(done);
+        self.bar.set_position(done);
     }
 }
 

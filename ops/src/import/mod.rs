@@ -7,10 +7,13 @@
 //!
 //! Original times stay in `time`. With [`RecordedAt::Source`] they are recorded too, which is for a log
 //! without content; the import's opening event says so, with the file's digest and the true time.
+//!
+//! The tables of a service that uses postgres-es have an importer of their own: [`postgres_es`].
 
 mod group;
 mod lines;
 mod opening;
+pub mod postgres_es;
 mod send;
 mod survey;
 
@@ -138,9 +141,9 @@ impl RecordedAt {
 
 /// Is told how far an import is.
 pub trait Progress: Send + Sync {
-    /// The file was checked: it has `lines` lines, of which `done` were imported before.
-    fn surveyed(&self, lines: u64, done: u64);
-    /// Everything up to line `done` is durable.
+    /// The source was checked: it has `all` lines or events, of which `done` were imported before.
+    fn surveyed(&self, all: u64, done: u64);
+    /// Everything up to line or event `done` is durable.
     fn done(&self, done: u64);
 }
 

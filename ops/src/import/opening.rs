@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use domain::append::{AppendRequest, Expectation, ExpectedVersion};
 use domain::event::{Data, NewEvent};
 use domain::{StreamName, Timestamp};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::survey::Survey;
 use super::{Import, RecordedAt, file_name};
@@ -15,7 +15,7 @@ const STARTED_TYPE: &str = "coldstream.import.started";
 /// Its source.
 const SOURCE: &str = "/coldstream/import";
 
-/// The import of a file: name of its checkpoint and of its stream.
+/// The import of what has this digest: name of its checkpoint and of its stream.
 pub(super) fn consumer(sha256: &[u8; 32]) -> String {
     format!("import-{}", &hexadecimal(sha256)[..16])
 }
@@ -27,10 +27,9 @@ pub(super) fn hexadecimal(bytes: &[u8]) -> String {
     })
 }
 
-/// The append of the opening event. `now` is the true time: where the source's times are recorded, this is
-/// the one event that says when that was really done.
+/// The append of the opening event of a file's import. `now` is the true time: where the source's times are recorded,
+/// this is the one event that says when that was really done.
 pub(super) fn request(import: &Import, survey: &Survey, now: Timestamp) -> AppendRequest {
-    let stream = StreamName::parse(&consumer(&survey.file.sha256)).expect("import- and hexadecimal digits");
     let sha256 = hexadecimal(&survey.file.sha256);
     let data = json!({
         "file": file_name(&import.file),
@@ -40,8 +39,25 @@ pub(super) fn request(import: &Import, survey: &Survey, now: Timestamp) -> Appen
         "recordedat": import.recorded_at.as_str(),
         "startedat": now.to_string(),
     });
+    // Recorded now, it would raise everything after it to now (LOG-2).
+    let recorded_at = match import.recorded_at {
+        RecordedAt::Clock => None,
+        RecordedAt::Source => survey.first_time,
+    };
+    append(&consumer(&survey.file.sha256), &sha256, &data, now, recorded_at)
+}
+
+/// The append of the opening event of the import `name`, which is its stream too.
+pub(super) fn append(
+    name: &str,
+    id: &str,
+    data: &Value,
+    now: Timestamp,
+    recorded_at: Option<Timestamp>,
+) -> AppendRequest {
+    let stream = StreamName::parse(name).expect("import- and hexadecimal digits");
     let event = NewEvent {
-        id: sha256,
+        id: id.to_owned(),
         source: SOURCE.to_owned(),
         event_type: STARTED_TYPE.to_owned(),
         stream: stream.clone(),
@@ -51,11 +67,6 @@ pub(super) fn request(import: &Import, survey: &Survey, now: Timestamp) -> Appen
         data_content_type: Some("application/json".to_owned()),
         extensions: Vec::new(),
         data: Data::Json(data.to_string()),
-    };
-    // Recorded now, it would raise everything after it to now (LOG-2).
-    let recorded_at = match import.recorded_at {
-        RecordedAt::Clock => None,
-        RecordedAt::Source => survey.first_time,
     };
     AppendRequest {
         events: vec![event],

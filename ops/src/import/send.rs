@@ -135,8 +135,7 @@ impl Sender<'_> {
         };
         let (first_line, last_line, bytes) = (group.first_line, group.last_line, group.bytes);
         let events = u64::try_from(group.events.len()).expect("a group has few events");
-        let checkpoint = ConsumerCheckpoint { consumer: self.consumer.to_owned(), from, to: last_line };
-        let checkpoint = Some(checkpoint);
+        let checkpoint = Some(ConsumerCheckpoint { consumer: self.consumer.to_owned(), from, to: last_line });
         let request = AppendRequest { events: group.events, recorded_at, checkpoint, ..AppendRequest::default() };
         let mut append: Pin<Box<dyn Future<Output = Sent> + Send + 'a>> = Box::pin(async move {
             let result = self.import.log.append(request).await;

@@ -16,7 +16,7 @@ use super::*;
 struct Quiet(Mutex<Vec<u64>>);
 
 impl Progress for Quiet {
-    fn surveyed(&self, _lines: u64, _done: u64) {}
+    fn surveyed(&self, _all: u64, _done: u64) {}
     fn done(&self, done: u64) {
         self.0.lock().expect("not poisoned").push(done);
     }
