@@ -2,13 +2,15 @@
 //! believes. It reads the files that the configuration names. It must never log what is in them, and never leave a server
 //! without a pair that works: one that is broken is refused, and the one before it stays.
 
+mod expiry;
+
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use domain::ErrorKind;
 use domain::merkle::Hash;
+use domain::{ErrorKind, Timestamp};
 use reqwest::{Certificate, ClientBuilder, Identity};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -19,7 +21,8 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::config::{ClientCertificates, PeerConfig, TlsConfig};
 use crate::http::metrics::MetricsText;
-use crate::http::metrics::families::TLS_FAILED;
+use crate::http::metrics::families::{TLS_FAILED, TLS_NOT_AFTER};
+use crate::http::status::unix_seconds;
 
 /// The API speaks nothing else.
 const HTTP_1_1: &[u8] = b"http/1.1";
@@ -96,6 +99,8 @@ struct Current {
     config: Arc<ServerConfig>,
     /// Of the files' bytes.
     hash: Hash,
+    /// When the first of the certificates that are shown ends.
+    not_after: Option<Timestamp>,
 }
 
 impl ServerTls {
@@ -105,7 +110,7 @@ impl ServerTls {
     /// A [`TlsError`] that names the setting.
     pub fn open(files: &TlsConfig) -> Result<Self, TlsError> {
         let read = Files::read(files)?;
-        let current = Current { config: read.server(files.clients)?, hash: read.hash() };
+        let current = Current { config: read.server(files.clients)?, hash: read.hash(), not_after: read.not_after()? };
         Ok(Self { files: files.clone(), current: RwLock::new(current), failed: AtomicU64::new(0) })
     }
 
@@ -120,14 +125,17 @@ impl ServerTls {
         if self.current.read().unwrap_or_else(PoisonError::into_inner).hash == hash {
             return Ok(false);
         }
-        let config = read.server(self.files.clients)?;
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Current { config, hash };
+        let (config, not_after) = (read.server(self.files.clients)?, read.not_after()?);
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Current { config, hash, not_after };
         Ok(true)
     }
 
     /// Writes its numbers.
     pub(crate) fn write_metrics(&self, text: &mut MetricsText) {
         text.value(&TLS_FAILED, &[], self.failed.load(Ordering::Relaxed));
+        if let Some(at) = self.current.read().unwrap_or_else(PoisonError::into_inner).not_after {
+            text.value(&TLS_NOT_AFTER, &[], unix_seconds(at));
+        }
     }
 
     /// A handshake has failed.
@@ -161,6 +169,10 @@ impl Files {
         let all = [Some(&self.certificate), Some(&self.key), self.client_ca.as_ref()];
         let hashes: Vec<u8> = all.into_iter().flatten().flat_map(|pem| Hash::of(&pem.bytes).0).collect();
         Hash::of(&hashes)
+    }
+
+    fn not_after(&self) -> Result<Option<Timestamp>, TlsError> {
+        Ok(self.certificate.certificates()?.iter().filter_map(|certificate| expiry::not_after(certificate)).min())
     }
 
     fn server(&self, clients: ClientCertificates) -> Result<Arc<ServerConfig>, TlsError> {

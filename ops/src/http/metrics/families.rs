@@ -41,6 +41,8 @@ families! {
         "How many there may be; more wait (http.body_bytes_in_flight_max)"
     TLS_FAILED: Counter "coldstream_tls_handshakes_failed_total" []
         "SEC-1: connections that came to no TLS: no HTTPS, no certificate or a wrong one, or too slow"
+    TLS_NOT_AFTER: Gauge "coldstream_tls_certificate_not_after_timestamp_seconds" []
+        "SEC-1: when the first of the certificates ends that the API shows, in seconds since 1970"
 
     APPENDS: Counter "coldstream_append_requests_total" ["outcome"]
         "LOG-1, LOG-3, LOG-4: appends by outcome; conflict: an expected version or an id was another one"
@@ -176,6 +178,7 @@ families! {
 
 /// What bounds the values of each label: nothing that a client sends becomes one.
 const LABELS: &[(&str, &str)] = &[
+    ("limit", "`requests`, `bytes`, `failures`"),
     ("method", "the methods of HTTP; any other is `other`"),
     ("outcome", "a word of the code; of appends `new`, `replayed` or the kind of the error"),
     ("pool", "`log`, `views`"),
