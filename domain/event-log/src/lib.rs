@@ -6,9 +6,10 @@
 //! not (SEC-1).
 //!
 //! ```text
-//! appender ─┐                        ┌─ streams    head of every stream, for ever
-//! follower ─┼─▶ writer ─▶ log_head ──┼─ events     one partition a month ◀── reader
-//! admin, prune                       └─ event_ids  live, some for ever      ◀── reader
+//! appender ─┐                        ┌─ streams     head of every stream, for ever
+//! follower ─┼─▶ writer ─▶ log_head ──┼─ events      one partition a month ◀── reader
+//! admin, prune                       ├─ event_ids   live, some for ever   ◀── reader
+//!                                    └─ event_tags  live, the newest ones for ever
 //! ```
 
 mod admin;
