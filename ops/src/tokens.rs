@@ -7,11 +7,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use domain::ErrorKind;
 use domain::merkle::Hash;
-use event_log::{PgLog, StoredToken, TokenState};
+use event_log::{PgLog, StoredToken, TokenLimits, TokenState};
 
 use crate::chain::chain;
 use crate::clock::Stopwatch;
-use crate::http::auth::{Caller, Presented, TokenHash, TokenRole, Tokens};
+use crate::http::auth::{Caller, OwnRates, Presented, TokenHash, TokenRole, Tokens};
 use crate::http::problem::Problem;
 use crate::http::scope::Scope;
 
@@ -62,6 +62,10 @@ impl PgTokens {
 
 #[async_trait]
 impl Tokens for PgTokens {
+    fn is_known(&self, token: &str) -> bool {
+        self.kept().contains_key(&TokenHash::of(token))
+    }
+
     async fn presented(&self, token: &str) -> Result<Presented, Problem> {
         let hash = TokenHash::of(token);
         if let Some((since, caller)) = self.kept().get(&hash)
@@ -87,9 +91,10 @@ fn of_stored(token: StoredToken) -> Presented {
         (TokenState::Expired, _) => spent(token.id, "has expired"),
         (TokenState::Valid, None) => spent(token.id, "has a role of a later version"),
         (TokenState::Valid, Some(role)) => {
-            let categories = token.limits.categories;
+            let TokenLimits { categories, requests_per_second, append_bytes_per_second, .. } = token.limits;
             let scope = categories.map_or(Scope::Everything, |named| Scope::Categories(named.into_iter().collect()));
-            Presented::Opens(Arc::new(Caller { name: token.id, role, scope }))
+            let rates = OwnRates { requests_per_second, append_bytes_per_second };
+            Presented::Opens(Arc::new(Caller { name: token.id, role, scope, rates }))
         }
     }
 }

@@ -92,6 +92,13 @@ impl ClientError {
         self.member("fork").and_then(Position::new)
     }
 
+    /// Whether the server asks for a pause because this token asks too much. Another region would not be asked less.
+    #[must_use]
+    pub fn is_rate_limited(&self) -> bool {
+        let Self::Refused { members, .. } = self else { return false };
+        members.get("status").and_then(serde_json::Value::as_u64) == Some(429)
+    }
+
     fn member(&self, name: &str) -> Option<u64> {
         let Self::Refused { members, .. } = self else { return None };
         members.get(name)?.as_str()?.parse().ok()

@@ -49,7 +49,7 @@ impl Regions {
     pub(crate) fn learn(&self, asked: usize, error: &ClientError) {
         let elsewhere = matches!(error, ClientError::NoAnswer { .. })
             || matches!(error.kind(), ErrorKind::Fenced | ErrorKind::Unavailable | ErrorKind::Indeterminate);
-        if elsewhere {
+        if elsewhere && !error.is_rate_limited() {
             let next = (asked + 1) % self.all.len();
             // Where somebody else has turned meanwhile, their choice is as good.
             let _ = self.current.compare_exchange(asked, next, Ordering::Relaxed, Ordering::Relaxed);
@@ -119,6 +119,10 @@ mod tests {
         regions.learn(0, &refused(ErrorKind::Fenced));
         regions.learn(0, &refused(ErrorKind::Fenced));
         assert_eq!(regions.at(regions.current()).url, "b");
+        let members = serde_json::json!({"status": 429}).as_object().cloned().map(Box::new).expect("an object");
+        let (kind, detail) = (ErrorKind::Unavailable, String::new());
+        regions.learn(1, &ClientError::Refused { kind, detail, members, retry_after_seconds: Some(1) });
+        assert_eq!(regions.at(regions.current()).url, "b", "a token that asks too much asks no less elsewhere");
     }
 
     #[tokio::test(start_paused = true)]

@@ -48,6 +48,12 @@ pub(super) struct LimitArgs {
     /// The only category whose streams it opens, several times for several; for appenders and readers
     #[arg(long, value_name = "CATEGORY")]
     category: Vec<String>,
+    /// Requests that it may send a second, 0 for no limit; without it, what http.rates says of its role
+    #[arg(long, value_name = "COUNT")]
+    requests_per_second: Option<u32>,
+    /// Bytes that it may append a second, 0 for no limit; without it, what http.rates says of its role
+    #[arg(long, value_name = "BYTES")]
+    append_bytes_per_second: Option<u32>,
 }
 
 impl LimitArgs {
@@ -62,7 +68,8 @@ impl LimitArgs {
         }
         let expires_at = self.expires.as_deref().map(|text| end(text, now)).transpose()?;
         let categories = (!self.category.is_empty()).then(|| self.category.clone());
-        Ok(TokenLimits { expires_at, categories, ..TokenLimits::default() })
+        let Self { requests_per_second, append_bytes_per_second, .. } = *self;
+        Ok(TokenLimits { expires_at, categories, requests_per_second, append_bytes_per_second })
     }
 }
 
@@ -106,6 +113,8 @@ struct Listed {
     role: String,
     state: &'static str,
     categories: Option<Vec<String>>,
+    requests_per_second: Option<u32>,
+    append_bytes_per_second: Option<u32>,
     created_at: String,
     expires_at: Option<String>,
     revoked_at: Option<String>,
@@ -124,6 +133,8 @@ impl From<StoredToken> for Listed {
                 TokenState::Revoked => "revoked",
             },
             categories: token.limits.categories,
+            requests_per_second: token.limits.requests_per_second,
+            append_bytes_per_second: token.limits.append_bytes_per_second,
             created_at: token.created_at.to_string(),
             expires_at: text(token.limits.expires_at),
             revoked_at: text(token.revoked_at),
@@ -191,8 +202,11 @@ fn people(listed: &[Listed]) -> String {
         .map(|token| {
             let mut said = format!("{}, created {}", token.role, token.created_at);
             let named = token.categories.as_ref().map(|named| named.join(" "));
+            let rate = |rate: Option<u32>| rate.map(|rate| rate.to_string());
             let parts = [
                 ("categories", &named),
+                ("requests a second", &rate(token.requests_per_second)),
+                ("appended bytes a second", &rate(token.append_bytes_per_second)),
                 (if token.state == "expired" { "expired" } else { "expires" }, &token.expires_at),
                 ("revoked", &token.revoked_at),
                 ("last used", &token.last_used_at),
@@ -240,7 +254,7 @@ mod tests {
     #[test]
     fn only_who_appends_or_reads_is_limited_to_categories() {
         let now = Timestamp::parse_rfc3339("2026-11-24T12:00:00Z").expect("an instant");
-        let args = |category: &str| LimitArgs { category: vec![category.to_owned()], expires: None };
+        let args = |category: &str| LimitArgs { category: vec![category.to_owned()], ..LimitArgs::default() };
         let read = args("order").read(TokenRole::Reader, now).expect("a reader may");
         assert_eq!(read.categories, Some(vec!["order".to_owned()]));
         for role in [TokenRole::Operator, TokenRole::Auditor, TokenRole::Replicator] {

@@ -44,3 +44,40 @@ pub struct PeerConfig {
     /// File with its private key, in PEM.
     pub key: Option<PathBuf>,
 }
+
+/// How much each token of a role may ask for, and how often anybody may try without a good one. A token may have rates of
+/// its own (`coldstream token create`). What is more is answered with 429.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RatesConfig {
+    /// Each token that appends.
+    pub appender: RateConfig,
+    /// Each token that reads.
+    pub reader: RateConfig,
+    /// Each token that operates.
+    pub operator: RateConfig,
+    /// Each token that reads everything.
+    pub auditor: RateConfig,
+    /// The other region.
+    pub replicator: RateConfig,
+    /// Requests a second from one address that carry no good token; 0: without limit. Not looked at behind a TLS proxy,
+    /// where all come from its address.
+    pub failures_per_second: u32,
+}
+
+impl Default for RatesConfig {
+    fn default() -> Self {
+        let [appender, reader, operator, auditor, replicator] = [RateConfig::default(); 5];
+        Self { appender, reader, operator, auditor, replicator, failures_per_second: 10 }
+    }
+}
+
+/// How much one token may ask for. What it does not ask for in a second it may ask for in the next one, and no later.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RateConfig {
+    /// Requests a second; 0: without limit.
+    pub requests_per_second: u32,
+    /// Bytes of appends a second, unpacked; 0: without limit.
+    pub append_bytes_per_second: u32,
+}

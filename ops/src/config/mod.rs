@@ -20,7 +20,7 @@ use segment_store::StoreConfig;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use door::{ClientCertificates, PeerConfig, TlsConfig};
+pub use door::{ClientCertificates, PeerConfig, RateConfig, RatesConfig, TlsConfig};
 pub use load::{ENVIRONMENT_PREFIX, Overrides};
 pub use secret::SecretUrl;
 
@@ -250,6 +250,8 @@ pub struct HttpConfig {
     pub tls: Option<TlsConfig>,
     /// Says that TLS ends in front of this process.
     pub behind_tls_proxy: bool,
+    /// How much each caller may ask for.
+    pub rates: RatesConfig,
     /// Connections at a time; more wait to be accepted. Each costs up to some hundred KiB.
     pub connections_max: usize,
     /// Bytes of request bodies in memory at a time; more wait. At least one request of 16 MiB.
@@ -271,6 +273,7 @@ impl Default for HttpConfig {
             bind: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7400),
             tls: None,
             behind_tls_proxy: false,
+            rates: RatesConfig::default(),
             connections_max: 1024,
             body_bytes_in_flight_max: 64 << 20,
             receive_seconds: 30,

@@ -1,7 +1,7 @@
 //! The audit's lines: who was refused what, from where, under which request id. One line a refusal, with the name of the
 //! token where there is one, and never the token.
 
-use axum::http::Method;
+use axum::http::{Method, StatusCode};
 use axum::response::Response;
 use domain::ErrorKind;
 
@@ -21,11 +21,15 @@ pub(super) struct Asked<'a> {
     pub(super) route: &'a str,
 }
 
-/// Writes the line of a request that was refused for what its caller may not; `false` for every other answer.
+/// Writes the line of a request that was refused for what its caller may not, or may not so often: the first of a row
+/// then. `false` for every other answer, which is not the audit's.
 pub(super) fn refused(asked: &Asked<'_>, response: &Response) -> bool {
     let Some(problem) = response.extensions().get::<Problem>() else { return false };
-    if problem.kind() != ErrorKind::Denied {
+    if problem.kind() != ErrorKind::Denied && response.status() != StatusCode::TOO_MANY_REQUESTS {
         return false;
+    }
+    if problem.is_repeated() {
+        return true;
     }
     let Asked { id, peer, method, route } = asked;
     let peer = peer.map(|peer| peer.0.to_string()).unwrap_or_default();

@@ -27,7 +27,7 @@ use sha2::{Digest, Sha256};
 use super::problem::Problem;
 use super::route::Route;
 use super::scope::Scope;
-use super::{ApiState, audit};
+use super::{ApiState, PeerAddress, audit};
 
 /// Every token starts so: it can be found by those who look for leaked secrets.
 const TOKEN_PREFIX: &str = "cst_";
@@ -86,6 +86,17 @@ pub struct Caller {
     pub role: TokenRole,
     /// Where it allows that.
     pub scope: Scope,
+    /// How often.
+    pub rates: OwnRates,
+}
+
+/// What a token may ask for in a second: where it says nothing of its own, what its role may; 0 is no limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct OwnRates {
+    /// Requests.
+    pub requests_per_second: Option<u32>,
+    /// Bytes of appends, unpacked.
+    pub append_bytes_per_second: Option<u32>,
 }
 
 /// SHA-256 of a token: all that is kept of it.
@@ -131,6 +142,9 @@ pub trait Tokens: Send + Sync {
     /// # Errors
     /// A [`Problem`] of kind Unavailable if that cannot be found out: nobody is let in then.
     async fn presented(&self, token: &str) -> Result<Presented, Problem>;
+
+    /// Whether `token` has opened something here of late: who shows it does not try one after the other.
+    fn is_known(&self, token: &str) -> bool;
 }
 
 /// Name of a token that opened nothing, for the audit's line of the request, which is written further out.
@@ -146,21 +160,37 @@ pub(super) fn token_name(response: &Response) -> &str {
 
 /// Lets requests with a token that opens something through, with the [`Caller`] at hand for what follows.
 pub(super) async fn authenticate(State(state): State<Arc<ApiState>>, mut request: Request, next: Next) -> Response {
-    let Some(token) = bearer(request.headers()).map(str::to_owned) else {
-        return unauthorized("a bearer token is needed");
+    let peer = request.extensions().get::<PeerAddress>().copied();
+    let token = bearer(request.headers()).map(str::to_owned);
+    // Before the database is asked. One who is known is not locked out by others at its address.
+    if let Err(problem) = state.rates.attempt(peer)
+        && !token.as_ref().is_some_and(|token| state.tokens.is_known(token))
+    {
+        return problem.into_response();
+    }
+    let refused = |detail: &str| {
+        state.rates.failed(peer);
+        unauthorized(detail)
     };
+    let Some(token) = token else { return refused("a bearer token is needed") };
     let caller = match state.tokens.presented(&token).await {
         Ok(Presented::Opens(caller)) => caller,
-        Ok(Presented::Unknown) => return unauthorized("the token is unknown"),
+        Ok(Presented::Unknown) => return refused("the token is unknown"),
         Ok(Presented::Spent { name, why }) => {
-            let mut response = unauthorized(&format!("the token {name:?} {why}"));
+            let mut response = refused(&format!("the token {name:?} {why}"));
             response.extensions_mut().insert(SpentName(name));
             return response;
         }
         Err(problem) => return problem.into_response(),
     };
-    request.extensions_mut().insert(caller.clone());
-    let mut response = while_it_opens(next.run(request).await, &state, token, &caller);
+    let response = match state.rates.request(&caller) {
+        Err(problem) => problem.into_response(),
+        Ok(()) => {
+            request.extensions_mut().insert(caller.clone());
+            next.run(request).await
+        }
+    };
+    let mut response = while_it_opens(response, &state, token, &caller);
     // For the log line of the request, which is written further out.
     response.extensions_mut().insert(caller);
     response

@@ -29,6 +29,7 @@ mod page;
 mod patience;
 pub mod problem;
 mod range;
+mod rates;
 mod read;
 pub mod regions;
 mod resume;
@@ -69,6 +70,7 @@ use auth::{TokenRole, Tokens};
 use metrics::families::{HTTP_BODIES, HTTP_BODIES_LIMIT};
 use metrics::{ApiMetrics, MetricsText, Numbers};
 use problem::Problem;
+use rates::Rates;
 use regions::RegionApi;
 use route::Route;
 
@@ -116,6 +118,7 @@ pub struct Parts {
 pub struct ApiState {
     parts: Parts,
     metrics: ApiMetrics,
+    rates: Rates,
     limits: HttpConfig,
     shutdown: CancellationToken,
     bodies: Arc<Semaphore>,
@@ -135,12 +138,14 @@ impl ApiState {
     pub fn new(parts: Parts, limits: HttpConfig, shutdown: CancellationToken) -> Self {
         let units = (limits.body_bytes_in_flight_max / BODY_UNIT_BYTES).min(Semaphore::MAX_PERMITS);
         let bodies = Arc::new(Semaphore::new(units));
-        Self { parts, metrics: ApiMetrics::default(), limits, shutdown, bodies }
+        let rates = Rates::new(limits.rates, !limits.behind_tls_proxy);
+        Self { parts, metrics: ApiMetrics::default(), rates, limits, shutdown, bodies }
     }
 
     /// The API's own metrics.
     fn write_metrics(&self, text: &mut MetricsText) {
         self.metrics.write(text);
+        self.rates.write(text);
         let limit = self.limits.body_bytes_in_flight_max;
         let held = limit.saturating_sub(self.bodies.available_permits().saturating_mul(BODY_UNIT_BYTES));
         text.value(&HTTP_BODIES, &[], held);

@@ -53,9 +53,9 @@ pub fn says(method: &str, route: &str, status: &str) -> bool {
     let verb = if method == "HEAD" { "get".to_owned() } else { method.to_ascii_lowercase() };
     match DOCUMENT["paths"].get(route) {
         // What is said of all, in the description: a token and a running server come before the route.
-        None => ["401", "404", "503"].contains(&status),
+        None => ["401", "404", "429", "503"].contains(&status),
         Some(path) => match path.get(verb) {
-            None => ["401", "405", "503"].contains(&status),
+            None => ["401", "405", "429", "503"].contains(&status),
             Some(operation) => operation["responses"].get(status).is_some(),
         },
     }
@@ -178,7 +178,7 @@ fn responses(route: &Route, schemas: &mut SchemaGenerator) -> Map<String, Value>
             kinds.iter().map(|(kind, _)| format!("`{}`: {}", kind.as_str(), meaning(*kind))).collect();
         let names: &[&str] = match status.as_u16() {
             401 => &["WWW-Authenticate"],
-            408 | 503 => &["Retry-After"],
+            408 | 429 | 503 => &["Retry-After"],
             _ => &[],
         };
         let schema = json!({"allOf": [{"$ref": "#/components/schemas/Problem"},

@@ -6,7 +6,7 @@
 //! |---|---|---|
 //! | conflict | 409 | what the writer believed is not so |
 //! | fenced | 503, no Retry-After | this server cannot, another one can: a load balancer turns away from it |
-//! | unavailable | 503, Retry-After | it did not happen; 408 where the client was too slow |
+//! | unavailable | 503, Retry-After | it did not happen; 408 where the client was too slow, 429 where it asks too much |
 //! | indeterminate | 504 | it may have happened: same ids again |
 //! | invalid | 400 | also 413 and 415 |
 //! | held | 423 | a hold forbids it |
@@ -38,6 +38,7 @@ pub struct Problem {
     kind: ErrorKind,
     detail: String,
     retry_after_seconds: Option<u32>,
+    repeated: bool,
     /// Further members, by name.
     members: Vec<(&'static str, String)>,
 }
@@ -61,7 +62,8 @@ impl Problem {
     #[must_use]
     pub fn new(kind: ErrorKind, detail: impl Into<String>) -> Self {
         let retry_after_seconds = (kind == ErrorKind::Unavailable).then_some(RETRY_AFTER_SECONDS);
-        Self { status: status_of(kind), kind, detail: detail.into(), retry_after_seconds, members: Vec::new() }
+        let (detail, members) = (detail.into(), Vec::new());
+        Self { status: status_of(kind), kind, detail, retry_after_seconds, repeated: false, members }
     }
 
     /// A problem that says all of `error`.
@@ -83,6 +85,20 @@ impl Problem {
         self
     }
 
+    /// The same for a client that is to come back after so many seconds.
+    #[must_use]
+    pub fn after(mut self, seconds: u32) -> Self {
+        self.retry_after_seconds = Some(seconds);
+        self
+    }
+
+    /// The same as its caller was told just before: it is answered and counted, and not logged again.
+    #[must_use]
+    pub fn repeated(mut self) -> Self {
+        self.repeated = true;
+        self
+    }
+
     /// The same with one more member.
     #[must_use]
     pub fn with(mut self, name: &'static str, value: impl ToString) -> Self {
@@ -94,6 +110,12 @@ impl Problem {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.kind
+    }
+
+    /// Whether its caller was told the same just before.
+    #[must_use]
+    pub fn is_repeated(&self) -> bool {
+        self.repeated
     }
 
     /// What is wrong.
@@ -140,9 +162,7 @@ impl From<AppendError> for Problem {
             AppendError::ConditionUnsettled { up_to, .. } => problem.with("read_to", up_to),
             AppendError::ConditionAhead { head, .. } => problem.with("head", head),
             AppendError::Fenced { epoch, .. } => problem.with("epoch", epoch),
-            AppendError::Unavailable { retry_after_seconds: Some(seconds), .. } => {
-                Self { retry_after_seconds: Some(seconds), ..problem }
-            }
+            AppendError::Unavailable { retry_after_seconds: Some(seconds), .. } => problem.after(seconds),
             AppendError::Invalid(domain::append::InvalidRequest::TooLarge) => {
                 problem.with_status(StatusCode::PAYLOAD_TOO_LARGE)
             }

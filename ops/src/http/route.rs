@@ -122,6 +122,7 @@ impl Route {
         if !self.roles.is_empty() {
             problems.push((ErrorKind::Denied, StatusCode::UNAUTHORIZED));
             problems.push((ErrorKind::Unavailable, StatusCode::SERVICE_UNAVAILABLE));
+            problems.push((ErrorKind::Unavailable, StatusCode::TOO_MANY_REQUESTS));
         }
         if !self.roles.is_empty() && self.roles.len() < TokenRole::ALL.len() {
             problems.push((ErrorKind::Denied, StatusCode::FORBIDDEN));

@@ -39,6 +39,8 @@ families! {
         "Bytes of request bodies in memory"
     HTTP_BODIES_LIMIT: Gauge "coldstream_http_body_bytes_limit" []
         "How many there may be; more wait (http.body_bytes_in_flight_max)"
+    HTTP_LIMITED: Counter "coldstream_http_limited_total" ["limit"]
+        "Requests that were answered with 429: their token's rate of requests or bytes, or their address's failures"
     TLS_FAILED: Counter "coldstream_tls_handshakes_failed_total" []
         "SEC-1: connections that came to no TLS: no HTTPS, no certificate or a wrong one, or too slow"
     TLS_NOT_AFTER: Gauge "coldstream_tls_certificate_not_after_timestamp_seconds" []

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard};
 
 use super::*;
-use crate::http::auth::{Caller, Presented, Tokens};
+use crate::config::{RateConfig, RatesConfig};
+use crate::http::auth::{Caller, OwnRates, Presented, Tokens};
 use crate::http::problem::Problem;
 use crate::http::route::Verb;
 use crate::http::scope::{Scope, Touches};
@@ -22,9 +23,12 @@ impl KnownTokens {
 
     pub(super) fn create(&self, name: &str, role: TokenRole, scope: Scope) -> String {
         let token = new_token();
-        let caller = Caller { name: name.to_owned(), role, scope };
-        self.known().insert(token.clone(), Presented::Opens(Arc::new(caller)));
+        self.insert(&token, Caller { name: name.to_owned(), role, scope, rates: OwnRates::default() });
         token
+    }
+
+    fn insert(&self, token: &str, caller: Caller) {
+        self.known().insert(token.to_owned(), Presented::Opens(Arc::new(caller)));
     }
 
     fn spend(&self, token: &str, name: &str, why: &'static str) {
@@ -40,6 +44,10 @@ impl KnownTokens {
 impl Tokens for KnownTokens {
     async fn presented(&self, token: &str) -> Result<Presented, Problem> {
         Ok(self.known().get(token).cloned().unwrap_or(Presented::Unknown))
+    }
+
+    fn is_known(&self, token: &str) -> bool {
+        matches!(self.known().get(token), Some(Presented::Opens(_)))
     }
 }
 
@@ -161,5 +169,75 @@ async fn a_problem_names_its_request() {
         let (status, problem) = answered(request).await;
         assert!(status.is_client_error());
         assert_eq!(problem["request"], "abc-1", "{path}");
+    }
+}
+
+/// Sends until it is refused for its rate. Each of them is answered sooner than the rate brings another one.
+async fn until_limited(request: impl Fn() -> RequestBuilder) -> Response {
+    for _ in 0..1000 {
+        let answer = request().send().await.expect("an answer");
+        if answer.status() == StatusCode::TOO_MANY_REQUESTS {
+            return answer;
+        }
+    }
+    panic!("a thousand requests were let through");
+}
+
+#[tokio::test]
+async fn a_token_that_asks_too_often_is_told_to_wait_and_others_are_not() {
+    let slow = RateConfig { requests_per_second: 1, append_bytes_per_second: 0 };
+    let rates = RatesConfig { reader: slow, ..RatesConfig::default() };
+    let api = Api::start_with(HttpConfig { rates, ..HttpConfig::default() }, Semaphore::MAX_PERMITS).await;
+    let reader = &api.tokens[&TokenRole::Reader];
+    let answer = until_limited(|| api.get_as(reader, "/v1/status")).await;
+    assert_eq!(answer.headers()["retry-after"], "1");
+    let problem: Value = answer.json().await.expect("a problem");
+    assert_eq!((&problem["kind"], &problem["status"]), (&json!("unavailable"), &json!(429)));
+    let other = api.known.create("other", TokenRole::Auditor, Scope::Everything);
+    assert_eq!(api.get_as(&other, "/v1/status").send().await.expect("an answer").status(), StatusCode::OK);
+    let quick = new_token();
+    let rates = OwnRates { requests_per_second: Some(0), append_bytes_per_second: None };
+    let role = TokenRole::Reader;
+    api.known.insert(&quick, Caller { name: "quick".to_owned(), role, scope: Scope::Everything, rates });
+    for _ in 0..20 {
+        let answer = api.get_as(&quick, "/v1/status").send().await.expect("an answer");
+        assert_eq!(answer.status(), StatusCode::OK, "its own rate says that there is no limit");
+    }
+    let metrics = api.get_as(&other, "/metrics").send().await.expect("an answer").text().await.expect("text");
+    assert!(metrics.contains("coldstream_http_limited_total{limit=\"requests\"} 1\n"), "{metrics}");
+}
+
+#[tokio::test]
+async fn a_token_that_has_appended_more_than_its_rate_waits_for_it() {
+    let api = Api::start().await;
+    let token = new_token();
+    let rates = OwnRates { requests_per_second: None, append_bytes_per_second: Some(1) };
+    let role = TokenRole::Appender;
+    api.known.insert(&token, Caller { name: "bulk".to_owned(), role, scope: Scope::Everything, rates });
+    let append = |id: &str| api.append_as(&token, SINGLE, &event(id, "content-a"));
+    assert_eq!(answered(append("1")).await.0, StatusCode::CREATED, "however large it is");
+    let answer = append("2").send().await.expect("an answer");
+    assert_eq!(answer.status(), StatusCode::TOO_MANY_REQUESTS);
+    let wait: u64 = answer.headers()["retry-after"].to_str().expect("text").parse().expect("seconds");
+    assert!((60..600).contains(&wait), "a second for each byte of the one before: {wait}");
+    assert_eq!(api.get_as(&token, "/v1/log").send().await.expect("an answer").status(), StatusCode::OK, "it may read");
+    api.appended(3..=3).await;
+    assert_eq!(api.lines("/v1/log").await.len(), 2, "what was refused is not stored");
+}
+
+#[tokio::test]
+async fn who_tries_one_token_after_the_other_is_refused_and_who_is_known_is_not() {
+    let rates = RatesConfig { failures_per_second: 1, ..RatesConfig::default() };
+    let limits = HttpConfig { rates, ..HttpConfig::default() };
+    let api = Api::start_with(limits.clone(), Semaphore::MAX_PERMITS).await;
+    until_limited(|| api.get_as(&new_token(), "/v1/log")).await;
+    until_limited(|| api.client.get(format!("{}/nothing", api.url))).await;
+    assert_eq!(api.get("/v1/log").await.status(), StatusCode::OK, "at the same address");
+    // Behind a proxy everybody has its address.
+    let limits = HttpConfig { behind_tls_proxy: true, ..limits };
+    let behind = Api::start_with(limits, Semaphore::MAX_PERMITS).await;
+    for _ in 0..50 {
+        let answer = behind.get_as(&new_token(), "/v1/log").send().await.expect("an answer");
+        assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
     }
 }
