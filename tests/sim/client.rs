@@ -1,9 +1,9 @@
 //! What clients send: fresh requests in all modes, and wrong ones that reuse known ids. It knows the streams'
 //! versions only as the ledger has recorded them.
 
-use domain::append::{AppendRequest, Expectation, ExpectedVersion};
-use domain::event::{Data, NewEvent, TOMBSTONE_TYPE};
-use domain::{StreamName, StreamVersion};
+use domain::append::{AppendCondition, AppendRequest, ConditionItem, Expectation, ExpectedVersion};
+use domain::event::{Data, Extension, ExtensionValue, NewEvent, TAGS_EXTENSION, TOMBSTONE_TYPE};
+use domain::{Head, StreamName, StreamVersion};
 use rand::Rng;
 use rand::rngs::StdRng;
 
@@ -14,6 +14,8 @@ use crate::ledger::Ledger;
 pub(crate) const EVENTS_MAX: u64 = 1000;
 
 const STREAMS: u32 = 14;
+/// Tags that events have.
+const TAGS: u64 = 6;
 
 fn stream(number: u32) -> StreamName {
     StreamName::parse(&format!("content-{number}")).expect("a name")
@@ -62,7 +64,27 @@ pub(crate) fn fresh(ledger: &Ledger, rng: &mut StdRng) -> AppendRequest {
             expect.push(Expectation { stream: name, version });
         }
     }
-    AppendRequest { events, expect, ..AppendRequest::default() }
+    if request.is_multiple_of(2) {
+        let value = ExtensionValue::String(format!("all {}", tag(request)));
+        events[0].extensions = vec![Extension { name: TAGS_EXTENSION.into(), value }];
+    }
+    AppendRequest { events, expect, conditions: conditions(request, ledger), ..AppendRequest::default() }
+}
+
+fn tag(request: u64) -> String {
+    format!("tag:{}", request / 2 % TAGS)
+}
+
+/// Every fourth request excludes a tag since a position, one in a while since the beginning. Which ones follows from the
+/// number: so no other draw of a seed is moved.
+fn conditions(request: u64, ledger: &Ledger) -> Vec<AppendCondition> {
+    if request % 4 > 0 {
+        return Vec::new();
+    }
+    let tags = vec![if request.is_multiple_of(5) { "all".into() } else { tag(request) }];
+    let seen = ledger.head().saturating_sub(request * 7 % 30);
+    let after = Head::new(if request.is_multiple_of(3) { 0 } else { seen }).expect("small");
+    vec![AppendCondition { fail_if_events_match: vec![ConditionItem { types: Vec::new(), tags }], after }]
 }
 
 /// A request that has to be accepted.

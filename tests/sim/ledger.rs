@@ -55,6 +55,7 @@ pub(crate) struct Line {
     request: u64,
     place: u64,
     closes: bool,
+    tags: String,
 }
 
 #[derive(Deserialize)]
@@ -68,6 +69,8 @@ struct Json {
     version: String,
     previous: String,
     epoch: String,
+    #[serde(default)]
+    tags: String,
     data: JsonData,
 }
 
@@ -79,7 +82,7 @@ struct JsonData {
 /// A request that was sent at least once.
 pub(crate) struct Sent {
     pub(crate) request: AppendRequest,
-    /// Whether it names a stream's version: a retry of it is known for ever, by that or by its ids.
+    /// Whether it names a stream's version or has a condition: a retry of it is known for ever, by that or by its ids.
     is_kept: bool,
     /// Whether its ids are all that it can be known by: it writes no stream whose version it names.
     by_ids: bool,
@@ -155,7 +158,7 @@ impl Ledger {
     pub(crate) fn send(&mut self, request: AppendRequest) -> usize {
         let writes = |stream: &StreamName| request.events.iter().any(|event| event.stream == *stream);
         let names = |version| matches!(version, ExpectedVersion::Exactly(_) | ExpectedVersion::NoStream);
-        let is_kept = request.expect.iter().any(|e| names(e.version));
+        let is_kept = request.expect.iter().any(|e| names(e.version)) || !request.conditions.is_empty();
         let by_ids = !request.expect.iter().any(|e| names(e.version) && writes(&e.stream)) && is_kept;
         self.sent.push(Sent { request, is_kept, by_ids, places: Vec::new() });
         self.sent.len() - 1
@@ -253,8 +256,9 @@ impl Ledger {
         }
         let closes = json.event_type == TOMBSTONE_TYPE;
         self.streams.insert(json.subject.clone(), Stream { version, position, closed: closes });
-        let Json { id, subject: stream, recordedat, .. } = json;
-        self.lines.push(Line { bytes, stream, version, recordedat, epoch: self.epoch, id, request, place, closes });
+        let Json { id, subject: stream, recordedat, tags, .. } = json;
+        let epoch = self.epoch;
+        self.lines.push(Line { bytes, stream, version, recordedat, epoch, id, request, place, closes, tags });
         Ok(())
     }
 

@@ -1,11 +1,11 @@
 //! Judges answers: to appends, by what the log held when they were sent (LOG-1, LOG-3 to LOG-5, REP-2), and to reads
 //! (ARC-3, ARC-4, LOG-1).
 
-use domain::append::{AppendError, Appended, ExpectedVersion, LogHead, Role};
+use domain::append::{AppendCondition, AppendError, Appended, ExpectedVersion, LogHead, Role};
 use domain::record::Record;
 use domain::{ErrorKind, StreamName};
 
-use super::{Ack, Kept, Ledger, Violation, broken, check, index};
+use super::{Ack, Kept, Ledger, Line, Violation, broken, check, index};
 use crate::world::{NAMES, World};
 
 /// What an append must be answered.
@@ -32,7 +32,8 @@ impl Ledger {
             let place = sent.places.last().filter(|first| **first > pruned);
             return place.map_or(Expected::Conflict, |first| Expected::Replay(*first));
         }
-        let holds = sent.request.expect.iter().all(|e| self.holds(&e.stream, e.version));
+        let holds = sent.request.expect.iter().all(|e| self.holds(&e.stream, e.version))
+            && sent.request.conditions.iter().all(|condition| self.excludes_nothing(condition));
         if !holds || self.meets_closed(number) { Expected::Conflict } else { Expected::Fresh }
     }
 
@@ -44,6 +45,16 @@ impl Ledger {
             ExpectedVersion::StreamExists => version.is_some(),
             ExpectedVersion::Exactly(wanted) => version == Some(wanted.get()),
         }
+    }
+
+    /// Whether no line after the condition's position has the tags of any item. No item names types.
+    fn excludes_nothing(&self, condition: &AppendCondition) -> bool {
+        let after = condition.after.get();
+        let has = |line: &Line, tag: &String| line.tags.split(' ').any(|own| own == tag);
+        after <= self.head()
+            && !self.lines[index(after)..].iter().any(|line| {
+                condition.fail_if_events_match.iter().any(|item| item.tags.iter().all(|tag| has(line, tag)))
+            })
     }
 
     /// Whether an event of it comes to a stream that is closed before it.
