@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use domain::append::AppendError;
+use domain::append::{AppendError, AppendRequest, ConsumerCheckpoint};
 use domain::filter::Filter;
 use domain::log::{Direction, EventLog, LogReader};
 use domain::record::Record;
@@ -95,38 +95,45 @@ async fn what_was_acknowledged_survives_crashes_of_the_server_under_eight_writer
     log.shut_down().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_commit_whose_reply_was_lost_is_found_and_acknowledged() {
-    let rig = Rig::start().await;
-    let database = rig.database(new_log()).await;
-    let proxy = Proxy::start(rig.cluster.port()).await;
-    let log = database.open_at(&proxy.url(&database.url)).await;
-    log.append(request(&[("a-1", "1")], &[])).await.expect("acknowledged");
-    proxy.cut(Cut::After);
-    let appended = log.append(request(&[("a-1", "2"), ("a-2", "3")], &[])).await.expect("found and acknowledged");
-    assert_eq!((places(&appended), appended.replayed), (vec![(2, 2), (3, 1)], false));
-    assert_eq!((proxy.cuts(), log.metrics().in_doubt), (1, 1));
-    // The heads that were cached before the doubt are not believed.
-    let next = log.append(request(&[("a-1", "4")], &[])).await.expect("acknowledged");
-    assert_eq!(places(&next), [(4, 3)]);
-    assert_eq!(is_sound(&database).await.get(), 4);
+/// The same request as a group that one statement stores, and as one that is stored under the head's lock.
+fn both_ways(request: AppendRequest) -> [AppendRequest; 2] {
+    let checkpoint = Some(ConsumerCheckpoint { consumer: "an-importer".into(), from: 0, to: 1 });
+    [request.clone(), AppendRequest { checkpoint, ..request }]
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_commit_that_never_arrived_is_said_not_to_be_stored_and_can_be_sent_again() {
+async fn a_commit_whose_reply_was_lost_is_found_and_acknowledged() {
     let rig = Rig::start().await;
-    let database = rig.database(new_log()).await;
-    let proxy = Proxy::start(rig.cluster.port()).await;
-    let log = database.open_at(&proxy.url(&database.url)).await;
-    log.append(request(&[("a-1", "1")], &[])).await.expect("acknowledged");
-    proxy.cut(Cut::Before);
-    let lost = request(&[("a-1", "2")], &[]);
-    let error = log.append(lost.clone()).await.expect_err("lost");
-    assert!(matches!(error, AppendError::Unavailable { .. }), "{error}");
-    assert_eq!(log.log_head().await.expect("readable").head, Head::new(1).expect("small"));
-    let again = log.append(lost).await.expect("acknowledged");
-    assert_eq!((places(&again), again.replayed), (vec![(2, 2)], false));
-    assert_eq!(is_sound(&database).await.get(), 2);
+    for lost in both_ways(request(&[("a-1", "2"), ("a-2", "3")], &[])) {
+        let database = rig.database(new_log()).await;
+        let proxy = Proxy::start(rig.cluster.port()).await;
+        let log = database.open_at(&proxy.url(&database.url)).await;
+        log.append(request(&[("a-1", "1")], &[])).await.expect("acknowledged");
+        proxy.cut(Cut::After);
+        let appended = log.append(lost).await.expect("found and acknowledged");
+        assert_eq!((places(&appended), appended.replayed), (vec![(2, 2), (3, 1)], false));
+        assert_eq!((proxy.cuts(), log.metrics().in_doubt), (1, 1));
+        // The heads that were cached before the doubt are not believed.
+        let next = log.append(request(&[("a-1", "4")], &[])).await.expect("acknowledged");
+        assert_eq!(places(&next), [(4, 3)]);
+        assert_eq!(is_sound(&database).await.get(), 4);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_that_never_arrived_is_known_not_to_be_stored_and_made_again() {
+    let rig = Rig::start().await;
+    for lost in both_ways(request(&[("a-1", "2")], &[])) {
+        let database = rig.database(new_log()).await;
+        let proxy = Proxy::start(rig.cluster.port()).await;
+        let log = database.open_at(&proxy.url(&database.url)).await;
+        log.append(request(&[("a-1", "1")], &[])).await.expect("acknowledged");
+        proxy.cut(Cut::Before);
+        let appended = log.append(lost).await.expect("made again with a new session");
+        assert_eq!((places(&appended), appended.replayed), (vec![(2, 2)], false));
+        assert_eq!((proxy.cuts(), log.metrics().in_doubt), (1, 1));
+        assert_eq!(is_sound(&database).await.get(), 2);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

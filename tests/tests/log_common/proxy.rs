@@ -1,5 +1,7 @@
-//! A TCP proxy before PostgreSQL that cuts a connection exactly at COMMIT, before or after the server has it.
+//! A TCP proxy before PostgreSQL that cuts a connection exactly at what commits, before or after the server has it: a
+//! COMMIT, or the statement that stores a whole group.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -7,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-/// What happens to the next COMMIT.
+/// What happens to the next commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cut {
     /// The server never sees it.
@@ -56,7 +58,7 @@ impl Proxy {
         format!("{before}127.0.0.1:{}/{after}", self.port)
     }
 
-    /// Cuts the next COMMIT.
+    /// Cuts the next commit.
     pub(crate) fn cut(&self, cut: Cut) {
         *self.state.next.lock().unwrap_or_else(PoisonError::into_inner) = Some(cut);
     }
@@ -81,9 +83,10 @@ async fn pump(client: TcpStream, server: TcpStream, state: &State) {
     let requests = async {
         let startup = message(&mut from_client, false).await?;
         to_server.write_all(&startup).await.ok()?;
+        let mut protocol = Protocol::default();
         loop {
             let message = message(&mut from_client, true).await?;
-            let commit = message.starts_with(b"Q") && message[5..].starts_with(b"COMMIT");
+            let commit = protocol.commits(&message);
             let cut = if commit { state.next.lock().unwrap_or_else(PoisonError::into_inner).take() } else { None };
             if cut == Some(Cut::Before) {
                 state.cuts.fetch_add(1, Ordering::SeqCst);
@@ -102,12 +105,46 @@ async fn pump(client: TcpStream, server: TcpStream, state: &State) {
     if let Some((cut, _open)) = cut {
         // The server's reply says that it has done it; nobody else gets to see it.
         let mut reply = [0; 1];
-        from_server.read_exact(&mut reply).await.expect("the server answers a COMMIT");
-        assert_eq!(&reply, b"C", "CommandComplete");
+        from_server.read_exact(&mut reply).await.expect("the server answers a commit");
+        // Sent with all that follows, once the transaction has ended.
+        assert!(matches!(&reply, b"C" | b"2"), "CommandComplete, or BindComplete before it: {reply:?}");
         if let Cut::AfterThenTo(port) = cut {
             state.target.store(port, Ordering::SeqCst);
         }
         state.cuts.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// What has to be known of a session to see which message commits (documentation of PostgreSQL, "Extended Query").
+#[derive(Default)]
+struct Protocol {
+    /// Names of the prepared statements that store a group.
+    stores: HashSet<Vec<u8>>,
+    bound: bool,
+}
+
+impl Protocol {
+    /// Whether the message makes the server commit.
+    fn commits(&mut self, message: &[u8]) -> bool {
+        let mut strings = message[5..].split(|byte| *byte == 0);
+        match message[0] {
+            b'Q' => message[5..].starts_with(b"COMMIT"),
+            b'P' => {
+                let name = strings.next().expect("a name");
+                let stores = strings.next().expect("a statement").windows(10).any(|words| words == b"WITH moved");
+                if stores {
+                    self.stores.insert(name.to_owned());
+                }
+                false
+            }
+            b'B' => {
+                self.bound = self.stores.contains(strings.nth(1).expect("a portal, and a statement's name"));
+                false
+            }
+            // Sync ends the implicit transaction of what was bound and executed before it.
+            b'S' => std::mem::take(&mut self.bound),
+            _ => false,
+        }
     }
 }
 

@@ -1,5 +1,5 @@
-//! A commit whose reply was lost: stored or not? Whoever takes the head once the old session is gone knows: until then
-//! that session may hold the head, or have a statement before it that it has not read yet.
+//! A commit whose reply was lost: stored or not? Whoever looks once the session that was to commit it is gone knows:
+//! until then it may be at it, or have a statement before it that it has not read yet.
 
 use std::time::Duration;
 
@@ -7,8 +7,7 @@ use domain::Position;
 use domain::arbiter::Ruling;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use crate::error::{EventLogError, Trouble, chain, trouble};
-use crate::holder;
+use crate::error::{EventLogError, chain};
 use crate::log::Shared;
 use crate::session::{self, Backend, Purpose};
 use crate::writer::{Writer, uuid_of};
@@ -47,12 +46,18 @@ pub(super) async fn resolve(shared: &Shared, doubt: &Doubt) -> (Fate, Option<Wri
             Err(_) => last = "the server says nothing".into(),
         }
     }
-    (Fate::Unknown(format!("the commit's reply was lost, and the head is not to be had: {last}")), None)
+    (Fate::Unknown(format!("the commit's reply was lost, and what became of it is not to be had: {last}")), None)
 }
 
 enum Answer {
     Settled(Fate, Option<Box<Writer>>),
     Later(String),
+}
+
+impl Answer {
+    fn settled(fate: Fate, writer: Writer) -> Self {
+        Self::Settled(fate, Some(Box::new(writer)))
+    }
 }
 
 async fn ask(shared: &Shared, doubt: &Doubt) -> Result<Answer, sqlx::Error> {
@@ -72,22 +77,10 @@ async fn ask(shared: &Shared, doubt: &Doubt) -> Result<Answer, sqlx::Error> {
     if writer.end_session(doubt.session).await? {
         return Ok(Answer::Later("the session that was to commit it is still there".into()));
     }
-    if let Err(error) = writer.lock().await {
-        if trouble(&error) != Trouble::Busy {
-            return Err(error);
-        }
-        // Our old session may be the frozen one.
-        writer.roll_back().await?;
-        holder::end_if_frozen(writer.connection(), &shared.counters).await?;
-        return Ok(Answer::Later(chain(&error)));
-    }
     // All or none of the group is stored: its last event speaks for all.
-    let Some(last) = doubt.ruling.placed.last() else {
-        return Ok(Answer::Settled(Fate::NotStored, Some(Box::new(writer))));
-    };
+    let Some(last) = doubt.ruling.placed.last() else { return Ok(Answer::settled(Fate::NotStored, writer)) };
     let query = sqlx::query_scalar("SELECT position FROM coldstream.event_ids WHERE id_hash = $1");
     let position: Option<i64> = query.bind(uuid_of(&last.key)).fetch_optional(writer.connection()).await?;
-    writer.roll_back().await?;
     let stored = position.and_then(Position::from_i64) == Some(last.position);
-    Ok(Answer::Settled(if stored { Fate::Stored } else { Fate::NotStored }, Some(Box::new(writer))))
+    Ok(Answer::settled(if stored { Fate::Stored } else { Fate::NotStored }, writer))
 }

@@ -336,7 +336,7 @@ impl Committer {
                 Err(Settled::Decided(ruling.verdicts))
             }
             // The connection died: with a new one it is as good as the first time.
-            Fate::NotStored if !matches!(error, sqlx::Error::Database(_)) => Ok(format!("the commit was lost: {lost}")),
+            Fate::NotStored if trouble(error) == Trouble::Lost => Ok(format!("the commit was lost: {lost}")),
             Fate::NotStored => Err(failed(ruling.verdicts.len(), &unavailable(format!("the commit was lost: {lost}")))),
             Fate::Unknown(reason) => {
                 Err(Settled::Failed(ruling.verdicts.iter().map(|verdict| in_doubt(verdict, &reason)).collect()))
