@@ -19,9 +19,10 @@ const TYPE_HEAD_LAG: u64 = 4096;
 /// Types whose head is kept in memory.
 const TYPES_MAX: usize = 10_000;
 
-/// The heads of types that a session has written.
+/// Writes tags and heads of types, and remembers which heads its session has written.
 #[derive(Debug, Default)]
 pub(crate) struct TypeHeads {
+    /// Never above what is stored: a head that another session has moved on is only written too early.
     committed: HashMap<String, Position>,
     /// Of the transaction under way. One that is rolled back leaves them to the next, which forgets them.
     written: Vec<(String, Position)>,
