@@ -10,6 +10,7 @@
 //! What is ahead of a reader is read when the socket takes more, one page at a time: a slow reader costs no memory.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Extension;
 use axum::body::Body;
@@ -189,7 +190,11 @@ pub(super) async fn log(
         answer(body, &head, archived, resume)?
     } else {
         let search = Search::plan(state.reader.clone(), filter, range, spelling).await?;
-        if query.follow { search.tail(&head, state.shutdown.clone())? } else { search.page(&head, token).await? }
+        if query.follow {
+            search.tail(&head, state.shutdown.clone())?
+        } else {
+            search.page(&head, token, Duration::from_secs(state.limits.answer_seconds) / 2).await?
+        }
     };
     if events {
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(EVENTS));
@@ -383,7 +388,12 @@ async fn next_records(reader: &dyn LogReader, next: Position) -> Result<Vec<Reco
     Ok(records)
 }
 
-pub(super) fn answer(body: Body, head: &LogHead, archived: bool, resume: Option<ResumeToken>) -> Result<Response, Problem> {
+pub(super) fn answer(
+    body: Body,
+    head: &LogHead,
+    archived: bool,
+    resume: Option<ResumeToken>,
+) -> Result<Response, Problem> {
     let mut response = body.into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(NDJSON));

@@ -7,6 +7,7 @@
 //! It never looks at more than one part of the log at a time, and keeps nothing but what matches.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderName, HeaderValue, Uri};
@@ -15,6 +16,7 @@ use bytes::Bytes;
 use domain::append::LogHead;
 use domain::filter::{Filter, FilterError, Searched, SearchedTo};
 use domain::log::{Direction, LogReader, ReadError};
+use domain::record::Record;
 use domain::tiered::ANSWER_BYTES;
 use domain::{ErrorKind, Head, Position, ResumeToken, Timestamp};
 use futures::stream;
@@ -30,6 +32,7 @@ use super::range::{LogQuery, LogRange};
 use super::read::{Spelling, answer, lines, log_broken_answer};
 use super::resume::epoch_at;
 use super::route::members;
+use crate::clock::Stopwatch;
 
 /// One page takes so many searches at most. More make fewer requests of a reader for whom little matches, and each of them
 /// longer: of the archive a search decodes up to 8 MiB.
@@ -146,13 +149,20 @@ impl Search {
         })
     }
 
-    /// One page, with what its reader goes on with.
-    pub(super) async fn page(mut self, head: &LogHead, token: Option<ResumeToken>) -> Result<Response, Problem> {
-        let begun = self.next_of_page();
+    /// One page, with what its reader goes on with. Once it has taken for `long_enough` it ends with what it has: an answer
+    /// that comes too late would be asked for again, and come too late again.
+    pub(super) async fn page(
+        mut self,
+        head: &LogHead,
+        token: Option<ResumeToken>,
+        long_enough: Duration,
+    ) -> Result<Response, Problem> {
+        let (begun, watch) = (self.next_of_page(), Stopwatch::start());
         let mut page = Page::default();
         for _ in 0..SEARCHES_A_PAGE {
             let Some(next) = self.next_of_page() else { break };
-            if page.records >= self.limit || page.body.len() >= ANSWER_BYTES {
+            let is_late = page.to.is_some() && watch.elapsed() >= long_enough;
+            if is_late || page.records >= self.limit || page.body.len() >= ANSWER_BYTES {
                 break;
             }
             let found = self.look(next, self.limit - page.records).await?;
@@ -172,8 +182,8 @@ impl Search {
         Ok(response)
     }
 
-    /// The token of what was looked at last. Where nothing is left that is of the head, whether looked at or not of the
-    /// times that are wanted: whoever comes back with it is not sent through that again.
+    /// The token of what was looked at last; once nothing is left, of the head: whoever comes back with it is not sent
+    /// through what is not of the times that are wanted.
     async fn resume(
         &self,
         page: &Page,
@@ -228,7 +238,7 @@ impl Search {
 
     /// Its records, and a token if it has looked farther than the last of them; a sign of life if there is neither.
     fn piece(&self, found: &Searched) -> Bytes {
-        let last = found.records.last().map(domain::record::Record::position);
+        let last = found.records.last().map(Record::position);
         let passed = found.to.filter(|to| Some(to.position) != last).and_then(SearchedTo::token);
         let mut piece = Vec::from(lines(&found.records, self.spelling));
         if let Some(token) = passed {
@@ -245,7 +255,7 @@ impl Search {
             Direction::Forward => one < other,
             Direction::Backward => one > other,
         };
-        let places: Vec<Position> = found.records.iter().map(domain::record::Record::position).collect();
+        let places: Vec<Position> = found.records.iter().map(Record::position).collect();
         let inside = |place: &Position| !before(place, &next) && !before(&to.position, place);
         if places.is_sorted_by(before) && places.iter().chain([&to.position]).all(inside) {
             return Ok(found);
@@ -278,7 +288,7 @@ mod tests {
     use domain::append::{AppendRequest, Role};
     use domain::event::NewEvent;
     use domain::log::EventLog;
-    use domain::record::{self, Record};
+    use domain::record;
     use domain::twin::{Between, Interposed, MemoryLog};
 
     use super::*;
@@ -337,7 +347,7 @@ mod tests {
         let query: LogQuery = super::query(&format!("/v1/log?{query}").parse().expect("a URL")).expect("a query");
         let range = LogRange::plan(&query, None, head.head).expect("a range");
         let search = Search::plan(log.clone(), filter, range, Spelling::Record).await.expect("readable");
-        let response = search.page(&head, None).await.expect("a page");
+        let response = search.page(&head, None, Duration::MAX).await.expect("a page");
         let header = |name: &str| Some(response.headers().get(name)?.to_str().expect("text").to_owned());
         let next = header("coldstream-next").map(|next| next.parse().expect("a position"));
         let resume = header("coldstream-resume");
