@@ -2,7 +2,7 @@
 //! that decide and do. It does nothing by itself.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use archiver::cold::ColdReader;
 use archiver::heal::Healer;
@@ -27,6 +27,7 @@ use thiserror::Error;
 use tokio::sync::Mutex;
 
 use crate::archive::ArchiveNode;
+use crate::chain::chain;
 use crate::clock::SystemClock;
 use crate::config::{Config, ReplicationConfig};
 use crate::heals::HealRecorder;
@@ -296,12 +297,49 @@ fn peer(config: &Config) -> Result<Option<PeerClient>, NodeError> {
     let ReplicationConfig { peer_url: Some(url), token_file: Some(file), .. } = &config.replication else {
         return Ok(None);
     };
-    let token = read_file("replication.token_file", file)?;
+    let token = read_again("replication.token_file", file)?;
     let http = tls::client(&config.peer)?.build().map_err(NodeError::Http)?;
-    Ok(Some(PeerClient::new(http, url, token.trim())))
+    Ok(Some(PeerClient::with_token_of(http, url, token)))
+}
+
+/// The token in a file, read again each time, of which there are a few a second: it is replaced without a restart. While
+/// it cannot be read, it is the one that was read last.
+fn read_again(setting: &'static str, file: &Path) -> Result<impl Fn() -> String + Send + Sync + use<>, NodeError> {
+    let (file, last) = (file.to_owned(), std::sync::Mutex::new(read_file(setting, file)?.trim().to_owned()));
+    Ok(move || {
+        let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+        match read_file(setting, &file) {
+            Ok(text) if !text.trim().is_empty() => text.trim().clone_into(&mut last),
+            // It is being written.
+            Ok(_) => {}
+            Err(error) => tracing::warn!(error = %chain(&error), "the token that was read before is used on"),
+        }
+        last.clone()
+    })
 }
 
 fn read_file(setting: &'static str, file: &Path) -> Result<String, NodeError> {
     let text = std::fs::read_to_string(file);
     text.map_err(|source| NodeError::File { setting, file: file.display().to_string(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_replaced_in_its_file_without_a_restart() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("token");
+        assert!(read_again("replication.token_file", &file).is_err(), "at the start there is one");
+        std::fs::write(&file, "one\n").expect("written");
+        let token = read_again("replication.token_file", &file).expect("there is one");
+        assert_eq!(token(), "one");
+        std::fs::write(&file, " two ").expect("written");
+        assert_eq!(token(), "two");
+        std::fs::write(&file, "").expect("written");
+        assert_eq!(token(), "two", "it is being written");
+        std::fs::remove_file(&file).expect("removed");
+        assert_eq!(token(), "two");
+    }
 }

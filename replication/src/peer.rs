@@ -142,18 +142,25 @@ pub trait Peer: Send + Sync {
 pub struct PeerClient {
     http: reqwest::Client,
     url: Arc<str>,
-    token: Arc<str>,
+    token: Arc<dyn Fn() -> String + Send + Sync>,
 }
 
 impl PeerClient {
     /// A client of the region whose API is at `url`. `http` comes from the composition root, with its TLS.
     #[must_use]
     pub fn new(http: reqwest::Client, url: &str, token: &str) -> Self {
-        Self { http, url: url.trim_end_matches('/').into(), token: token.into() }
+        let token = token.to_owned();
+        Self::with_token_of(http, url, move || token.clone())
+    }
+
+    /// The same with a token that is asked for before each request, since it may be replaced meanwhile.
+    #[must_use]
+    pub fn with_token_of(http: reqwest::Client, url: &str, token: impl Fn() -> String + Send + Sync + 'static) -> Self {
+        Self { http, url: url.trim_end_matches('/').into(), token: Arc::new(token) }
     }
 
     fn request(&self, method: Method, path: &str, timeout: Duration) -> RequestBuilder {
-        self.http.request(method, format!("{}{path}", self.url)).bearer_auth(&self.token).timeout(timeout)
+        self.http.request(method, format!("{}{path}", self.url)).bearer_auth((self.token)()).timeout(timeout)
     }
 
     async fn send(request: RequestBuilder) -> Result<reqwest::Response, PeerError> {

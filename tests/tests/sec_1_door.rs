@@ -1,0 +1,226 @@
+//! SEC-1 at the door, with the real binary: tokens that end and that open some categories only, what the audit tells of a
+//! refusal, and TLS with certificates that change while the server runs.
+
+mod door_common;
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use coldstream_client::{Client, Settings};
+use domain::append::AppendRequest;
+use domain::event::NewEvent;
+use door_common::{Rig, text};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use reqwest::{Certificate, Identity, StatusCode};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use tokio::process::Child;
+
+fn event(id: &str, stream: &str) -> Value {
+    json!({"specversion": "1.0", "id": id, "source": "/tests", "type": "t", "subject": stream})
+}
+
+async fn append(rig: &Rig, token: &str, event: &Value) -> StatusCode {
+    let request = reqwest::Client::new().post(format!("{}/v1/append", rig.region.url)).bearer_auth(token);
+    let request = request.header("content-type", "application/cloudevents+json").body(event.to_string());
+    request.send().await.expect("an answer").status()
+}
+
+async fn get(rig: &Rig, token: &str, path: &str) -> StatusCode {
+    let request = reqwest::Client::new().get(format!("{}{path}", rig.region.url)).bearer_auth(token);
+    request.send().await.expect("an answer").status()
+}
+
+async fn made(rig: &Rig, arguments: &[&str]) -> String {
+    let made = rig.run(&[&["token", "create"], arguments].concat()).await;
+    assert!(made.status.success(), "{}", text(&made.stderr));
+    text(&made.stdout).trim().to_owned()
+}
+
+#[tokio::test]
+async fn a_token_opens_its_categories_until_its_end_at_its_rate_and_every_refusal_is_audited() {
+    let rig = Rig::serving().await;
+    let shop = made(&rig, &["--name", "shop", "--role", "appender", "--category", "order", "--expires", "90d"]).await;
+    assert_eq!(append(&rig, &shop, &event("1", "order-1")).await, StatusCode::CREATED);
+    assert_eq!(append(&rig, &shop, &event("2", "bill-1")).await, StatusCode::FORBIDDEN);
+    assert_eq!(get(&rig, &shop, "/v1/stream?stream=order-1").await, StatusCode::OK);
+    assert_eq!(get(&rig, &shop, "/v1/log").await, StatusCode::FORBIDDEN);
+    assert_eq!(get(&rig, &shop, "/v1/log?category=order").await, StatusCode::OK);
+
+    // It was made for a time that is over now: no test waits for a clock.
+    let over = "UPDATE coldstream.tokens SET expires_at = clock_timestamp() WHERE id = 'late'";
+    let late = made(&rig, &["--name", "late", "--role", "reader", "--expires", "30m"]).await;
+    let database = sqlx::PgPool::connect(&rig.region.superuser_url()).await.expect("connected");
+    sqlx::query(over).execute(&database).await.expect("changed");
+    database.close().await;
+    assert_eq!(get(&rig, &late, "/v1/log").await, StatusCode::UNAUTHORIZED);
+
+    let bulk = made(&rig, &["--name", "bulk", "--role", "appender", "--append-bytes-per-second", "1"]).await;
+    assert_eq!(append(&rig, &bulk, &event("3", "order-1")).await, StatusCode::CREATED);
+    assert_eq!(append(&rig, &bulk, &event("4", "order-1")).await, StatusCode::TOO_MANY_REQUESTS);
+
+    let listed = rig.run(&["token", "list", "--json"]).await;
+    let listed: Vec<Value> = serde_json::from_slice(&listed.stdout).expect("JSON");
+    let of = |name: &str| listed.iter().find(|token| token["name"] == name).expect("it is listed");
+    assert_eq!((&of("shop")["categories"], &of("late")["state"]), (&json!(["order"]), &json!("expired")));
+    assert!(of("shop")["last_used_at"].is_string() && of("late")["last_used_at"].is_null(), "{listed:?}");
+
+    let log = fs::read_to_string(rig.region.server_log()).expect("the server's log");
+    let refused =
+        |name: &str| log.lines().any(|line| line.contains("refused") && line.contains(&format!("\"{name}\"")));
+    assert!(["shop", "late", "bulk"].into_iter().all(refused), "{log}");
+    assert!(![shop, late, bulk].iter().any(|token| log.contains(token)), "no token is logged");
+    rig.end().await;
+}
+
+/// Who signs certificates, and the files in which they lie.
+struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pem: String,
+}
+
+impl Authority {
+    fn new(name: &str) -> Self {
+        let key = KeyPair::generate().expect("a key");
+        let mut params = CertificateParams::new(Vec::new()).expect("no names");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, name);
+        let pem = params.self_signed(&key).expect("signed").pem();
+        Self { issuer: Issuer::new(params, key), pem }
+    }
+
+    /// A certificate for this machine, and its key.
+    fn signs(&self) -> (String, String) {
+        let key = KeyPair::generate().expect("a key");
+        let params = CertificateParams::new(["127.0.0.1".to_owned()]).expect("a name");
+        (params.signed_by(&key, &self.issuer).expect("signed").pem(), key.serialize_pem())
+    }
+}
+
+/// A region whose server speaks TLS and asks clients for certificates.
+struct Locked {
+    rig: Rig,
+    clients: Authority,
+    server: Option<Child>,
+}
+
+impl Locked {
+    async fn start(authority: &Authority) -> Self {
+        let (rig, clients) = (Rig::idle().await, Authority::new("clients"));
+        let mut locked = Self { rig, clients, server: None };
+        locked.write("clients.pem", &locked.clients.pem);
+        locked.show(authority.signs());
+        let own = locked.clients.signs();
+        locked.write("own.pem", &own.0);
+        locked.write("own.key", &own.1);
+        let arguments = locked.arguments(&["serve"]);
+        let mut command = locked.rig.command("", &arguments.iter().map(String::as_str).collect::<Vec<_>>());
+        let log = fs::File::create(locked.file("server.log")).expect("a file");
+        locked.server = Some(command.stdin(Stdio::null()).stderr(log).spawn().expect("started"));
+        locked
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.rig.folder.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.file(name), text).expect("written");
+    }
+
+    /// Replaces the server's certificate and key.
+    fn show(&self, (certificate, key): (String, String)) {
+        self.write("server.pem", &certificate);
+        self.write("server.key", &key);
+    }
+
+    /// A command's arguments with the settings of both sides.
+    fn arguments(&self, command: &[&str]) -> Vec<String> {
+        let settings = [
+            ("http.tls.certificate", "server.pem"),
+            ("http.tls.key", "server.key"),
+            ("http.tls.client_ca", "clients.pem"),
+            ("peer.certificate", "own.pem"),
+            ("peer.key", "own.key"),
+        ];
+        let set = |(name, file)| ["--set".to_owned(), format!("{name}={}", self.file(file).display())];
+        settings.into_iter().flat_map(set).chain(command.iter().map(|&word| word.to_owned())).collect()
+    }
+
+    fn identity(&self) -> String {
+        let (certificate, key) = self.clients.signs();
+        format!("{certificate}\n{key}")
+    }
+
+    fn url(&self) -> String {
+        self.rig.region.url.replace("http:", "https:")
+    }
+
+    /// Asks until the server shows a certificate of `authority` and `good` says so of its status.
+    async fn until(&self, authority: &Authority, good: impl Fn(&Value) -> bool) {
+        let mut look = tokio::time::interval(std::time::Duration::from_millis(50));
+        loop {
+            look.tick().await;
+            // A client of its own each time: what a connection was shown is shown to it on.
+            let http = reqwest::Client::builder()
+                .tls_certs_only([Certificate::from_pem(authority.pem.as_bytes()).expect("a certificate")])
+                .identity(Identity::from_pem(self.identity().as_bytes()).expect("a pair"))
+                .build()
+                .expect("a client");
+            let asked = http.get(format!("{}/v1/status", self.url())).bearer_auth(&self.rig.region.tokens.reader);
+            if let Ok(answer) = asked.send().await
+                && answer.json().await.is_ok_and(|status: Value| good(&status))
+            {
+                return;
+            }
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = self.server.as_ref().and_then(Child::id).expect("it runs");
+        let pid = Pid::from_raw(i32::try_from(pid).expect("a process")).expect("a process");
+        kill_process(pid, signal).expect("told");
+    }
+}
+
+#[tokio::test]
+async fn certificates_change_while_the_server_runs_and_both_clients_believe_a_private_authority() {
+    let (before, after) = (Authority::new("before"), Authority::new("after"));
+    let mut locked = Locked::start(&before).await;
+    locked.until(&before, |status| status["role"] == "active").await;
+    locked.write("ca.pem", &before.pem);
+    let reader = locked.rig.region.tokens.reader.clone();
+    let run = |command: &[&str]| {
+        let arguments = locked.arguments(command);
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let mut command = locked.rig.command(&reader, &arguments);
+        async move { command.output().await.expect("the binary runs").status.code() }
+    };
+    let believing = format!("peer.ca={}", locked.file("ca.pem").display());
+    assert_eq!(run(&["--set", &believing, "status"]).await, Some(0));
+    assert_eq!(run(&["status"]).await, Some(1), "the system's authorities have not signed it");
+    let settings = Settings::new(&locked.url(), &locked.rig.region.tokens.appender);
+    let settings = settings.believing(before.pem.as_bytes()).showing(locked.identity().as_bytes());
+    let event = NewEvent::from_cloudevent(event("1", "order-1").to_string().as_bytes()).expect("an event");
+    let request = AppendRequest { events: vec![event], ..AppendRequest::default() };
+    let appended = Client::new(settings).expect("a client").append(&request).await.expect("acknowledged");
+    assert_eq!(appended.events[0].position.get(), 1);
+
+    // A key that is another certificate's: said, and not shown to anybody.
+    locked.show((after.signs().0, after.signs().1));
+    locked.signal(Signal::HUP);
+    locked.until(&before, |status| status["workers"]["certificates"]["state"] == "failing").await;
+    assert_eq!(run(&["config", "check"]).await, Some(3));
+    locked.show(after.signs());
+    locked.signal(Signal::HUP);
+    locked.until(&after, |status| status["workers"]["certificates"]["state"] == "working").await;
+    assert_eq!(run(&["config", "check"]).await, Some(0));
+    let log = fs::read_to_string(locked.file("server.log")).expect("the server's log");
+    assert!(log.contains("ERROR") && log.contains("new certificates are refused"), "{log}");
+
+    locked.signal(Signal::TERM);
+    let mut server = locked.server.take().expect("it runs");
+    assert_eq!(server.wait().await.expect("it ends").code(), Some(0), "in good order");
+    locked.rig.region.end().await.expect("it ends");
+}
