@@ -17,7 +17,7 @@ use crate::holder;
 use crate::log::Shared;
 use crate::rows::NewRow;
 use crate::session::{self, Purpose, SERVER_LIMIT, silent};
-use crate::writer::{Group, HeadRow, NewId, Writer};
+use crate::writer::{Group, HeadRow, Ids, NewId, Writer, in_order};
 
 /// How often the head is waited for: each time its holder is looked at, and ended if it is frozen.
 const LOCK_TRIES: usize = 5;
@@ -121,7 +121,7 @@ impl Follower {
         let kept: HashSet<&Position> = kept.iter().collect();
         let group = Group {
             rows: new.iter().map(NewRow::of).collect(),
-            ids: new.iter().filter_map(|record| id(record, &kept)).collect(),
+            ids: in_order(new.iter().filter_map(|record| id(record, &kept))),
             streams: &followed.streams,
             checkpoints: &HashMap::new(),
             head: followed.head,
@@ -133,7 +133,8 @@ impl Follower {
         if !missing.is_empty() {
             return Err(Fault::Partitions(missing));
         }
-        writer.write(&group, &map).await?;
+        // Positions that are new have new ids, unless an older one was used again after its month was pruned.
+        writer.write(&group, &map, Ids::LookedUp).await?;
         writer.commit().await?;
         writer.remember(&locked, followed.head, followed.recorded_at, &followed.streams);
         self.shared.note_commit(followed.head, new.iter().map(Record::recorded_at)).await;

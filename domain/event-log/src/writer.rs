@@ -74,11 +74,38 @@ impl NewId {
     }
 }
 
+/// In the order of their keys: neighbours share pages of the index, which a log of many months does not have in memory.
+pub(crate) fn in_order(ids: impl Iterator<Item = NewId>) -> Vec<NewId> {
+    let mut ids: Vec<NewId> = ids.collect();
+    ids.sort_unstable_by_key(|id| id.key);
+    ids
+}
+
+/// What is known of a group's ids before they are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ids {
+    /// Nothing: one that is there refuses the group.
+    New,
+    /// None is known. A row that is there is of a pruned position and not kept, and gives way.
+    LookedUp,
+}
+
+impl Ids {
+    /// The server looks each id up once more where a row may give way.
+    fn where_one_is_there(self) -> &'static str {
+        match self {
+            Self::New => "",
+            Self::LookedUp => "ON CONFLICT (id_hash) DO UPDATE SET position = EXCLUDED.position, kept = EXCLUDED.kept",
+        }
+    }
+}
+
 /// A decided group.
 #[derive(Debug)]
 pub(crate) struct Group<'a> {
     /// In position order; not empty.
     pub(crate) rows: Vec<NewRow<'a>>,
+    /// Made by [`in_order`].
     pub(crate) ids: Vec<NewId>,
     pub(crate) streams: &'a HashMap<StreamName, StreamHead>,
     pub(crate) checkpoints: &'a HashMap<String, u64>,
@@ -213,7 +240,7 @@ impl Writer {
     }
 
     /// Writes a group into the transaction. `map` has the tables of all its months.
-    pub(crate) async fn write(&mut self, group: &Group<'_>, map: &PartitionMap) -> Result<(), sqlx::Error> {
+    pub(crate) async fn write(&mut self, group: &Group<'_>, map: &PartitionMap, ids: Ids) -> Result<(), sqlx::Error> {
         let months = group.months();
         let table = match months.as_slice() {
             // Straight into the partition: no routing, and a lock on one table.
@@ -232,7 +259,8 @@ impl Writer {
         let begun: Vec<&(Timestamp, Position)> = months.iter().filter(|(month, _)| !map.has_events(*month)).collect();
         let streams: Vec<(&StreamName, &StreamHead)> = group.streams.iter().collect();
         let heads = |of: fn(&StreamHead) -> i64| streams.iter().map(|(_, head)| of(head)).collect::<Vec<_>>();
-        let written = sqlx::query(include_str!("sql/write_heads.sql"))
+        let statement = include_str!("sql/write_heads.sql").replace("{where_an_id_is_there}", ids.where_one_is_there());
+        let written = sqlx::query(&statement)
             .bind(group.ids.iter().map(|id| uuid_of(&id.key)).collect::<Vec<_>>())
             .bind(group.ids.iter().map(|id| id.position.as_i64()).collect::<Vec<_>>())
             .bind(group.ids.iter().map(NewId::kept).collect::<Vec<_>>())

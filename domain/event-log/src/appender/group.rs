@@ -16,7 +16,7 @@ use crate::partitions::PartitionMap;
 use crate::rows::{Content, NewRow};
 use crate::session::{self, Purpose, SERVER_LIMIT, silent};
 use crate::tags;
-use crate::writer::{Found, Group, HeadRow, NewId, Writer};
+use crate::writer::{Found, Group, HeadRow, Ids, NewId, Writer, in_order};
 
 /// How often a group is tried. Each further attempt follows a state that has changed: a lock that was waited for, a
 /// holder that was ended, a partition that was made, a new connection.
@@ -96,6 +96,10 @@ impl Committer {
             Fault::Database(error) => error,
         };
         let reason = chain(&error);
+        if is_known_id(&error) {
+            self.optimism.met_a_retry();
+            return Ok(reason);
+        }
         match trouble(&error) {
             // The connection may have died long before this group: with a new one it is as good as the first time.
             Trouble::Lost => self.writer = None,
@@ -188,10 +192,6 @@ impl Committer {
                 self.optimism.lost_a_race();
                 Ok(None)
             }
-            Err(error) if is_known_id(&error) => {
-                self.optimism.met_a_retry();
-                Ok(None)
-            }
             // The session may still run it.
             Err(error) if trouble(&error) == Trouble::Lost => {
                 Err(Fault::InDoubt(Box::new(Doubt { ruling, session: writer.backend() }), error))
@@ -262,17 +262,13 @@ impl Committer {
 
     /// Everything of a group but the commit.
     async fn prepare(
-        &self,
+        &mut self,
         writer: &mut Writer,
         requests: &[&AppendRequest],
         wanted: &Wanted<'_>,
     ) -> Result<(HeadRow, Ruling), Fault> {
         let locked = writer.lock().await?;
-        let now = self.now(&locked).await?;
-        let keys: Vec<_> = wanted.keys.iter().flatten().copied().collect();
-        let found = writer.look_up(&wanted.streams, &keys, &wanted.consumers, locked.head.pruned).await?;
-        let matches = tags::matches(writer.connection(), requests, &locked.head).await?;
-        let ruling = arbiter::decide(requests, wanted, Facts { matches, ..facts(&locked, now, found) });
+        let (ruling, ids) = self.decide_locked(writer, requests, wanted, &locked).await?;
         if !ruling.placed.is_empty() {
             let group = group_of(&ruling, requests, &locked);
             let map = self.shared.partitions.cached();
@@ -283,9 +279,35 @@ impl Committer {
                 // Made outside, without the head: it syncs files.
                 return Err(Fault::Partitions(missing));
             }
-            writer.write(&group, &map).await?;
+            writer.write(&group, &map, ids).await?;
         }
         Ok((locked, ruling))
+    }
+
+    /// Decides as if all ids were new, which storing them proves; where retries are about or a request is refused, which
+    /// may be one, the ids are looked up first.
+    async fn decide_locked(
+        &mut self,
+        writer: &mut Writer,
+        requests: &[&AppendRequest],
+        wanted: &Wanted<'_>,
+        locked: &HeadRow,
+    ) -> Result<(Ruling, Ids), Fault> {
+        let (now, pruned) = (self.now(locked).await?, locked.head.pruned);
+        let matches = tags::matches(writer.connection(), requests, &locked.head).await?;
+        let decide = |found| {
+            let facts = Facts { matches: matches.clone(), ..facts(locked, now, found) };
+            arbiter::decide(requests, wanted, facts)
+        };
+        if self.optimism.trusts() {
+            let ruling = decide(writer.look_up(&wanted.streams, &[], &wanted.consumers, pruned).await?);
+            if is_all_new(&ruling) {
+                return Ok((ruling, Ids::New));
+            }
+        }
+        let keys: Vec<_> = wanted.keys.iter().flatten().copied().collect();
+        let found = writer.look_up(&wanted.streams, &keys, &wanted.consumers, pruned).await?;
+        Ok((decide(found), Ids::LookedUp))
     }
 
     /// The log's clock. One that differs from the server's by more than a minute is believed by nobody: `recordedat`
@@ -368,7 +390,7 @@ fn group_of<'a>(ruling: &'a Ruling, requests: &[&'a AppendRequest], locked: &Hea
     let id = |place: &arbiter::Placement| NewId { key: place.key, position: place.position, keep: place.keep };
     Group {
         rows: ruling.placed.iter().map(row).collect(),
-        ids: ruling.placed.iter().map(id).collect(),
+        ids: in_order(ruling.placed.iter().map(id)),
         streams: &ruling.streams,
         checkpoints: &ruling.checkpoints,
         head: ruling.head,
@@ -387,6 +409,13 @@ fn only_table<'a>(group: &Group<'_>, map: &'a PartitionMap) -> Option<&'a str> {
         [(month, _)] if map.has_events(*month) => map.table(*month).map(AsRef::as_ref),
         _ => None,
     }
+}
+
+/// Whether every request is stored or repeats one that is: a request that is refused may be a retry of one that was
+/// stored long ago, and storing the others does not show it.
+fn is_all_new(ruling: &Ruling) -> bool {
+    let is_new = |verdict: &Verdict| matches!(verdict, Verdict::Accepted(_) | Verdict::Repeats(_));
+    ruling.verdicts.iter().all(is_new)
 }
 
 /// Whether the server refused an id that is in the log.

@@ -5,7 +5,7 @@ use domain::append::AppendRequest;
 use domain::arbiter::Wanted;
 
 /// More events are faster by COPY.
-const EVENTS_MAX: usize = 256;
+const EVENTS_MAX: usize = 128;
 /// So many bytes are sent and parsed as parameters at once.
 const BYTES_MAX: usize = 512 << 10;
 /// How many groups are decided under the lock after another process has written between.

@@ -1,9 +1,7 @@
 -- Everything of a group but its rows, in one statement and one round trip.
 WITH ids AS (
-    -- A row that is there is of a pruned position, and not kept: otherwise it was known, or the request had been refused.
     INSERT INTO coldstream.event_ids (id_hash, position, kept)
-    SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::boolean[])
-    ON CONFLICT (id_hash) DO UPDATE SET position = EXCLUDED.position, kept = EXCLUDED.kept
+    SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::boolean[]) {where_an_id_is_there}
 ), heads AS (
     INSERT INTO coldstream.streams (category, id, version, position, first_position, closed)
     SELECT * FROM unnest($4::text[], $5::text[], $6::bigint[], $7::bigint[], $8::bigint[], $9::boolean[])
