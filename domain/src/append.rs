@@ -299,7 +299,7 @@ impl AppendRequest {
         if self.events.len() > REQUEST_EVENTS_MAX {
             return Err(InvalidRequest::TooManyEvents);
         }
-        if self.events.iter().map(NewEvent::bytes).sum::<usize>() > REQUEST_BYTES_MAX {
+        if self.bytes() > REQUEST_BYTES_MAX {
             return Err(InvalidRequest::TooLarge);
         }
         let mut streams = HashSet::new();
@@ -315,6 +315,18 @@ impl AppendRequest {
             return Err(InvalidRequest::Event { index, source });
         }
         condition::check(&self.conditions)
+    }
+
+    /// Rough size in bytes of events and conditions: what it takes while it waits.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let words = self.condition_items().flat_map(|item| item.types.iter().chain(&item.tags));
+        self.events.iter().map(NewEvent::bytes).sum::<usize>() + words.map(String::len).sum::<usize>()
+    }
+
+    /// The items of its conditions, in the order in which they are answered.
+    pub fn condition_items(&self) -> impl Iterator<Item = &ConditionItem> {
+        self.conditions.iter().flat_map(|condition| &condition.fail_if_events_match)
     }
 
     /// For how long the log knows the ids of its events (LOG-4).

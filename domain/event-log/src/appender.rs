@@ -79,8 +79,7 @@ impl Appender {
             reason: format!("too many {what} wait to be appended"),
             retry_after_seconds: Some(QUEUE_RETRY_SECONDS),
         };
-        let bytes: usize = request.events.iter().map(domain::event::NewEvent::bytes).sum();
-        let units = u32::try_from(bytes / QUEUE_UNIT_BYTES + 1).unwrap_or(u32::MAX);
+        let units = u32::try_from(request.bytes() / QUEUE_UNIT_BYTES + 1).unwrap_or(u32::MAX);
         let share = Arc::clone(&self.shares).try_acquire_many_owned(units).map_err(|_| full("bytes"))?;
         let (answer, answered) = oneshot::channel();
         // Counted first: the task may take it before this returns.
@@ -152,8 +151,9 @@ impl Task {
             None => self.receive().await?,
         };
         let size = |ticket: &Ticket| {
-            let bytes: usize = ticket.request.events.iter().map(domain::event::NewEvent::bytes).sum();
-            (ticket.request.events.len(), bytes)
+            // An item of a condition holds the head about as long as an event does.
+            let events = ticket.request.events.len() + ticket.request.condition_items().count();
+            (events, ticket.request.bytes())
         };
         let (mut events, mut bytes) = size(&first);
         let mut group = vec![first];
