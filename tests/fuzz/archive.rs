@@ -247,7 +247,7 @@ fn a_statement_that_a_trusted_key_signs_is_read_back_whatever_it_states() {
     let inner = |object: &Vec<u8>| {
         let text = std::str::from_utf8(object).expect("JSON");
         let begin = text.find(':').expect("a member") + 1;
-        text[begin..text.rfind(",\"signature\":").expect("a signature")].as_bytes().to_vec()
+        text.as_bytes()[begin..text.rfind(",\"signature\":").expect("a signature")].to_vec()
     };
     let corpus: Vec<_> = statements().iter().map(inner).collect();
     let target = Target { name: "statement, signed", corpus: &corpus, cases: 15_000, bytes_max: 1 << 20 };

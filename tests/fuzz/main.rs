@@ -55,7 +55,7 @@ fn sent(event: &NewEvent) -> Vec<u8> {
     let document = AppendRequest { events: vec![event.clone()], ..AppendRequest::default() }.to_document();
     let text = String::from_utf8(document).expect("JSON");
     let begin = text.find("\"events\":[").expect("events") + "\"events\":[".len();
-    text[begin..text.len() - "]}".len()].as_bytes().to_vec()
+    text.as_bytes()[begin..text.len() - "]}".len()].to_vec()
 }
 
 fn of(accepted: bool) -> Verdict {
