@@ -14,6 +14,7 @@ pub mod heals;
 pub mod http;
 pub mod import;
 pub mod node;
+pub mod oidc;
 pub mod serve;
 pub mod subject;
 pub mod telemetry;

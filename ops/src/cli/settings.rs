@@ -13,8 +13,9 @@ use super::Context;
 use super::output::{CliError, table};
 use crate::chain::chain;
 use crate::clock::SystemClock;
-use crate::config::{Config, PeerConfig};
+use crate::config::{Config, OidcConfig, PeerConfig};
 use crate::node::VIEW_CONNECTIONS;
+use crate::oidc;
 use crate::tls::{self, ServerTls, TlsError};
 
 #[derive(Debug, Subcommand)]
@@ -64,6 +65,9 @@ async fn check(context: &Context) -> Result<(), CliError> {
     if let Some(tls) = &config.http.tls {
         tried.push(Tried::of("http.tls", ServerTls::open(tls).map(|_| "certificate and key go together")));
     }
+    if let Some(oidc) = &config.http.oidc {
+        tried.push(try_issuer(oidc).await);
+    }
     if config.peer != PeerConfig::default() {
         tried.push(Tried::of("peer", tls::client(&config.peer).map(|_| "its certificates can be used")));
     }
@@ -97,6 +101,14 @@ async fn try_log(config: &Config) -> (Tried, Vec<String>) {
     };
     let advice = advice.map(|advice| advice.iter().map(|advice| advice.to_string()).collect());
     (tried, advice.unwrap_or_else(|error| vec![chain(&error)]))
+}
+
+async fn try_issuer(config: &OidcConfig) -> Tried {
+    let what = "http.oidc";
+    match oidc::probe(config).await {
+        Ok(usable) => Tried { what, good: true, said: format!("its issuer shows {usable} keys") },
+        Err(said) => Tried { what, good: false, said },
+    }
 }
 
 async fn try_store(what: &'static str, config: &StoreConfig) -> Tried {

@@ -10,6 +10,7 @@ use super::Context;
 use super::output::{CliError, confirm, say, table};
 use crate::clock::SystemClock;
 use crate::http::auth::{TokenHash, TokenRole, new_token};
+use crate::oidc;
 
 const NAME_CHARS_MAX: usize = 64;
 
@@ -179,6 +180,9 @@ async fn act(context: &Context, command: TokenCommand, log: &PgLog) -> Result<()
 
 /// A name stands in logs and lists: it is there, and it is one short line.
 fn check_name(name: &str) -> Result<(), CliError> {
+    if name.starts_with(oidc::NAME_PREFIX) {
+        return Err(CliError::Usage(format!("names that begin with {} are those of the issuer's", oidc::NAME_PREFIX)));
+    }
     if (1..=NAME_CHARS_MAX).contains(&name.chars().count()) && !name.contains(char::is_control) && name.trim() == name {
         return Ok(());
     }
@@ -229,7 +233,7 @@ mod tests {
         for good in ["a", "billing service", &"ä".repeat(NAME_CHARS_MAX)] {
             assert!(check_name(good).is_ok(), "{good:?}");
         }
-        for bad in ["", " ", "a ", "a\nb", &"a".repeat(NAME_CHARS_MAX + 1)] {
+        for bad in ["", " ", "a ", "a\nb", "oidc:ann", &"a".repeat(NAME_CHARS_MAX + 1)] {
             assert!(check_name(bad).is_err(), "{bad:?}");
         }
     }

@@ -1,8 +1,12 @@
 //! What the configuration says of the door: how it is locked, and how much goes through it.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use jsonwebtoken::Algorithm;
 use serde::{Deserialize, Serialize};
+
+use crate::http::auth::TokenRole;
 
 /// TLS of the API, 1.2 and newer. The files are read again when they change and at SIGHUP; a pair that is broken is
 /// refused, and the one before it stays.
@@ -80,4 +84,63 @@ pub struct RateConfig {
     pub requests_per_second: u32,
     /// Bytes of appends a second, unpacked; 0: without limit.
     pub append_bytes_per_second: u32,
+}
+
+/// Bearer tokens of an identity provider (JWTs, RFC 7519), beside our own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OidcConfig {
+    /// Who issues them: `iss`, letter by letter.
+    pub issuer: String,
+    /// For whom: `aud` names it.
+    pub audience: String,
+    /// URL of the issuer's public keys (JWKS): `jwks_uri` of its `.well-known/openid-configuration`.
+    pub keys_url: String,
+    /// File with the authorities, in PEM, that alone are believed for that URL; without one, those of the system.
+    #[serde(default)]
+    pub ca: Option<PathBuf>,
+    /// The claim, a text or a list of texts, that says what its bearer is.
+    pub role_claim: String,
+    /// Which of its values has which role. Who has none of them, or those of several roles, is refused.
+    pub roles: BTreeMap<String, TokenRole>,
+    /// Algorithms that the issuer may sign with. There are none with shared secrets.
+    #[serde(default = "OidcAlgorithm::usual")]
+    pub algorithms: Vec<OidcAlgorithm>,
+}
+
+/// An algorithm of signatures (RFC 7518 §3.1, RFC 8037).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names are those of RFC 7518 and RFC 8037")]
+pub enum OidcAlgorithm {
+    RS256,
+    RS384,
+    RS512,
+    PS256,
+    PS384,
+    PS512,
+    ES256,
+    ES384,
+    EdDSA,
+}
+
+impl OidcAlgorithm {
+    fn usual() -> Vec<Self> {
+        vec![Self::RS256, Self::ES256, Self::EdDSA]
+    }
+
+    /// The same, as who verifies calls it.
+    #[must_use]
+    pub fn named(self) -> Algorithm {
+        match self {
+            Self::RS256 => Algorithm::RS256,
+            Self::RS384 => Algorithm::RS384,
+            Self::RS512 => Algorithm::RS512,
+            Self::PS256 => Algorithm::PS256,
+            Self::PS384 => Algorithm::PS384,
+            Self::PS512 => Algorithm::PS512,
+            Self::ES256 => Algorithm::ES256,
+            Self::ES384 => Algorithm::ES384,
+            Self::EdDSA => Algorithm::EdDSA,
+        }
+    }
 }

@@ -20,7 +20,7 @@ use segment_store::StoreConfig;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use door::{ClientCertificates, PeerConfig, RateConfig, RatesConfig, TlsConfig};
+pub use door::{ClientCertificates, OidcAlgorithm, OidcConfig, PeerConfig, RateConfig, RatesConfig, TlsConfig};
 pub use load::{ENVIRONMENT_PREFIX, Overrides};
 pub use secret::SecretUrl;
 
@@ -250,6 +250,8 @@ pub struct HttpConfig {
     pub tls: Option<TlsConfig>,
     /// Says that TLS ends in front of this process.
     pub behind_tls_proxy: bool,
+    /// An identity provider whose tokens open something here, beside our own.
+    pub oidc: Option<OidcConfig>,
     /// How much each caller may ask for.
     pub rates: RatesConfig,
     /// Connections at a time; more wait to be accepted. Each costs up to some hundred KiB.
@@ -273,6 +275,7 @@ impl Default for HttpConfig {
             bind: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7400),
             tls: None,
             behind_tls_proxy: false,
+            oidc: None,
             rates: RatesConfig::default(),
             connections_max: 1024,
             body_bytes_in_flight_max: 64 << 20,
@@ -365,6 +368,15 @@ impl Config {
         }
         if self.peer.certificate.is_some() != self.peer.key.is_some() {
             return refuse("peer.certificate", "a certificate and its key, peer.key, go together");
+        }
+        if let Some(oidc) = &self.http.oidc {
+            // Whoever can answer in the issuer's place makes tokens of every role.
+            if !is_http_url(&oidc.keys_url) || is_clear_text_abroad(&oidc.keys_url) {
+                return refuse("http.oidc.keys_url", "it is the https URL of the issuer's keys");
+            }
+            if [&oidc.issuer, &oidc.audience, &oidc.role_claim].into_iter().any(String::is_empty) {
+                return refuse("http.oidc", "issuer, audience and role_claim are not empty");
+            }
         }
         let Some(url) = &self.replication.peer_url else { return Ok(()) };
         if !is_http_url(url) {

@@ -24,9 +24,11 @@ use crate::chain::chain;
 use crate::clock::{PgSimulatedClock, SimulatedClock, Stopwatch, SystemClock};
 use crate::config::Config;
 use crate::http::archive::ArchiveApi;
+use crate::http::auth::Tokens;
 use crate::http::regions::RegionApi;
 use crate::http::{self, ApiState, Door, Parts};
 use crate::node::{Node, NodeError, VIEW_CONNECTIONS};
+use crate::oidc::OidcTokens;
 use crate::tls::{ServerTls, TlsError};
 use crate::tokens::PgTokens;
 use crate::workers::{self, Workers};
@@ -190,6 +192,15 @@ impl Server {
     }
 }
 
+/// Who may come in: our own tokens, and those of the issuer that the configuration names.
+fn tokens(config: &Config, node: &Node) -> Result<Arc<dyn Tokens>, StartError> {
+    let own = Arc::new(PgTokens::new(node.log.clone()));
+    match &config.http.oidc {
+        None => Ok(own),
+        Some(oidc) => Ok(Arc::new(OidcTokens::new(oidc, own)?)),
+    }
+}
+
 /// Says what could be set better in the database. Not to know it keeps nobody from serving.
 async fn advise(node: &Node) {
     match node.log.advice(VIEW_CONNECTIONS).await {
@@ -218,7 +229,7 @@ async fn parts(config: &Config, node: &Arc<Node>, workers: Workers, heard: Arc<H
         log: node.log.clone(),
         reader: node.reader.clone(),
         content: node.content.clone(),
-        tokens: Arc::new(PgTokens::new(node.log.clone())),
+        tokens: tokens(config, node)?,
         tls: None,
         workers,
         warnings: config.warnings(),

@@ -1,0 +1,255 @@
+//! Bearer tokens of an identity provider: JWTs (RFC 7519) of one issuer for one audience, signed with a key that it shows
+//! (RFC 7517). What is no JWT is left to those who know our own tokens. It must never believe a token in who signs it or by
+//! which algorithm: issuer, audience and algorithms come from the configuration, keys from the issuer.
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use domain::ErrorKind;
+use jsonwebtoken::errors::ErrorKind as JwtError;
+use jsonwebtoken::jwk::{Jwk, PublicKeyUse};
+use jsonwebtoken::{DecodingKey, Validation, decode, decode_header};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use tokio::sync::Mutex;
+
+use crate::chain::chain;
+use crate::clock::Stopwatch;
+use crate::config::{OidcConfig, PeerConfig};
+use crate::http::auth::{Caller, OwnRates, Presented, TokenRole, Tokens};
+use crate::http::problem::Problem;
+use crate::http::scope::Scope;
+use crate::tls::{self, TlsError};
+
+/// Callers of the issuer are called so in logs and rates, before their subject. No token of ours has such a name.
+pub(crate) const NAME_PREFIX: &str = "oidc:";
+/// A subject is at most this long (OpenID Connect Core §2).
+const SUBJECT_BYTES_MAX: usize = 255;
+/// The issuer's clock and ours differ by at most this.
+const LEEWAY_SECONDS: u64 = 30;
+/// Keys are asked for again after this time: so long one is believed that the issuer has withdrawn.
+const KEYS_FRESH_FOR: Duration = Duration::from_secs(300);
+/// An issuer that does not answer is believed the keys that it showed last for this time.
+const KEYS_GOOD_FOR: Duration = Duration::from_secs(3600);
+/// Whoever sends keys' names that nobody knows makes us ask the issuer no more often than this.
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(10);
+/// The issuer answers within this time.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// All keys of an issuer are at most this long.
+const KEYS_BYTES_MAX: usize = 1 << 20;
+
+/// The tokens of an issuer, beside our own.
+pub struct OidcTokens {
+    config: OidcConfig,
+    own: Arc<dyn Tokens>,
+    http: reqwest::Client,
+    shown: RwLock<Option<Shown>>,
+    /// When the issuer was last asked; held while it is.
+    asked: Mutex<Option<Stopwatch>>,
+    ask_again_after: Duration,
+}
+
+/// What the issuer has shown.
+#[derive(Clone)]
+struct Shown {
+    keys: Arc<[Jwk]>,
+    at: Stopwatch,
+}
+
+/// Claims that are looked at by type: what is of another one is no token.
+#[derive(Deserialize)]
+struct Claims {
+    sub: String,
+    #[serde(rename = "exp")]
+    _exp: u64,
+    #[serde(default, rename = "nbf")]
+    _nbf: Option<u64>,
+    #[serde(flatten)]
+    rest: Map<String, Value>,
+}
+
+/// Why a JWT opens nothing.
+enum Refused {
+    /// No key that the issuer showed has this name.
+    Key,
+    /// Something else, such as "has expired".
+    For(&'static str),
+}
+
+impl OidcTokens {
+    /// The issuer's tokens beside `own`. Nothing is asked for before the first of them comes.
+    ///
+    /// # Errors
+    /// A [`TlsError`] if `ca` names no authorities.
+    pub fn new(config: &OidcConfig, own: Arc<dyn Tokens>) -> Result<Self, TlsError> {
+        let (config, http) = (config.clone(), client(config)?);
+        let (shown, asked) = (RwLock::new(None), Mutex::new(None));
+        Ok(Self { config, own, http, shown, asked, ask_again_after: ASK_AGAIN_AFTER })
+    }
+
+    fn shown(&self) -> Option<Shown> {
+        self.shown.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The keys that hold now. `anew`: others than those known are looked for.
+    async fn keys(&self, anew: bool) -> Result<Arc<[Jwk]>, Problem> {
+        let good = || self.shown().filter(|shown| shown.at.elapsed() < KEYS_GOOD_FOR);
+        let known = good().filter(|_| !anew);
+        if let Some(shown) = known.as_ref().filter(|shown| shown.at.elapsed() < KEYS_FRESH_FOR) {
+            return Ok(shown.keys.clone());
+        }
+        let mut asked = match (self.asked.try_lock(), known) {
+            (Ok(asked), _) => asked,
+            // One request waits for the issuer; the others go on with what they have.
+            (Err(_), Some(shown)) => return Ok(shown.keys),
+            (Err(_), None) => self.asked.lock().await,
+        };
+        // Another request may have asked meanwhile.
+        let lately = asked.is_some_and(|asked| asked.elapsed() < self.ask_again_after);
+        if !lately {
+            *asked = Some(Stopwatch::start());
+            match ask(&self.http, &self.config.keys_url).await {
+                Ok(keys) => {
+                    let shown = Some(Shown { keys, at: Stopwatch::start() });
+                    *self.shown.write().unwrap_or_else(PoisonError::into_inner) = shown;
+                }
+                Err(error) => tracing::warn!(error, "the issuer of http.oidc does not show its keys"),
+            }
+        }
+        let unknown = || Problem::new(ErrorKind::Unavailable, "the issuer's keys cannot be had at the moment");
+        good().map(|shown| shown.keys).ok_or_else(unknown)
+    }
+
+    /// What a JWT opens, by these keys.
+    fn read(&self, token: &str, keys: &[Jwk]) -> Result<Caller, Refused> {
+        let header = decode_header(token).map_err(|_| Refused::For("is none of its issuer's"))?;
+        if !self.config.algorithms.iter().any(|allowed| allowed.named() == header.alg) {
+            return Err(Refused::For("is signed with an algorithm that is not allowed"));
+        }
+        let named = |key: &&Jwk| {
+            let common = &key.common;
+            let signs = common.public_key_use.as_ref().is_none_or(|of| *of == PublicKeyUse::Signature);
+            let fits = common.key_algorithm.is_none_or(|of| of.to_string() == format!("{:?}", header.alg));
+            common.key_id == header.kid && signs && fits
+        };
+        let key = keys.iter().find(named).ok_or(Refused::Key)?;
+        let key = DecodingKey::from_jwk(key).map_err(|_| Refused::For("is signed with a key that cannot be used"))?;
+        let mut rules = Validation::new(header.alg);
+        rules.set_issuer(&[&self.config.issuer]);
+        rules.set_audience(&[&self.config.audience]);
+        rules.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
+        rules.validate_nbf = true;
+        rules.leeway = LEEWAY_SECONDS;
+        let read = decode::<Claims>(token, &key, &rules).map_err(|error| Refused::For(reason(error.kind())))?;
+        self.caller(read.claims).map_err(Refused::For)
+    }
+
+    fn caller(&self, claims: Claims) -> Result<Caller, &'static str> {
+        let fits = |subject: &str| !subject.is_empty() && !subject.contains(char::is_control);
+        if claims.sub.len() > SUBJECT_BYTES_MAX || !fits(&claims.sub) {
+            return Err("has a subject that cannot be one");
+        }
+        let words: Vec<&str> = match claims.rest.get(&self.config.role_claim) {
+            Some(Value::String(word)) => vec![word],
+            Some(Value::Array(words)) => words.iter().filter_map(Value::as_str).collect(),
+            _ => Vec::new(),
+        };
+        let mut roles: Vec<TokenRole> = words.iter().filter_map(|word| self.config.roles.get(*word)).copied().collect();
+        roles.dedup();
+        let role = match roles[..] {
+            [role] => role,
+            [] => return Err("names no role"),
+            [..] => return Err("names more than one role"),
+        };
+        let name = format!("{NAME_PREFIX}{}", claims.sub);
+        Ok(Caller { name, role, scope: Scope::Everything, rates: OwnRates::default() })
+    }
+}
+
+/// Asks the issuer for its keys, and returns how many of them can be used: for who checks a configuration.
+///
+/// # Errors
+/// Why it shows none.
+pub async fn probe(config: &OidcConfig) -> Result<usize, String> {
+    let http = client(config).map_err(|error| chain(&error))?;
+    let keys = ask(&http, &config.keys_url).await?;
+    match keys.iter().filter(|key| DecodingKey::from_jwk(key).is_ok()).count() {
+        0 => Err("none of the keys that it shows can be used".to_owned()),
+        usable => Ok(usable),
+    }
+}
+
+fn client(config: &OidcConfig) -> Result<reqwest::Client, TlsError> {
+    let believing = PeerConfig { ca: config.ca.clone(), ..PeerConfig::default() };
+    tls::client(&believing)?.timeout(ANSWER_WITHIN).build().map_err(TlsError::Client)
+}
+
+async fn ask(http: &reqwest::Client, url: &str) -> Result<Arc<[Jwk]>, String> {
+    let failed = |error: reqwest::Error| chain(&error);
+    let asked = http.get(url).send().await;
+    let mut answer = asked.and_then(reqwest::Response::error_for_status).map_err(failed)?;
+    let mut bytes = Vec::new();
+    while let Some(piece) = answer.chunk().await.map_err(failed)? {
+        bytes.extend_from_slice(&piece);
+        if bytes.len() > KEYS_BYTES_MAX {
+            return Err("its answer is too long".to_owned());
+        }
+    }
+    let mut document: Value = serde_json::from_slice(&bytes).map_err(|error| chain(&error))?;
+    let Some(Value::Array(keys)) = document.get_mut("keys").map(Value::take) else {
+        return Err("its answer has no keys".to_owned());
+    };
+    // A key of a kind that we do not know does not take the others away (RFC 7517 §5).
+    Ok(keys.into_iter().filter_map(|key| serde_json::from_value(key).ok()).collect())
+}
+
+fn reason(error: &JwtError) -> &'static str {
+    match error {
+        JwtError::ExpiredSignature => "has expired",
+        JwtError::ImmatureSignature => "is not good yet",
+        JwtError::InvalidIssuer => "is of another issuer",
+        JwtError::InvalidAudience => "is for another audience",
+        JwtError::InvalidSignature => "is not signed by its issuer",
+        _ => "is none of its issuer's",
+    }
+}
+
+/// Whether it has the form of a JWT (RFC 7515 §7.1); a token of ours has no dots.
+fn is_jwt(token: &str) -> bool {
+    token.split('.').count() == 3
+}
+
+#[async_trait]
+impl Tokens for OidcTokens {
+    async fn presented(&self, token: &str) -> Result<Presented, Problem> {
+        if !is_jwt(token) {
+            return self.own.presented(token).await;
+        }
+        let mut read = self.read(token, &self.keys(false).await?);
+        if let Err(Refused::Key) = read {
+            // The issuer may have begun to sign with another one.
+            read = self.read(token, &self.keys(true).await?);
+        }
+        Ok(match read {
+            Ok(caller) => Presented::Opens(Arc::new(caller)),
+            Err(refused) => {
+                let why = match refused {
+                    Refused::Key => "is signed with a key that its issuer does not show",
+                    Refused::For(why) => why,
+                };
+                Presented::Spent { name: format!("JWT of {}", self.config.issuer), why }
+            }
+        })
+    }
+
+    fn is_known(&self, token: &str) -> bool {
+        if !is_jwt(token) {
+            return self.own.is_known(token);
+        }
+        self.shown().is_some_and(|shown| self.read(token, &shown.keys).is_ok())
+    }
+}
+
+#[cfg(test)]
+mod tests;
