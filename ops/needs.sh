@@ -64,18 +64,22 @@ fetch_promtool() {
     ) >/dev/null 2>&1
 }
 
-# schemathesis from PyPI, in an environment of its own beside the build. The test that needs it says so where it cannot be
-# had, and is skipped.
+# schemathesis from PyPI, in an environment of its own beside the build. The test that needs it says so where it cannot
+# be had, and is skipped.
 want_schemathesis() {
     command -v schemathesis >/dev/null 2>&1 && return 0
     venv=${CARGO_TARGET_DIR:-$PWD/target}/schemathesis
     if [ ! -x "$venv/bin/schemathesis" ]; then
-        { python3 -m venv "$venv" && timeout 300 "$venv/bin/pip" install --quiet schemathesis==4.32.5; } >/dev/null 2>&1 || {
+        fetch_schemathesis >/dev/null 2>&1 || {
             say "schemathesis cannot be had: its requests are not sent (pip install schemathesis)"
             return 0
         }
     fi
     PATH=$PATH:$venv/bin; export PATH
+}
+
+fetch_schemathesis() {
+    python3 -m venv "$venv" && timeout 300 "$venv/bin/pip" install --quiet schemathesis==4.32.5
 }
 
 refresh_packages() {

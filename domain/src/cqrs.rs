@@ -215,7 +215,8 @@ impl TieredEventRepository {
     ///
     /// The only way to snapshots. cqrs-es 0.5 says neither of which version a snapshot is, nor hands over its state:
     /// `CqrsFramework` has applied a command's events before the store applies some of them once more. So the
-    /// repository makes it of the events themselves, and has to know how far apart two are, and the upcasters.
+    /// repository makes it of the events themselves, and has to know how far apart two are, and the upcasters: give
+    /// them here, and not to `with_upcasters` of what this returns.
     #[must_use]
     pub fn into_snapshot_store<A: Aggregate>(mut self, snapshots: Snapshots) -> PersistedEventStore<Self, A> {
         let (every, upcasters) = (snapshots.every.get(), snapshots.boxed_upcasters());

@@ -1,5 +1,5 @@
-//! Requests that schemathesis makes from the API's document, valid ones and others: none is answered with a 5xx, and none
-//! in a way that the document does not tell. Where it is not installed the test says so and ends.
+//! Requests that schemathesis makes from the API's document, valid ones and others: none is answered with a 5xx, and
+//! none in a way that the document does not tell. Where it is not installed the test says so and ends.
 
 mod door_common;
 

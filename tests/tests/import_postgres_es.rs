@@ -336,9 +336,9 @@ async fn a_snapshot_of_postgres_es_has_events_twice_so_none_is_taken_over() {
 async fn bad_rows_are_named_before_anything_is_stored_and_a_source_that_is_written_to_is_not_proven() {
     let service = Service::start().await;
     let put = "INSERT INTO events SELECT 'Order', id, sequence, 'Placed', version, payload, metadata FROM (VALUES
-        ('gap', 1, '1.0', '{}'::json, '{}'::json), ('gap', 3, '1.0', '{}', '{}'), ('number', 1, '1.0', '{}', '{\"n\":1}'),
-        ('large', 1, '1.0', to_json(repeat('x', 1100000)), '{}'), ('twice', 1, '1.0', '{\"a\":1,\"a\":2}', '{}'))
-        AS rows (id, sequence, version, payload, metadata)";
+        ('gap', 1, '1.0', '{}'::json, '{}'::json), ('gap', 3, '1.0', '{}', '{}'),
+        ('number', 1, '1.0', '{}', '{\"n\":1}'), ('large', 1, '1.0', to_json(repeat('x', 1100000)), '{}'),
+        ('twice', 1, '1.0', '{\"a\":1,\"a\":2}', '{}')) AS rows (id, sequence, version, payload, metadata)";
     service.pool.execute(put).await.expect("put");
     let refused = service.run(false, &[]).await;
     assert_eq!(refused.status.code(), Some(1));

@@ -1,5 +1,5 @@
-//! What cqrs-es expects of a `PersistedEventRepository`, by its documentation: the suite of [`TieredEventRepository`] over
-//! any log, with any store of snapshots.
+//! What cqrs-es expects of a `PersistedEventRepository`, by its documentation: the suite of [`TieredEventRepository`]
+//! over any log, with any store of snapshots.
 
 use std::collections::HashMap;
 use std::convert::Infallible;

@@ -22,7 +22,7 @@ use super::survey::BadRow;
 use super::{PostgresEsError, PostgresEsImport, Progress, RecordedAt};
 use crate::import::{RETRIES_MAX, RETRY_PAUSE};
 
-/// A group ends with the event that reaches one of these. Larger ones are a little faster, and hold the head for longer.
+/// A group ends with the event that reaches one of these. Larger ones are a little faster and hold the head longer.
 const GROUP_EVENTS: usize = 512;
 const GROUP_BYTES: usize = 1 << 20;
 const _: () = assert!(GROUP_EVENTS <= REQUEST_EVENTS_MAX, "a group is one request");
