@@ -198,7 +198,7 @@ pub fn replay(request: &AppendRequest, records: &[Record]) -> Result<Appended, A
     let mut events = Vec::with_capacity(records.len());
     for (event, record) in request.events.iter().zip(records) {
         match record {
-            Record::Event(recorded) if recorded.event == *event => events.push(AppendedEvent {
+            Record::Event(recorded) if event.says_the_same(&recorded.event) => events.push(AppendedEvent {
                 stream: event.stream.clone(),
                 version: recorded.version,
                 position: recorded.position,

@@ -6,6 +6,7 @@
 mod cloudevents;
 mod extensions;
 mod tags;
+mod trace;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -19,6 +20,7 @@ pub(crate) use cloudevents::{Draft, client_events, string};
 pub(crate) use extensions::write_member;
 pub use extensions::{extensions_from_json, extensions_from_metadata, extensions_to_json, metadata_from_extensions};
 pub use tags::{TAGS_EXTENSION, TAGS_MAX};
+pub use trace::{TRACEPARENT_EXTENSION, TRACESTATE_EXTENSION, TraceContext};
 
 /// An attribute (and so id, source, type …) is at most this long.
 pub use crate::types::stream::ATTRIBUTE_BYTES_MAX;

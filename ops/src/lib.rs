@@ -16,6 +16,7 @@ pub mod import;
 pub mod node;
 pub mod oidc;
 pub mod serve;
+pub mod spans;
 pub mod subject;
 pub mod telemetry;
 pub mod tls;

@@ -7,8 +7,8 @@
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use domain::log::{Direction, LogReader};
 use domain::merkle::Hash;
@@ -118,7 +118,11 @@ pub(crate) struct Mover<V> {
     /// Records to be tried at a time: fewer after a failure, so that the event that it is from is found and, while
     /// it cannot be folded, is tried alone. Only about work: lost with the process, and no harm.
     limit: AtomicUsize,
+    pub(crate) told: OnceLock<Told>,
 }
+
+/// Is told of records that a commit has put into a view. It must not take long.
+pub type Told = Box<dyn Fn(&[Record]) + Send + Sync>;
 
 impl<V: View> Mover<V> {
     pub(crate) fn new(
@@ -129,7 +133,15 @@ impl<V: View> Mover<V> {
         batch_records: usize,
     ) -> Self {
         let batch_records = batch_records.max(1);
-        Self { pool, reader, view, version, batch_records, limit: AtomicUsize::new(batch_records) }
+        Self {
+            pool,
+            reader,
+            view,
+            version,
+            batch_records,
+            limit: AtomicUsize::new(batch_records),
+            told: OnceLock::new(),
+        }
     }
 
     pub(crate) async fn progress(&self) -> Result<Progress, ProjectionError> {
@@ -161,6 +173,9 @@ impl<V: View> Mover<V> {
                 Ok(false) => return Ok(Folded::Overtaken),
                 Ok(true) => {
                     self.limit.store(limit.saturating_mul(2).min(self.batch_records), Ordering::Relaxed);
+                    if let Some(told) = self.told.get() {
+                        told(&records);
+                    }
                     return Ok(Folded::Records { to, records: records.len() });
                 }
                 Err(Failure::Other(error)) => return Err(error),

@@ -19,7 +19,7 @@ use crate::error::chain;
 use crate::mover::{Folded, Mover, Version};
 use crate::{ProjectionError, compact};
 
-pub use crate::mover::Progress;
+pub use crate::mover::{Progress, Told};
 pub use crate::view::View;
 
 /// Records folded in memory before one write, while the view is behind. More is faster and costs memory (a
@@ -99,6 +99,13 @@ impl<V: View> Runner<V> {
     #[must_use]
     pub fn seen(&self) -> watch::Receiver<Seen> {
         self.seen.subscribe()
+    }
+
+    /// Who is told of the records that this runner has put into the view, once they are committed. Set once, by the
+    /// composition root; nobody is told otherwise.
+    pub fn tell(&self, told: Told) {
+        // A second one comes too late: there is one root.
+        drop(self.mover.told.set(told));
     }
 
     /// What the view is as of.

@@ -96,7 +96,7 @@ pub struct Config {
     pub peer: PeerConfig,
     /// The API.
     pub http: HttpConfig,
-    /// What is written to stderr.
+    /// What is written to stderr, and told to a collector.
     pub telemetry: TelemetryConfig,
 }
 
@@ -295,11 +295,14 @@ pub struct TelemetryConfig {
     pub filter: String,
     /// Whether lines are JSON.
     pub json: bool,
+    /// Where an OpenTelemetry collector takes spans by OTLP over HTTP, such as `http://127.0.0.1:4318`. Told are requests
+    /// whose caller samples them (`traceparent`), and what the views take in of their events. Without it nothing is.
+    pub otlp_endpoint: Option<String>,
 }
 
 impl Default for TelemetryConfig {
     fn default() -> Self {
-        Self { filter: "info,sqlx=warn".to_owned(), json: false }
+        Self { filter: "info,sqlx=warn".to_owned(), json: false, otlp_endpoint: None }
     }
 }
 
@@ -368,6 +371,9 @@ impl Config {
         }
         if self.peer.certificate.is_some() != self.peer.key.is_some() {
             return refuse("peer.certificate", "a certificate and its key, peer.key, go together");
+        }
+        if self.telemetry.otlp_endpoint.as_deref().is_some_and(|url| !is_http_url(url)) {
+            return refuse("telemetry.otlp_endpoint", "it is no URL: write http://HOST:4318");
         }
         if let Some(oidc) = &self.http.oidc {
             // Whoever can answer in the issuer's place makes tokens of every role.

@@ -33,7 +33,7 @@ use super::auth::Caller;
 use super::problem::Problem;
 use super::route::{self, JSON, Route, shape};
 use super::scope::Touches;
-use super::{APPENDERS, ApiState, coding};
+use super::{APPENDERS, ApiState, coding, trace};
 use crate::clock::Stopwatch;
 
 /// Header that says what the writer believes of the one stream that it writes.
@@ -49,6 +49,8 @@ pub(super) static ROUTES: &[Route] = &[Route {
     headers: &[
         ("Expected-Version", "`any`, `none`, `exists` or the version of the one stream that is written"),
         ("Content-Encoding", "`zstd`, with a window of 16 MiB at most; unpacked, the body has 16 MiB at most too"),
+        (trace::TRACEPARENT, "W3C trace context: an extension of each event that has none; no part of its content"),
+        (trace::TRACESTATE, "The rest of that context"),
     ],
     bodies: &[
         route::Body {
@@ -202,9 +204,12 @@ pub(super) async fn append(
     let body = tokio::time::timeout(receive, collect(body)).await.map_err(|_| too_slow())??;
     let body = if packed { coding::unpacked(&body)? } else { body };
     state.rates.appended(&caller, body.len());
-    let request = form.read(&body, expected).map_err(AppendError::Invalid)?;
+    let mut request = form.read(&body, expected).map_err(AppendError::Invalid)?;
     caller.scope.check_append(&request)?;
     drop(body);
+    if let Some(context) = trace::context(&headers) {
+        request.carry(&context);
+    }
     let watch = Stopwatch::start();
     let result = state.log.append(request).await;
     let took = watch.elapsed();

@@ -38,6 +38,7 @@ pub mod scope;
 mod search;
 mod server;
 pub mod status;
+mod trace;
 
 #[cfg(test)]
 mod tests;
@@ -62,6 +63,7 @@ use uuid::Uuid;
 
 use crate::clock::{SimulatedClock, Stopwatch};
 use crate::config::HttpConfig;
+use crate::spans::Spans;
 use crate::tls::ServerTls;
 use crate::workers::Workers;
 use archive::ArchiveApi;
@@ -73,6 +75,7 @@ use problem::Problem;
 use rates::Rates;
 use regions::RegionApi;
 use route::Route;
+use trace::Course;
 
 pub use server::{Door, PeerAddress, ServeError, serve};
 
@@ -110,6 +113,8 @@ pub struct Parts {
     pub region_api: Option<RegionApi>,
     /// The clock of a log with simulated time.
     pub simulated: Option<Arc<dyn SimulatedClock>>,
+    /// Where spans of requests go.
+    pub spans: Spans,
     /// The numbers of log, archive and regions, for the metrics.
     pub numbers: Box<dyn Numbers>,
 }
@@ -251,6 +256,7 @@ async fn observe(State(state): State<Arc<ApiState>>, request: Request, next: Nex
     let _in_flight = state.metrics.began();
     let id = request_id(request.headers());
     let peer = request.extensions().get::<PeerAddress>().copied();
+    let course = Course::of(request.headers(), &state.spans);
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();
     let mut response = if state.shutdown.is_cancelled() && route != "/health/live" {
@@ -265,15 +271,16 @@ async fn observe(State(state): State<Arc<ApiState>>, request: Request, next: Nex
     problem::identify(&mut response, id);
     let (status, milliseconds) = (response.status().as_u16(), watch.elapsed().as_millis());
     state.metrics.answered(method.as_str(), &route, status, watch.elapsed());
+    course.ended(&state.spans, watch, (method.as_str(), &route), response.status());
     if audit::refused(&Asked { id, peer, method: &method, route: &route }, &response) {
         return response;
     }
-    let caller = auth::token_name(&response);
+    let (caller, trace) = (auth::token_name(&response), course.id());
     let error = response.extensions().get::<Problem>().map_or("", Problem::detail);
     match status {
-        500.. => tracing::warn!(%method, route, status, milliseconds, caller, id, error, "answered"),
-        400.. => tracing::info!(%method, route, status, milliseconds, caller, id, error, "answered"),
-        _ => tracing::debug!(%method, route, status, milliseconds, caller, id, "answered"),
+        500.. => tracing::warn!(%method, route, status, milliseconds, caller, id, trace, error, "answered"),
+        400.. => tracing::info!(%method, route, status, milliseconds, caller, id, trace, error, "answered"),
+        _ => tracing::debug!(%method, route, status, milliseconds, caller, id, trace, "answered"),
     }
     response
 }

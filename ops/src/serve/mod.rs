@@ -16,6 +16,7 @@ use domain::log::{LogReader, ReadError};
 use domain::{ClockError, ErrorKind};
 use event_log::Advice;
 use replication::fence::{EpochWatch, FenceError};
+use reqwest::Url;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -29,6 +30,7 @@ use crate::http::regions::RegionApi;
 use crate::http::{self, ApiState, Door, Parts};
 use crate::node::{Node, NodeError, VIEW_CONNECTIONS};
 use crate::oidc::OidcTokens;
+use crate::spans::{self, Spans};
 use crate::tls::{ServerTls, TlsError};
 use crate::tokens::PgTokens;
 use crate::workers::{self, Workers};
@@ -120,11 +122,12 @@ impl Server {
         let address = listener.local_addr().map_err(bound)?;
         let (workers, shutdown) = (Workers::default(), CancellationToken::new());
         let heard = Arc::new(Heard::default());
-        let mut parts = parts(config, &node, workers.clone(), heard.clone()).await?;
+        let mut tasks = Tasks::default();
+        let spans = tell_spans(config, &node, &shutdown, &mut tasks)?;
+        let mut parts = parts(config, &node, (workers.clone(), heard.clone()), spans.clone()).await?;
         parts.tls = tls.clone();
         let router = http::router(Arc::new(ApiState::new(parts, config.http.clone(), shutdown.clone())));
         let (limits, ending) = (config.http.clone(), shutdown.clone());
-        let mut tasks = Tasks::default();
         let door = Door { listener, tls: tls.clone() };
         tasks.start(async move { Ok(http::serve(door, router, &limits, ending).await?) });
         let certificates = tls.clone().map(rounds::certificates).transpose().map_err(StartError::Signal)?;
@@ -213,7 +216,32 @@ async fn advise(node: &Node) {
     }
 }
 
-async fn parts(config: &Config, node: &Arc<Node>, workers: Workers, heard: Arc<Heard>) -> Result<Parts, StartError> {
+/// Tells a collector of requests and of what the views take in, if one is configured.
+fn tell_spans(
+    config: &Config,
+    node: &Node,
+    shutdown: &CancellationToken,
+    tasks: &mut Tasks,
+) -> Result<Spans, StartError> {
+    let Some(endpoint) = &config.telemetry.otlp_endpoint else { return Ok(Spans::default()) };
+    let endpoint = Url::parse(endpoint).expect("check() refuses what is no URL");
+    let http = reqwest::Client::builder().build().map_err(NodeError::Http)?;
+    let (spans, telling) = spans::exporter(http, &endpoint, &config.region.name, shutdown.clone());
+    tasks.start(async move {
+        telling.await;
+        Ok(())
+    });
+    let (folded, view) = (spans.clone(), node.content_runner.name());
+    node.content_runner.tell(Box::new(move |records| folded.folded(view, records)));
+    Ok(spans)
+}
+
+async fn parts(
+    config: &Config,
+    node: &Arc<Node>,
+    (workers, heard): (Workers, Arc<Heard>),
+    spans: Spans,
+) -> Result<Parts, StartError> {
     let simulated = node.log.log_head().await?.simulated;
     let archive = node.archive.clone().map(|archive| ArchiveApi {
         node: archive,
@@ -236,6 +264,13 @@ async fn parts(config: &Config, node: &Arc<Node>, workers: Workers, heard: Arc<H
         archive,
         region_api: node.region.clone().map(RegionApi::new),
         simulated: simulated.then(|| Arc::new(PgSimulatedClock(node.log.clone())) as Arc<dyn SimulatedClock>),
-        numbers: Box::new(RegionNumbers { node: node.clone(), heard, log: config.log.clone(), started }),
+        numbers: Box::new(RegionNumbers {
+            node: node.clone(),
+            heard,
+            spans: spans.clone(),
+            log: config.log.clone(),
+            started,
+        }),
+        spans,
     })
 }

@@ -18,6 +18,7 @@ use crate::http::metrics::families::*;
 use crate::http::metrics::{MetricsText, Numbers};
 use crate::http::status::{seconds, unix_seconds, write_role};
 use crate::node::{Node, VIEW_CONNECTIONS};
+use crate::spans::Spans;
 
 /// The database has this long for all that a scrape asks of it, beside the head.
 const DATABASE_LIMIT: Duration = Duration::from_secs(2);
@@ -82,6 +83,7 @@ impl Heard {
 pub(super) struct RegionNumbers {
     pub(super) node: Arc<Node>,
     pub(super) heard: Arc<Heard>,
+    pub(super) spans: Spans,
     pub(super) log: LogConfig,
     pub(super) started: Timestamp,
 }
@@ -90,6 +92,9 @@ pub(super) struct RegionNumbers {
 impl Numbers for RegionNumbers {
     async fn write(&self, text: &mut MetricsText, head: Option<&LogHead>) {
         text.value(&PROCESS_START, &[], unix_seconds(self.started));
+        if let Some(dropped) = self.spans.dropped() {
+            text.value(&SPANS_DROPPED, &[], dropped);
+        }
         write_log(text, &self.node.log.metrics(), &self.log);
         self.write_connections(text);
         self.write_view(text, head);

@@ -29,6 +29,9 @@ families! {
     PROCESS_START: Gauge "process_start_time_seconds" []
         "When this process started, in seconds since 1970"
 
+    SPANS_DROPPED: Counter "coldstream_spans_dropped_total" []
+        "Spans that the collector did not take (telemetry.otlp_endpoint)"
+
     HTTP_REQUESTS: Counter "coldstream_http_requests_total" ["method" "route" "status"]
         "SEC-1: requests that were answered; 401 and 403 are those that no token allowed"
     HTTP_SECONDS: Histogram "coldstream_http_request_seconds" ["method" "route"]
