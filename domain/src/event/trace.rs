@@ -93,7 +93,7 @@ impl AppendRequest {
 impl NewEvent {
     /// Puts the context into the event, unless it has one of its own or no room for it: tracing refuses no event.
     pub fn carry(&mut self, context: &TraceContext) {
-        if self.extensions.iter().any(|extension| is_of_trace(extension)) {
+        if self.extensions.iter().any(is_of_trace) {
             return;
         }
         let extension = |name: &str, value: &str| Extension {
