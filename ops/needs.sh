@@ -59,7 +59,7 @@ want_promtool() {
 
 fetch_promtool() {
     (
-        cd "$tools" && rm -f prometheus_*.deb && timeout 120 apt-get download -qq prometheus &&
+        cd "$tools" && rm -f prometheus_*.deb && timeout 60 apt-get download -qq prometheus &&
             dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x ./usr/bin/promtool && rm -f prometheus_*.deb
     ) >/dev/null 2>&1
 }
@@ -83,7 +83,7 @@ fetch_schemathesis() {
 }
 
 refresh_packages() {
-    may_install && as_root timeout 120 apt-get update -qq >/dev/null 2>&1
+    may_install && as_root timeout 60 apt-get update -qq >/dev/null 2>&1
 }
 
 need_rust() {

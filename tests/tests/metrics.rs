@@ -61,35 +61,37 @@ fn family(sample: &str) -> &'static Family {
     found.unwrap_or_else(|| panic!("{sample} is in no table"))
 }
 
+/// What both regions say once 20 events are archived in both.
+const LEVEL: [(&str, f64); 21] = [
+    ("coldstream_log_up", 1.0),
+    ("coldstream_log_head", 20.0),
+    ("coldstream_log_epoch", 1.0),
+    ("coldstream_log_pruned_head", 0.0),
+    ("coldstream_log_coming_partition", 1.0),
+    (r#"coldstream_view_checkpoint{view="view_content"}"#, 20.0),
+    (r#"coldstream_view_lag_events{view="view_content"}"#, 0.0),
+    ("coldstream_archive_segments", 1.0),
+    ("coldstream_archive_sealed_head", 20.0),
+    ("coldstream_archive_verified_head", 20.0),
+    ("coldstream_archive_confirmed_head", 20.0),
+    ("coldstream_archive_unconfirmed_segments", 0.0),
+    ("coldstream_archive_manifest", 1.0),
+    ("coldstream_evidence_cosigned_head", 20.0),
+    ("coldstream_replication_peer_up", 1.0),
+    ("coldstream_replication_peer_head", 20.0),
+    ("coldstream_replication_lag_events", 0.0),
+    ("coldstream_replication_lag_seconds", 0.0),
+    ("coldstream_replication_mirror_backlog_manifests", 0.0),
+    ("coldstream_fence_silent", 0.0),
+    (r#"coldstream_worker_up{worker="seal"}"#, 1.0),
+];
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn figures_move_with_what_happens_to_two_regions() {
     let mut regions = TwoRegions::start().await;
     append_run(&regions.home, "one", 20).await;
     head_beyond(&regions.dr, 20).await;
     seal_all(&regions.home).await;
-    let both = [
-        ("coldstream_log_up", 1.0),
-        ("coldstream_log_head", 20.0),
-        ("coldstream_log_epoch", 1.0),
-        ("coldstream_log_pruned_head", 0.0),
-        ("coldstream_log_coming_partition", 1.0),
-        (r#"coldstream_view_checkpoint{view="view_content"}"#, 20.0),
-        (r#"coldstream_view_lag_events{view="view_content"}"#, 0.0),
-        ("coldstream_archive_segments", 1.0),
-        ("coldstream_archive_sealed_head", 20.0),
-        ("coldstream_archive_verified_head", 20.0),
-        ("coldstream_archive_confirmed_head", 20.0),
-        ("coldstream_archive_unconfirmed_segments", 0.0),
-        ("coldstream_archive_manifest", 1.0),
-        ("coldstream_evidence_cosigned_head", 20.0),
-        ("coldstream_replication_peer_up", 1.0),
-        ("coldstream_replication_peer_head", 20.0),
-        ("coldstream_replication_lag_events", 0.0),
-        ("coldstream_replication_lag_seconds", 0.0),
-        ("coldstream_replication_mirror_backlog_manifests", 0.0),
-        ("coldstream_fence_silent", 0.0),
-        (r#"coldstream_worker_up{worker="seal"}"#, 1.0),
-    ];
     let roles = |own: f64| {
         [
             (r#"coldstream_log_role{role="active"}"#, own),
@@ -97,8 +99,8 @@ async fn figures_move_with_what_happens_to_two_regions() {
             (r#"coldstream_replication_peer_role{role="active"}"#, 1.0 - own),
         ]
     };
-    let home = Scrape::says(&regions.home, &[&both[..], &roles(1.0)].concat()).await;
-    Scrape::says(&regions.dr, &[&both[..], &roles(0.0)].concat()).await;
+    let home = Scrape::says(&regions.home, &[&LEVEL[..], &roles(1.0)].concat()).await;
+    Scrape::says(&regions.dr, &[&LEVEL[..], &roles(0.0)].concat()).await;
     for (sample, value) in [
         (r#"coldstream_append_requests_total{outcome="new"}"#, 1.0),
         ("coldstream_append_events_total", 20.0),

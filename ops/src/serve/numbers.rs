@@ -108,7 +108,13 @@ impl Numbers for RegionNumbers {
         };
         match tokio::time::timeout(DATABASE_LIMIT, asked).await {
             Ok(Ok((figures, unfollowed_since))) => {
-                write_figures(text, &figures, head, &heard);
+                if self.node.archive.is_some() {
+                    write_archive(text, &figures, &heard);
+                }
+                // Simulated clocks stand where they were put.
+                if !head.simulated {
+                    write_clocks(text, &figures, &heard);
+                }
                 write_lag(text, head, &heard, unfollowed_since);
             }
             Ok(Err(error)) => {
@@ -229,7 +235,7 @@ fn write_heard(text: &mut MetricsText, heard: &HeardNow, has_peer: bool) {
     write_role(text, &PEER_ROLE, peer.role);
 }
 
-fn write_figures(text: &mut MetricsText, figures: &Figures, head: &LogHead, heard: &HeardNow) {
+fn write_archive(text: &mut MetricsText, figures: &Figures, heard: &HeardNow) {
     text.value(&ARCHIVE_SEGMENTS, &[], figures.segments);
     text.value(&ARCHIVE_UNCONFIRMED, &[], figures.unconfirmed_segments);
     text.value(&ARCHIVE_STORED, &[], figures.stored_bytes);
@@ -249,14 +255,14 @@ fn write_figures(text: &mut MetricsText, figures: &Figures, head: &LogHead, hear
     if let Some(peer) = heard.peer {
         text.value(&MIRROR_BACKLOG, &[], figures.manifest.abs_diff(peer.manifest));
     }
-    // Simulated clocks stand where they were put.
-    if !head.simulated {
-        if let Ok(own) = SystemClock::read() {
-            text.value(&CLOCK_DIFFERENCE, &["database"], seconds(figures.database_now.micros_since(own)));
-        }
-        if let Some((theirs, own)) = heard.peer.map(|peer| peer.clocks) {
-            text.value(&CLOCK_DIFFERENCE, &["peer"], seconds(theirs.micros_since(own)));
-        }
+}
+
+fn write_clocks(text: &mut MetricsText, figures: &Figures, heard: &HeardNow) {
+    if let Ok(own) = SystemClock::read() {
+        text.value(&CLOCK_DIFFERENCE, &["database"], seconds(figures.database_now.micros_since(own)));
+    }
+    if let Some((theirs, own)) = heard.peer.map(|peer| peer.clocks) {
+        text.value(&CLOCK_DIFFERENCE, &["peer"], seconds(theirs.micros_since(own)));
     }
 }
 

@@ -205,8 +205,8 @@ pub fn table() -> String {
     let mut text = "# Metrics\n\n\
         `GET /metrics`, with a token of any role, in Prometheus' text format. Made by `coldstream metrics`; a test holds \
         this table to the code. Ids such as LOG-1 are the promises in [ARCHITECTURE.md](../ARCHITECTURE.md). Positions and \
-        heads are counts of events. A figure that the database or the other region has not told is left out: it is never \
-        the last one or 0.\n\n\
+        heads are counts of events. A figure that the database has not told is left out: it is never the last one or 0. What \
+        is as last heard of the other region says so.\n\n\
         A dashboard and alerts are in [observe/](observe/).\n\n\
         | metric | kind | labels | what it says |\n|---|---|---|---|\n"
         .to_owned();
