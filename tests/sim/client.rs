@@ -78,7 +78,7 @@ fn tag(request: u64) -> String {
 /// Every fourth request excludes a tag since a position, one in a while since the beginning. Which ones follows from the
 /// number: so no other draw of a seed is moved.
 fn conditions(request: u64, ledger: &Ledger) -> Vec<AppendCondition> {
-    if request % 4 > 0 {
+    if !request.is_multiple_of(4) {
         return Vec::new();
     }
     let tags = vec![if request.is_multiple_of(5) { "all".into() } else { tag(request) }];

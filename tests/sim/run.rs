@@ -91,7 +91,7 @@ struct Held {
 type Before = Option<(LogHead, Option<Expected>)>;
 
 enum Ended {
-    Done(Done),
+    Done(Box<Done>),
     Held,
     Died,
 }
@@ -457,7 +457,7 @@ impl Sim {
     async fn drive(&self, site: usize, work: &mut Work) -> Option<Ended> {
         let running = self.world.sites[site].running();
         let moving = poll_fn(|context| match work.as_mut().poll(context) {
-            Poll::Ready(done) => Poll::Ready(Ended::Done(done)),
+            Poll::Ready(done) => Poll::Ready(Ended::Done(Box::new(done))),
             Poll::Pending if self.world.gate.take_held() => Poll::Ready(Ended::Held),
             Poll::Pending if running.as_ref().is_some_and(|process| process.life.is_dead()) => Poll::Ready(Ended::Died),
             Poll::Pending => Poll::Pending,
