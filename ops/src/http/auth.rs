@@ -162,10 +162,9 @@ pub(super) fn token_name(response: &Response) -> &str {
 pub(super) async fn authenticate(State(state): State<Arc<ApiState>>, mut request: Request, next: Next) -> Response {
     let peer = request.extensions().get::<PeerAddress>().copied();
     let token = bearer(request.headers()).map(str::to_owned);
-    // Before the database is asked. One who is known is not locked out by others at its address.
-    if let Err(problem) = state.rates.attempt(peer)
-        && !token.as_ref().is_some_and(|token| state.tokens.is_known(token))
-    {
+    let known = || token.as_ref().is_some_and(|token| state.tokens.is_known(token));
+    // Before the database is asked.
+    if let Err(problem) = state.rates.attempt(peer, known) {
         return problem.into_response();
     }
     let refused = |detail: &str| {

@@ -104,15 +104,19 @@ impl Rates {
         }
     }
 
-    /// Refuses an address from which too many have come without a good token.
+    /// Refuses an address from which too many have come without a good token. Who is `known` is not locked out by others
+    /// there.
     ///
     /// # Errors
     /// 429.
-    pub(super) fn attempt(&self, peer: Option<PeerAddress>) -> Result<(), Problem> {
+    pub(super) fn attempt(&self, peer: Option<PeerAddress>, known: impl FnOnce() -> bool) -> Result<(), Problem> {
         let Some((network, _)) = self.failing(peer) else { return Ok(()) };
         let taken = lock(&self.failures).take(&network, Duration::ZERO, FAILURES_DEPTH, self.running.elapsed());
         let said = "too many requests without a good token have come from this address";
-        taken.map_err(|refusal| self.refuse(Limit::Failures, refusal, said.to_owned()))
+        taken.or_else(|refusal| match known() {
+            true => Ok(()),
+            false => Err(self.refuse(Limit::Failures, refusal, said.to_owned())),
+        })
     }
 
     /// Notes that an attempt from this address has failed.

@@ -124,7 +124,8 @@ impl Route {
             problems.push((ErrorKind::Unavailable, StatusCode::SERVICE_UNAVAILABLE));
             problems.push((ErrorKind::Unavailable, StatusCode::TOO_MANY_REQUESTS));
         }
-        if !self.roles.is_empty() && self.roles.len() < TokenRole::ALL.len() {
+        let limited = self.roles.len() < TokenRole::ALL.len() || self.touches != Touches::Nothing;
+        if !self.roles.is_empty() && limited {
             problems.push((ErrorKind::Denied, StatusCode::FORBIDDEN));
         }
         if self.query.is_some() || !self.bodies.is_empty() {
