@@ -437,7 +437,7 @@ impl Sim {
             Ended::Done(done) => {
                 self.told(format!("{name}: {what}"), &done);
                 self.bury();
-                self.judge(site, &what, done, before).await
+                self.judge(site, &what, *done, before).await
             }
             Ended::Held => {
                 self.tell(format!("{name}: {what} is held up"));
