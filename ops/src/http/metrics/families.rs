@@ -75,7 +75,7 @@ families! {
     LOG_GROUP_EVENTS: Histogram "coldstream_log_group_events" []
         "Events of a group"
     LOG_COMMIT: Histogram "coldstream_log_commit_seconds" []
-        "LOG-1: time of a group's COMMIT: mostly of the flush to disk"
+        "LOG-1: time of a group's COMMIT, or of a small group's one statement: mostly of the flush to disk"
     LOG_REPLAYED: Counter "coldstream_log_replayed_total" []
         "LOG-4: appends that were retries; nothing was stored twice"
     LOG_REFUSED: Counter "coldstream_log_refused_total" []
