@@ -2,12 +2,14 @@
 //! the next group forms while the last one is being flushed.
 //!
 //! ```text
-//! append ─▶ queue ─▶ group: lock head ▸ look up ▸ decide ▸ COPY rows ▸ move heads ▸ COMMIT ─▶ answers
-//!                      ▲                                    │
-//!                      └── again: lock, lost connection, missing partition; halved: data that the server refuses
+//!                   ┌─ small: decide on what was last seen ▸ store, if the log still is that ─────────┐
+//! append ─▶ queue ─▶ group                                   │ (it is another one)                     ├─▶ answers
+//!                   └─ else: lock head ▸ look up ▸ decide ◀──┘ ▸ COPY rows ▸ move heads ▸ COMMIT ──────┘
+//!                      ▲                                       │
+//!                      └── again: lock, lost connection, known id, missing partition; halved: data that is refused
 //! ```
 //!
-//! Nothing is answered as stored before COMMIT was, and nothing as not stored unless that is known.
+//! Nothing is answered as stored before it was committed, and nothing as not stored unless that is known.
 
 mod doubt;
 mod group;
