@@ -1,7 +1,7 @@
 //! The audit's lines: who was refused what, from where, under which request id. One line a refusal, with the name of the
 //! token where there is one, and never the token.
 
-use axum::http::{Method, StatusCode};
+use axum::http::{HeaderValue, Method, StatusCode};
 use axum::response::Response;
 use domain::ErrorKind;
 
@@ -36,4 +36,10 @@ pub(super) fn refused(asked: &Asked<'_>, response: &Response) -> bool {
     let (kind, status, token) = (problem.kind().as_str(), response.status().as_u16(), token_name(response));
     tracing::warn!(target: TARGET, kind, status, token, peer, %method, route, id, why = problem.detail(), "refused");
     true
+}
+
+/// Writes the line of an answer that ends early, because its token opens nothing any more.
+pub(super) fn broken_off(token: &str, id: Option<&HeaderValue>) {
+    let (kind, id) = (ErrorKind::Denied.as_str(), id.and_then(|id| id.to_str().ok()).unwrap_or_default());
+    tracing::warn!(target: TARGET, kind, token, id, why = "its token is spent", "an answer is broken off");
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
@@ -27,7 +27,7 @@ use sha2::{Digest, Sha256};
 use super::problem::Problem;
 use super::route::Route;
 use super::scope::Scope;
-use super::{ApiState, PeerAddress, audit};
+use super::{ApiState, PeerAddress, REQUEST_ID, audit};
 
 /// Every token starts so: it can be found by those who look for leaked secrets.
 const TOKEN_PREFIX: &str = "cst_";
@@ -161,6 +161,7 @@ pub(super) fn token_name(response: &Response) -> &str {
 /// Lets requests with a token that opens something through, with the [`Caller`] at hand for what follows.
 pub(super) async fn authenticate(State(state): State<Arc<ApiState>>, mut request: Request, next: Next) -> Response {
     let peer = request.extensions().get::<PeerAddress>().copied();
+    let id = request.headers().get(REQUEST_ID).cloned();
     let token = bearer(request.headers()).map(str::to_owned);
     let known = || token.as_ref().is_some_and(|token| state.tokens.is_known(token));
     // Before the database is asked.
@@ -189,7 +190,7 @@ pub(super) async fn authenticate(State(state): State<Arc<ApiState>>, mut request
             next.run(request).await
         }
     };
-    let mut response = while_it_opens(response, &state, token, &caller);
+    let mut response = while_it_opens(response, &state, (token, id), &caller);
     // For the log line of the request, which is written further out.
     response.extensions_mut().insert(caller);
     response
@@ -197,19 +198,24 @@ pub(super) async fn authenticate(State(state): State<Arc<ApiState>>, mut request
 
 /// A tail is asked for once and read for days. So before each piece of an answer of unknown length the token is looked at
 /// again; one that opens nothing any more breaks it off. Where that cannot be found out, it goes on.
-fn while_it_opens(response: Response, state: &Arc<ApiState>, token: String, caller: &Arc<Caller>) -> Response {
+fn while_it_opens(
+    response: Response,
+    state: &Arc<ApiState>,
+    (token, id): (String, Option<HeaderValue>),
+    caller: &Arc<Caller>,
+) -> Response {
     if response.body().size_hint().exact().is_some() {
         return response;
     }
     let (head, body) = response.into_parts();
-    let asks = Arc::new((state.clone(), token, caller.clone()));
+    let asks = Arc::new((state.clone(), token, caller.clone(), id));
     let pieces = stream::try_unfold(body, move |mut body| {
         let asks = asks.clone();
         async move {
             let Some(frame) = body.frame().await.transpose()? else { return Ok(None) };
-            let (state, token, caller) = &*asks;
+            let (state, token, caller, id) = &*asks;
             if let Ok(Presented::Unknown | Presented::Spent { .. }) = state.tokens.presented(token).await {
-                tracing::warn!(target: audit::TARGET, token = caller.name, "an answer is broken off: its token is spent");
+                audit::broken_off(&caller.name, id.as_ref());
                 return Err(axum::Error::new(io::Error::from(io::ErrorKind::PermissionDenied)));
             }
             Ok(Some((frame.into_data().unwrap_or_default(), body)))

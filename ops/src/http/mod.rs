@@ -251,10 +251,12 @@ async fn within_time(State(state): State<Arc<ApiState>>, request: Request, next:
 
 /// Gives the request its id, refuses it once a shutdown has begun, counts it, and logs it without secrets:
 /// neither query nor headers. What its caller may not is the audit's.
-async fn observe(State(state): State<Arc<ApiState>>, request: Request, next: Next) -> Response {
+async fn observe(State(state): State<Arc<ApiState>>, mut request: Request, next: Next) -> Response {
     let watch = Stopwatch::start();
     let _in_flight = state.metrics.began();
     let id = request_id(request.headers());
+    // For whoever has to name the request further in.
+    request.headers_mut().insert(REQUEST_ID, id.clone());
     let peer = request.extensions().get::<PeerAddress>().copied();
     let course = Course::of(request.headers(), &state.spans);
     let method = request.method().clone();
