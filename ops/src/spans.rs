@@ -97,12 +97,12 @@ impl Spans {
         let (Some(_), Ok(now)) = (&self.0, SystemClock::read()) else { return };
         for record in records {
             let Record::Event(recorded) = record else { continue };
-            let age = now.micros_since(recorded.recorded_at);
+            let began = recorded.recorded_at.min(now);
             let Some(context) = TraceContext::of(&recorded.event) else { continue };
-            if self.wants(Some(&context)) && (0..=VIEW_SPAN_MICROS_MAX).contains(&age) {
+            if self.wants(Some(&context)) && now.micros_since(began) <= VIEW_SPAN_MICROS_MAX {
                 let attributes =
                     vec![("coldstream.view", view.to_owned()), ("coldstream.position", recorded.position.to_string())];
-                let (kind, name, time) = (SpanKind::Consumer, format!("fold {view}"), (recorded.recorded_at, now));
+                let (kind, name, time) = (SpanKind::Consumer, format!("fold {view}"), (began, now));
                 self.tell(Span { context, kind, name, time, failed: false, attributes });
             }
         }

@@ -1,5 +1,7 @@
 //! A course that begins in a client goes on through the door, into the record, and into the view: each tells a collector.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::routing::post;
 use domain::window::LiveWindow;
@@ -12,6 +14,8 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const SPAN: &str = "00f067aa0ba902b7";
+/// No state that the test waits for takes longer than this.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A collector for OTLP over HTTP: its address, and the spans that it is told.
 async fn collector() -> (String, UnboundedReceiver<Value>) {
@@ -58,10 +62,8 @@ async fn a_sampled_course_is_told_from_the_door_to_the_view_and_another_is_not()
     };
     append("unsampled", "00").await;
     append("sampled", "01").await;
-    let mut told = Vec::new();
-    while told.len() < 2 {
-        told.push(heard.recv().await.expect("the collector stands"));
-    }
+    let two = async { [heard.recv().await, heard.recv().await].map(|span| span.expect("the collector stands")) };
+    let mut told = tokio::time::timeout(PATIENCE, two).await.expect("two spans are told");
     told.sort_by_key(|span| span["name"].to_string());
     let names: Vec<&Value> = told.iter().map(|span| &span["name"]).collect();
     assert_eq!(names, ["POST /v1/append", "fold view_content"], "nothing of the course that nobody samples");
