@@ -133,11 +133,12 @@ impl Committer {
                 }
                 Ok(None) => {}
                 Err(fault) => {
-                    if let Fault::Database(error) = &fault
-                        && trouble(error) != Trouble::Lost
-                    {
-                        self.writer = Some(writer);
-                    }
+                    let is_good = match &fault {
+                        Fault::Database(error) => trouble(error) != Trouble::Lost,
+                        Fault::Refused(_) | Fault::Partitions(_) => true,
+                        Fault::InDoubt(..) => false,
+                    };
+                    self.writer = is_good.then_some(writer);
                     return Err(fault);
                 }
             }
@@ -160,12 +161,10 @@ impl Committer {
             // Compared with the server's clock where it is stored.
             let now = if let Some(simulated) = row.simulated_now { simulated } else { self.clock().await? };
             let ruling = arbiter::decide(requests, wanted, facts(&row, now, Found { streams, ..Found::default() }));
-            // Storing proves what was remembered of streams, and that the stored ids are new. It proves nothing of a request
-            // that is refused: that may be a retry.
-            let all =
-                ruling.verdicts.iter().all(|verdict| matches!(verdict, Verdict::Accepted(_) | Verdict::Repeats(_)));
-            decided = (all && !ruling.placed.is_empty()).then_some((row, now, ruling));
+            // Storing proves what was remembered of streams, and that the stored ids are new.
+            decided = is_all_new(&ruling).then_some((row, now, ruling));
         }
+        let is_looked_up = decided.is_none();
         let (row, now, ruling) = match decided {
             Some(decided) => decided,
             None => {
@@ -190,6 +189,11 @@ impl Committer {
             }
             Ok(false) => {
                 self.optimism.lost_a_race();
+                Ok(None)
+            }
+            // Not known, and there: a prune that was cut short has not forgotten it yet. Under the lock it gives way.
+            Err(error) if is_looked_up && is_known_id(&error) => {
+                self.optimism.met_a_retry();
                 Ok(None)
             }
             // The session may still run it.
