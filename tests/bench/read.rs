@@ -1,0 +1,345 @@
+//! How fast the log is read, on one region of the real binary with fsync on: figures to report, never a verdict. Run with
+//! `cargo bench -p system-tests --bench read` after `cargo build --release -p ops --bins`, on a machine that does nothing
+//! else. READ_EVENTS says how many events are behind it.
+//!
+//! - *log*: `GET /v1/log` of everything, as it is and compressed, and a tail that catches up. The ceiling is what
+//!   PostgreSQL gives of the same rows to the same client: one COPY to it.
+//! - *subscription*: from the acknowledgement of an event to its arrival at a tail, at a steady rate of appends.
+//! - *projection*: the view "content now" of a new server over a log that is there. The ceiling is the log read by the
+//!   same port that the view reads it by, folded into nothing.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use domain::append::AppendRequest;
+use domain::event::{Data, Extension, ExtensionValue, NewEvent};
+use domain::log::{Direction, EventLog, LogReader};
+use domain::{Position, StreamName};
+use event_log::PgLog;
+use futures::{StreamExt, TryStreamExt};
+use ops::clock::Stopwatch;
+use ops::dev::region::Region;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use sqlx::postgres::PgPoolCopyExt;
+use system_tests::regions::open;
+use system_tests::torture::plan;
+use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval};
+
+const SEED: u64 = 20_260_501;
+/// Events a request, and requests at once, where a log is filled.
+const FILL_EVENTS: usize = 500;
+const FILL_REQUESTS: usize = 8;
+const STREAMS: usize = 20_000;
+/// The steady load of the subscription.
+const APPENDS_PER_SECOND: usize = 2000;
+const SECONDS: usize = 10;
+const WRITERS: usize = 64;
+/// Bytes of an event's payload and of its metadata.
+const PAYLOAD_BYTES: usize = 300;
+const METADATA_BYTES: usize = 100;
+
+fn events() -> usize {
+    std::env::var("READ_EVENTS").map_or(500_000, |text| text.parse().expect("READ_EVENTS is a number"))
+}
+
+fn letters(rng: &mut StdRng, count: usize) -> String {
+    (0..count).map(|_| char::from(rng.random_range(b'a'..=b'z'))).collect()
+}
+
+/// An event of 300 bytes of payload and 100 of metadata.
+fn order(rng: &mut StdRng, id: &str) -> NewEvent {
+    let stream = format!("order-{}", rng.random_range(0..STREAMS));
+    NewEvent {
+        id: id.to_owned(),
+        source: "/bench".into(),
+        event_type: "order.changed".into(),
+        stream: StreamName::parse(&stream).expect("a name"),
+        time: None,
+        event_version: None,
+        data_schema: None,
+        data_content_type: None,
+        extensions: vec![Extension {
+            name: "note".into(),
+            value: ExtensionValue::String(letters(rng, METADATA_BYTES)),
+        }],
+        data: Data::Json(format!(r#"{{"payload":"{}"}}"#, letters(rng, PAYLOAD_BYTES))),
+    }
+}
+
+/// A change of content; what is created first is revised later.
+fn content(rng: &mut StdRng, number: usize) -> NewEvent {
+    let (item, kind) = if number < STREAMS { (number, "created") } else { (rng.random_range(0..STREAMS), "revised") };
+    let data = format!(
+        r#"{{"author":"{:08x}","change":"{number:040x}","oid":"{:040x}","mode":"100644","size":{}}}"#,
+        rng.random::<u32>(),
+        rng.random::<u128>(),
+        rng.random_range(1..100_000),
+    );
+    NewEvent {
+        event_type: format!("content.{kind}"),
+        stream: StreamName::of("content", &format!("src/module/file-{item}.rs")).expect("a name"),
+        data: Data::Json(data),
+        extensions: Vec::new(),
+        ..order(rng, &number.to_string())
+    }
+}
+
+/// Appends `count` events, in their order.
+async fn fill(log: &PgLog, count: usize, mut make: impl FnMut(&mut StdRng, usize) -> NewEvent) {
+    let mut rng = StdRng::seed_from_u64(SEED);
+    let requests = (0..count.div_ceil(FILL_EVENTS)).map(|request| {
+        let numbers = request * FILL_EVENTS..((request + 1) * FILL_EVENTS).min(count);
+        AppendRequest { events: numbers.map(|number| make(&mut rng, number)).collect(), ..AppendRequest::default() }
+    });
+    let mut answers = futures::stream::iter(requests).map(|request| log.append(request)).buffered(FILL_REQUESTS);
+    while answers.next().await.transpose().expect("acknowledged").is_some() {}
+}
+
+/// A region of the real binary, and a way into its log beside its server. The server is not started.
+async fn region(folder: &std::path::Path) -> (Region, PgLog) {
+    let region = Region::single(&plan(folder, None)).await.expect("a region");
+    let log = open(&region).await;
+    (region, log)
+}
+
+fn rate(what: &str, events: usize, seconds: f64, ceiling: Option<f64>) -> f64 {
+    let rate = events as f64 / seconds;
+    let share = ceiling.map_or(String::new(), |ceiling| format!(", {:.2} × the ceiling", rate / ceiling));
+    println!("{what:<44} {rate:>10.0} events/s{share}");
+    rate
+}
+
+/// Reads `GET path` until it has had `count` lines that are records.
+async fn read_lines(region: &Region, path: &str, coding: Option<&str>, count: usize) -> f64 {
+    let http = reqwest::Client::new();
+    let mut request = http.get(format!("{}{path}", region.url)).bearer_auth(&region.tokens.reader);
+    if let Some(coding) = coding {
+        request = request.header("accept-encoding", coding);
+    }
+    let watch = Stopwatch::start();
+    let answer = request.send().await.expect("an answer").error_for_status().expect("served");
+    let coded = answer.headers().contains_key("content-encoding");
+    assert_eq!(coded, coding.is_some(), "it is coded where that was asked for");
+    let mut pieces = answer.bytes_stream();
+    let mut lines = Lines::new(coded);
+    while lines.records < count {
+        let piece = pieces.try_next().await.expect("it goes on").expect("it has all of them");
+        lines.take(&piece);
+    }
+    assert_eq!(lines.records, count);
+    watch.elapsed().as_secs_f64()
+}
+
+/// Counts the records of an answer; an empty line is a sign of life.
+struct Lines {
+    decoder: Option<zstd::stream::write::Decoder<'static, Vec<u8>>>,
+    records: usize,
+    last: u8,
+}
+
+impl Lines {
+    fn new(coded: bool) -> Self {
+        let decoder = coded.then(|| zstd::stream::write::Decoder::new(Vec::new()).expect("a decoder"));
+        Self { decoder, records: 0, last: b'\n' }
+    }
+
+    fn take(&mut self, piece: &[u8]) {
+        match self.decoder.take() {
+            None => self.count(piece),
+            Some(mut decoder) => {
+                std::io::Write::write_all(&mut decoder, piece).expect("it is zstd");
+                std::io::Write::flush(&mut decoder).expect("it is zstd");
+                let plain = std::mem::take(decoder.get_mut());
+                self.count(&plain);
+                self.decoder = Some(decoder);
+            }
+        }
+    }
+
+    fn count(&mut self, plain: &[u8]) {
+        for byte in plain {
+            self.records += usize::from(*byte == b'\n' && self.last != b'\n');
+            self.last = *byte;
+        }
+    }
+}
+
+/// The log over HTTP against one COPY of the same rows.
+async fn the_log(region: &Region, count: usize) {
+    let pool = sqlx::PgPool::connect(&region.superuser_url()).await.expect("connected");
+    let watch = Stopwatch::start();
+    let rows = "COPY (SELECT * FROM coldstream.events ORDER BY position) TO STDOUT (FORMAT binary)";
+    let mut copy = pool.copy_out_raw(rows).await.expect("a copy");
+    let mut bytes = 0;
+    while let Some(piece) = copy.try_next().await.expect("rows") {
+        bytes += piece.len();
+    }
+    drop(copy);
+    println!("\nlog: {count} events, {} MB as rows", bytes / 1_000_000);
+    let ceiling = rate("ceiling: one COPY to the same client", count, watch.elapsed().as_secs_f64(), None);
+    for (what, path, coding) in [
+        ("GET /v1/log", "/v1/log?from=1", None),
+        ("GET /v1/log, zstd", "/v1/log?from=1", Some("zstd")),
+        ("a tail from the start (follow=true)", "/v1/log?from=1&follow=true", None),
+    ] {
+        // The first one fills what caches there are.
+        read_lines(region, path, coding, count).await;
+        rate(what, count, read_lines(region, path, coding, count).await, Some(ceiling));
+    }
+    pool.close().await;
+}
+
+/// Returns when the server has folded and sealed everything, so that reads have the machine.
+async fn settled(region: &Region, count: usize) {
+    let http = reqwest::Client::new();
+    folded(&http, region, count).await;
+    let run = http.post(format!("{}/v1/admin/archive-run", region.url)).bearer_auth(&region.tokens.operator);
+    let run = run.json(&serde_json::json!({"everything": true})).send().await.expect("an answer");
+    run.error_for_status().expect("sealed");
+}
+
+/// Returns when the view has folded the first `count` events.
+async fn folded(http: &reqwest::Client, region: &Region, count: usize) {
+    let url = format!("{}/v1/content/list?limit=1&at_least={count}", region.url);
+    loop {
+        let answer = http.get(&url).bearer_auth(&region.tokens.reader).send().await.expect("an answer");
+        if answer.status().is_success() {
+            return;
+        }
+    }
+}
+
+/// When an event of the steady load was sent, acknowledged and seen.
+#[derive(Default, Clone, Copy)]
+struct Times {
+    sent: f64,
+    acknowledged: f64,
+    seen: f64,
+}
+
+/// Appends at a steady rate, and what a tail sees of it.
+async fn a_subscription(region: &Region, head: usize) {
+    let watch = Stopwatch::start();
+    let total = APPENDS_PER_SECOND * SECONDS;
+    let reading = tokio::spawn(follow(region.url.clone(), region.tokens.reader.clone(), head, total, watch));
+    let (due, arrivals) = mpsc::channel::<NewEvent>(total);
+    let arrivals = Arc::new(tokio::sync::Mutex::new(arrivals));
+    let writers: Vec<_> = (0..WRITERS)
+        .map(|_| {
+            let (url, token, arrivals) =
+                (region.url.clone(), region.tokens.appender.clone(), Arc::clone(&arrivals));
+            tokio::spawn(write(url, token, arrivals, watch))
+        })
+        .collect();
+    let mut rng = StdRng::seed_from_u64(SEED);
+    let mut pace = interval(Duration::from_millis(5));
+    pace.set_missed_tick_behavior(MissedTickBehavior::Burst);
+    for number in 0..total {
+        if number % (APPENDS_PER_SECOND / 200) == 0 {
+            pace.tick().await;
+        }
+        due.try_send(order(&mut rng, &format!("live-{number}"))).expect("there is room for all");
+    }
+    drop(due);
+    let mut times: HashMap<String, Times> = HashMap::new();
+    for writer in writers {
+        times.extend(writer.await.expect("a writer ends"));
+    }
+    for (id, seen) in reading.await.expect("the reader ends") {
+        times.get_mut(&id).expect("it was appended").seen = seen;
+    }
+    println!("\nsubscription: {APPENDS_PER_SECOND} appends a second for {SECONDS} s, {} events", times.len());
+    percentiles("commit, as its writer sees it", times.values().map(|times| times.acknowledged - times.sent));
+    percentiles("from the acknowledgement to the tail", times.values().map(|times| times.seen - times.acknowledged));
+    percentiles("from sending to the tail", times.values().map(|times| times.seen - times.sent));
+}
+
+async fn write(
+    url: String,
+    token: String,
+    arrivals: Arc<tokio::sync::Mutex<mpsc::Receiver<NewEvent>>>,
+    watch: Stopwatch,
+) -> Vec<(String, Times)> {
+    let http = reqwest::Client::new();
+    let mut times = Vec::new();
+    loop {
+        let next = arrivals.lock().await.recv().await;
+        let Some(event) = next else { return times };
+        let id = event.id.clone();
+        let body = AppendRequest { events: vec![event], ..AppendRequest::default() }.to_document();
+        let request = http.post(format!("{url}/v1/append")).bearer_auth(&token);
+        let request = request.header("content-type", "application/vnd.coldstream.append+json").body(body);
+        let sent = watch.elapsed().as_secs_f64();
+        request.send().await.expect("an answer").error_for_status().expect("acknowledged");
+        times.push((id, Times { sent, acknowledged: watch.elapsed().as_secs_f64(), seen: 0.0 }));
+    }
+}
+
+/// Follows the log after `head` until it has seen `total` records: their ids, and when each was there.
+async fn follow(url: String, token: String, head: usize, total: usize, watch: Stopwatch) -> Vec<(String, f64)> {
+    let request = reqwest::Client::new().get(format!("{url}/v1/log?from={}&follow=true", head + 1));
+    let answer = request.bearer_auth(token).send().await.expect("an answer").error_for_status().expect("served");
+    let (mut pieces, mut pending, mut seen) = (answer.bytes_stream(), Vec::new(), Vec::new());
+    while seen.len() < total {
+        let piece = pieces.try_next().await.expect("it goes on").expect("a tail has no end");
+        let now = watch.elapsed().as_secs_f64();
+        pending.extend_from_slice(&piece);
+        while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = pending.drain(..=end).collect();
+            if line.len() > 1 {
+                let record: serde_json::Value = serde_json::from_slice(&line).expect("JSON");
+                seen.push((record["id"].as_str().expect("an id").to_owned(), now));
+            }
+        }
+    }
+    seen
+}
+
+fn percentiles(what: &str, seconds: impl Iterator<Item = f64>) {
+    let mut micros: Vec<u64> = seconds.map(|seconds| (seconds.max(0.0) * 1e6) as u64).collect();
+    micros.sort_unstable();
+    let at = |share: f64| micros[((micros.len() - 1) as f64 * share) as usize] as f64 / 1000.0;
+    println!("{what:<44} p50 {:.2} ms, p99 {:.2} ms, p99.9 {:.2} ms, max {:.2} ms", at(0.5), at(0.99), at(0.999), at(1.0));
+}
+
+/// A new server's view over a log of content.
+async fn a_projection(count: usize) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (mut region, log) = region(folder.path()).await;
+    fill(&log, count, content).await;
+    println!("\nprojection: {count} events of {STREAMS} items");
+    let (watch, mut next) = (Stopwatch::start(), Position::FIRST);
+    loop {
+        let page = log.read_log(next, Direction::Forward, 1000).await.expect("readable");
+        let Some(last) = page.last() else { break };
+        next = last.position().next();
+    }
+    let ceiling = rate("ceiling: the log, read and folded into nothing", count, watch.elapsed().as_secs_f64(), None);
+    region.serve().await.expect("it serves");
+    let watch = Stopwatch::start();
+    folded(&reqwest::Client::new(), &region, count).await;
+    rate("\"content now\", from its start", count, watch.elapsed().as_secs_f64(), Some(ceiling));
+    log.shut_down().await;
+    region.end().await.expect("it ends");
+}
+
+fn main() {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let count = events();
+        let folder = tempfile::tempdir().expect("a folder");
+        let (mut region, log) = region(folder.path()).await;
+        fill(&log, count, |rng, number| order(rng, &number.to_string())).await;
+        region.serve().await.expect("it serves");
+        settled(&region, count).await;
+        the_log(&region, count).await;
+        a_subscription(&region, count).await;
+        log.shut_down().await;
+        region.end().await.expect("it ends");
+        a_projection(count).await;
+    });
+}
