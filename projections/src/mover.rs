@@ -8,13 +8,14 @@
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use domain::log::{Direction, LogReader};
 use domain::merkle::Hash;
 use domain::record::Record;
 use domain::{ErrorKind, Head, Position, Timestamp};
 use futures::FutureExt;
+use futures::future::join;
 use sqlx::postgres::{PgPool, PgRow};
 use sqlx::{PgConnection, Row};
 
@@ -118,7 +119,15 @@ pub(crate) struct Mover<V> {
     /// Records to be tried at a time: fewer after a failure, so that the event that it is from is found and, while
     /// it cannot be folded, is tried alone. Only about work: lost with the process, and no harm.
     limit: AtomicUsize,
+    /// What was read while the records before it were written.
+    ahead: Mutex<Option<Ahead>>,
     pub(crate) told: OnceLock<Told>,
+}
+
+/// Records that follow a checkpoint, compared with the record at it.
+struct Ahead {
+    from: Progress,
+    records: Vec<Record>,
 }
 
 /// Is told of records that a commit has put into a view. It must not take long.
@@ -140,6 +149,7 @@ impl<V: View> Mover<V> {
             version,
             batch_records,
             limit: AtomicUsize::new(batch_records),
+            ahead: Mutex::default(),
             told: OnceLock::new(),
         }
     }
@@ -165,11 +175,18 @@ impl<V: View> Mover<V> {
     /// in this call or the next ones, and then it is named.
     pub(crate) async fn fold_next(&self, from: Progress, most: usize) -> Result<Folded, ProjectionError> {
         let limit = self.limit.load(Ordering::Relaxed).min(self.batch_records);
-        let mut records = self.next_records(from, limit.min(most)).await?;
+        let limit_now = limit.min(most);
+        let mut records = match self.take_ahead(from, limit_now) {
+            Some(records) => records,
+            None => self.next_records(from, limit_now).await?,
+        };
         loop {
             let Some(last) = records.last() else { return Ok(Folded::Nothing) };
             let to = Progress { checkpoint: last.position().as_head(), leaf: Some(last.leaf()), ..from };
-            match self.transact(from, to, Work::Apply(&records)).await {
+            // A full batch is followed by another one: the log is read while the database writes.
+            let is_behind = records.len() >= self.batch_records;
+            let (done, ()) = join(self.transact(from, to, Work::Apply(&records)), self.read_ahead(to, is_behind)).await;
+            match done {
                 Ok(false) => return Ok(Folded::Overtaken),
                 Ok(true) => {
                     self.limit.store(limit.saturating_mul(2).min(self.batch_records), Ordering::Relaxed);
@@ -187,6 +204,19 @@ impl<V: View> Mover<V> {
                     self.limit.store(records.len(), Ordering::Relaxed);
                 }
             }
+        }
+    }
+
+    /// What was read ahead for this checkpoint, if it is not more than is wanted now.
+    fn take_ahead(&self, from: Progress, limit: usize) -> Option<Vec<Record>> {
+        let ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner).take();
+        ahead.filter(|ahead| ahead.from == from && ahead.records.len() <= limit).map(|ahead| ahead.records)
+    }
+
+    /// Reads what follows `to`, if the view is behind. What goes wrong here goes wrong again where it is said.
+    async fn read_ahead(&self, to: Progress, is_behind: bool) {
+        if is_behind && let Ok(records) = self.next_records(to, self.batch_records).await {
+            *self.ahead.lock().unwrap_or_else(PoisonError::into_inner) = Some(Ahead { from: to, records });
         }
     }
 

@@ -22,9 +22,10 @@ use crate::{ProjectionError, compact};
 pub use crate::mover::{Progress, Told};
 pub use crate::view::View;
 
-/// Records folded in memory before one write, while the view is behind. More is faster and costs memory (a
-/// record is up to 1 MiB; readers bound the bytes of a page).
-pub const BATCH_RECORDS: usize = 2_000;
+/// Records folded in memory before one write, while the view is behind. More is faster, because an item that changes
+/// twice is written once, and costs memory: twice as much, since the next ones are read meanwhile (a record is up to
+/// 1 MiB; readers bound the bytes of a page).
+pub const BATCH_RECORDS: usize = 8_000;
 /// After this many full batches in a row a view gives back the space that it has left behind.
 const COMPACT_AFTER_BATCHES: usize = 5;
 /// How long [`Runner::run`] waits after a failure before it asks again.

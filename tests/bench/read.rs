@@ -229,8 +229,7 @@ async fn a_subscription(region: &Region, head: usize) {
     let arrivals = Arc::new(tokio::sync::Mutex::new(arrivals));
     let writers: Vec<_> = (0..WRITERS)
         .map(|_| {
-            let (url, token, arrivals) =
-                (region.url.clone(), region.tokens.appender.clone(), Arc::clone(&arrivals));
+            let (url, token, arrivals) = (region.url.clone(), region.tokens.appender.clone(), Arc::clone(&arrivals));
             tokio::spawn(write(url, token, arrivals, watch))
         })
         .collect();
@@ -302,7 +301,13 @@ fn percentiles(what: &str, seconds: impl Iterator<Item = f64>) {
     let mut micros: Vec<u64> = seconds.map(|seconds| (seconds.max(0.0) * 1e6) as u64).collect();
     micros.sort_unstable();
     let at = |share: f64| micros[((micros.len() - 1) as f64 * share) as usize] as f64 / 1000.0;
-    println!("{what:<44} p50 {:.2} ms, p99 {:.2} ms, p99.9 {:.2} ms, max {:.2} ms", at(0.5), at(0.99), at(0.999), at(1.0));
+    println!(
+        "{what:<44} p50 {:.2} ms, p99 {:.2} ms, p99.9 {:.2} ms, max {:.2} ms",
+        at(0.5),
+        at(0.99),
+        at(0.999),
+        at(1.0)
+    );
 }
 
 /// A new server's view over a log of content.

@@ -1,5 +1,5 @@
-//! Group commit. One task a process takes appends from a bounded queue and commits them in groups, without added delay:
-//! the next group forms while the last one is being flushed.
+//! Group commit. One task a process takes appends from a bounded queue, which is fair between clients, and commits them in
+//! groups, without added delay: the next group forms while the last one is being flushed.
 //!
 //! ```text
 //!                   ┌─ small: decide on what was last seen ▸ store, if the log still is that ─────────┐
@@ -14,6 +14,7 @@
 mod doubt;
 mod group;
 mod optimism;
+mod queue;
 mod replay;
 
 use std::sync::Arc;
@@ -21,17 +22,15 @@ use std::sync::Arc;
 use domain::append::{AppendError, AppendRequest, Appended, InvalidRequest};
 use domain::arbiter::Verdict;
 use domain::event::EventError;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::log::Shared;
 use group::{Committer, Settled};
+pub use queue::QUEUE_REQUESTS_MAX;
+use queue::{Queue, Refused, Room};
 use replay::{Lookups, Retries};
 
-/// Most requests that wait. Their bytes have a limit of their own.
-pub const QUEUE_REQUESTS_MAX: usize = 8192;
-/// What the queue's bytes are counted in.
-const QUEUE_UNIT_BYTES: usize = 1024;
 /// When a caller may try again that was refused by a full queue.
 const QUEUE_RETRY_SECONDS: u32 = 1;
 
@@ -39,72 +38,60 @@ const QUEUE_RETRY_SECONDS: u32 = 1;
 struct Ticket {
     request: AppendRequest,
     answer: oneshot::Sender<Result<Appended, AppendError>>,
-    /// Its share of the queue's bytes, given back when it is answered or looked up.
-    share: OwnedSemaphorePermit,
+    /// Its room in the queue, given back when it is answered or looked up.
+    room: Option<Room<Ticket>>,
+    /// Its room among the look-ups, if it is a retry.
+    look_up: Option<OwnedSemaphorePermit>,
 }
 
 impl Ticket {
     fn answer(self, result: Result<Appended, AppendError>) {
+        let Self { answer, room, look_up, .. } = self;
+        drop((room, look_up));
         // A caller that is gone does not want it any more.
-        drop(self.answer.send(result));
+        drop(answer.send(result));
     }
 }
 
 /// The way in.
 pub(crate) struct Appender {
-    queue: mpsc::Sender<Ticket>,
-    shares: Arc<Semaphore>,
+    queue: Arc<Queue<Ticket>>,
     shared: Arc<Shared>,
-    closing: watch::Sender<bool>,
     task: tokio::sync::Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Appender {
     pub(crate) fn start(shared: Arc<Shared>) -> Self {
-        let (queue, requests) = mpsc::channel(QUEUE_REQUESTS_MAX);
-        let (closing, closed) = watch::channel(false);
-        let units = (shared.config.queue_bytes / QUEUE_UNIT_BYTES).clamp(1, Semaphore::MAX_PERMITS);
-        let retries = Retries::new(Arc::clone(&shared), units);
-        let task = Task { shared: Arc::clone(&shared), requests, closed, carried: None, retries };
+        let queue = Arc::new(Queue::new(shared.config.queue_bytes));
+        let retries = Retries::new(Arc::clone(&shared));
+        let task = Task { shared: Arc::clone(&shared), queue: Arc::clone(&queue), retries };
         let task = tokio::sync::Mutex::new(Some(tokio::spawn(task.run())));
-        Self { queue, shares: Arc::new(Semaphore::new(units)), shared, closing, task }
+        Self { queue, shared, task }
     }
 
     pub(crate) async fn append(&self, request: AppendRequest) -> Result<Appended, AppendError> {
         check(&request)?;
-        // The task closes the queue when it has time for it; from the caller's side it is closed now.
-        if *self.closing.borrow() {
-            return Err(shutting_down());
-        }
         self.shared.make_ahead(request.recorded_at);
-        let full = |what| AppendError::Unavailable {
-            reason: format!("too many {what} wait to be appended"),
-            retry_after_seconds: Some(QUEUE_RETRY_SECONDS),
-        };
-        let units = u32::try_from(request.bytes() / QUEUE_UNIT_BYTES + 1).unwrap_or(u32::MAX);
-        let share = Arc::clone(&self.shares).try_acquire_many_owned(units).map_err(|_| full("bytes"))?;
         let (answer, answered) = oneshot::channel();
         // Counted first: the task may take it before this returns.
         self.shared.counters.queued_requests.add(1);
-        if let Err(refused) = self.queue.try_send(Ticket { request, answer, share }) {
+        let ticket = |request, room| Ticket { request, answer, room: Some(room), look_up: None };
+        self.queue.push(request, ticket).map_err(|refused| {
             self.shared.counters.queued_requests.sub(1);
-            return Err(match refused {
-                mpsc::error::TrySendError::Full(_) => full("requests"),
-                mpsc::error::TrySendError::Closed(_) => shutting_down(),
-            });
-        }
+            refusal(refused)
+        })?;
         let lost = |_| AppendError::Indeterminate { reason: "the appender ended before it answered".into() };
         answered.await.map_err(lost)?
     }
 
-    /// Bytes of the requests that wait, in whole units.
+    /// Bytes of the requests that wait or are being committed.
     pub(crate) fn queued_bytes(&self) -> usize {
-        self.shared.config.queue_bytes.saturating_sub(self.shares.available_permits() * QUEUE_UNIT_BYTES)
+        self.queue.held_bytes()
     }
 
     /// Refuses what comes from now on, and returns when all that was accepted is answered.
     pub(crate) async fn shut_down(&self) {
-        self.closing.send_replace(true);
+        self.queue.close();
         if let Some(task) = self.task.lock().await.take()
             && let Err(error) = task.await
         {
@@ -122,68 +109,35 @@ fn check(request: &AppendRequest) -> Result<(), InvalidRequest> {
     Ok(())
 }
 
-fn shutting_down() -> AppendError {
-    AppendError::Unavailable { reason: "the service is shutting down".into(), retry_after_seconds: None }
+fn refusal(refused: Refused) -> AppendError {
+    let (reason, retry_after_seconds) = match refused {
+        Refused::Full(what) => (format!("too many {what} wait to be appended"), Some(QUEUE_RETRY_SECONDS)),
+        Refused::Share(what) => {
+            (format!("too many {what} of this source wait to be appended"), Some(QUEUE_RETRY_SECONDS))
+        }
+        Refused::Closed => ("the service is shutting down".to_owned(), None),
+    };
+    AppendError::Unavailable { reason, retry_after_seconds }
 }
 
 /// The task.
 struct Task {
     shared: Arc<Shared>,
-    requests: mpsc::Receiver<Ticket>,
-    closed: watch::Receiver<bool>,
-    /// Received already, too large for the last group.
-    carried: Option<Ticket>,
+    queue: Arc<Queue<Ticket>>,
     retries: Retries,
 }
 
 impl Task {
     async fn run(mut self) {
+        // If this task should end by a panic, nobody waits for an answer that never comes.
+        let _closed = self.queue.closed_in_the_end();
         let mut committer = Committer::new(Arc::clone(&self.shared));
-        while let Some(group) = self.next_group().await {
+        let (events, bytes) = (self.shared.config.group_events, self.shared.config.group_bytes);
+        while let Some(group) = self.queue.next_group(events, bytes).await {
             self.shared.counters.queued_requests.sub(group.len());
             self.settle(&mut committer, group).await;
         }
         self.retries.finish().await;
-    }
-
-    /// What waits, up to the limits of a group; `None` when the queue is closed and empty.
-    async fn next_group(&mut self) -> Option<Vec<Ticket>> {
-        let first = match self.carried.take() {
-            Some(ticket) => ticket,
-            None => self.receive().await?,
-        };
-        let size = |ticket: &Ticket| {
-            // An item of a condition holds the head about as long as an event does.
-            let events = ticket.request.events.len() + ticket.request.condition_items().count();
-            (events, ticket.request.bytes())
-        };
-        let (mut events, mut bytes) = size(&first);
-        let mut group = vec![first];
-        while let Ok(ticket) = self.requests.try_recv() {
-            let (more_events, more_bytes) = size(&ticket);
-            events += more_events;
-            bytes += more_bytes;
-            if events > self.shared.config.group_events || bytes > self.shared.config.group_bytes {
-                self.carried = Some(ticket);
-                break;
-            }
-            group.push(ticket);
-        }
-        Some(group)
-    }
-
-    async fn receive(&mut self) -> Option<Ticket> {
-        loop {
-            tokio::select! {
-                ticket = self.requests.recv() => return ticket,
-                // What was accepted before the queue closed is still received.
-                changed = self.closed.changed(), if !self.requests.is_closed() => {
-                    if changed.is_err() || *self.closed.borrow() {
-                        self.requests.close();
-                    }
-                }
-            }
-        }
     }
 
     /// Answers all of a group. One that the server refuses is halved until the guilty request is alone.

@@ -53,7 +53,7 @@ pub struct LogMetrics {
     pub late_partitions: u64,
     /// Requests that wait for their group.
     pub queued_requests: u64,
-    /// Bytes of these; [`crate::PgConfig::queue_bytes`] is the limit.
+    /// Bytes of these and of the group that is being committed; [`crate::PgConfig::queue_bytes`] is the limit.
     pub queued_bytes: u64,
     /// Events of each group committed, by [`GROUP_EVENTS_BOUNDS`].
     pub group_events: Distribution,

@@ -199,10 +199,11 @@ pub(super) async fn append(
     let expected = expected_version(&headers)?;
     state.rates.append(&caller)?;
     // Bytes are counted before they are read: what waits here costs no memory.
-    let room = state.room_for_body(&headers).await?;
     let receive = Duration::from_secs(state.limits.receive_seconds);
+    let mut room = state.bodies.room_for(&headers, receive).await?;
     let body = tokio::time::timeout(receive, collect(body)).await.map_err(|_| too_slow())??;
     let body = if packed { coding::unpacked(&body)? } else { body };
+    room.shrink_to(body.len());
     state.rates.appended(&caller, body.len());
     let mut request = form.read(&body, expected).map_err(AppendError::Invalid)?;
     caller.scope.check_append(&request)?;

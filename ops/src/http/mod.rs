@@ -33,6 +33,7 @@ mod rates;
 mod read;
 pub mod regions;
 mod resume;
+mod room;
 mod route;
 pub mod scope;
 mod search;
@@ -53,11 +54,9 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::MethodRouter;
 use domain::ErrorKind;
-use domain::append::REQUEST_BYTES_MAX;
 use domain::log::{EventLog, LogReader};
 use projections::content::ContentNow;
 use serde::de::DeserializeOwned;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -74,6 +73,7 @@ use metrics::{ApiMetrics, MetricsText, Numbers};
 use problem::Problem;
 use rates::Rates;
 use regions::RegionApi;
+use room::Bodies;
 use route::Route;
 use trace::Course;
 
@@ -86,8 +86,6 @@ const REQUEST_ID_BYTES_MAX: usize = 128;
 const ACTS: &str = "/v1/admin/";
 /// An act is answered within this time: a promotion claims epochs in buckets that may not answer.
 const ACT_LIMIT: Duration = Duration::from_secs(300);
-/// Bodies in memory are counted in units of this many bytes.
-const BODY_UNIT_BYTES: usize = 1024;
 
 /// What the API serves, put together by the composition root.
 pub struct Parts {
@@ -126,7 +124,7 @@ pub struct ApiState {
     rates: Rates,
     limits: HttpConfig,
     shutdown: CancellationToken,
-    bodies: Arc<Semaphore>,
+    bodies: Bodies,
 }
 
 impl Deref for ApiState {
@@ -141,8 +139,7 @@ impl ApiState {
     /// The state of an API that serves `parts` until `shutdown`.
     #[must_use]
     pub fn new(parts: Parts, limits: HttpConfig, shutdown: CancellationToken) -> Self {
-        let units = (limits.body_bytes_in_flight_max / BODY_UNIT_BYTES).min(Semaphore::MAX_PERMITS);
-        let bodies = Arc::new(Semaphore::new(units));
+        let bodies = Bodies::new(limits.body_bytes_in_flight_max);
         let rates = Rates::new(limits.rates, !limits.behind_tls_proxy);
         Self { parts, metrics: ApiMetrics::default(), rates, limits, shutdown, bodies }
     }
@@ -151,29 +148,10 @@ impl ApiState {
     fn write_metrics(&self, text: &mut MetricsText) {
         self.metrics.write(text);
         self.rates.write(text);
-        let limit = self.limits.body_bytes_in_flight_max;
-        let held = limit.saturating_sub(self.bodies.available_permits().saturating_mul(BODY_UNIT_BYTES));
-        text.value(&HTTP_BODIES, &[], held);
-        text.value(&HTTP_BODIES_LIMIT, &[], limit);
+        text.value(&HTTP_BODIES, &[], self.bodies.held());
+        text.value(&HTTP_BODIES_LIMIT, &[], self.bodies.bytes_max());
         if let Some(tls) = &self.tls {
             tls.write_metrics(text);
-        }
-    }
-
-    /// Waits until the body fits into what may be in memory at a time. A body of unknown length counts as
-    /// one of the largest, and so does a compressed one: what is in it is not known yet.
-    async fn room_for_body(&self, headers: &HeaderMap) -> Result<OwnedSemaphorePermit, Problem> {
-        let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
-        let sent = length.unwrap_or(REQUEST_BYTES_MAX);
-        if sent > REQUEST_BYTES_MAX {
-            return Err(append::too_large());
-        }
-        let bytes = if headers.contains_key(header::CONTENT_ENCODING) { REQUEST_BYTES_MAX } else { sent };
-        let units = u32::try_from(bytes.div_ceil(BODY_UNIT_BYTES)).expect("a request has at most 16 MiB");
-        let room = self.bodies.clone().acquire_many_owned(units);
-        match tokio::time::timeout(Duration::from_secs(self.limits.receive_seconds), room).await {
-            Ok(Ok(room)) => Ok(room),
-            Ok(Err(_)) | Err(_) => Err(Problem::new(ErrorKind::Unavailable, "too many requests are in memory")),
         }
     }
 }

@@ -2,12 +2,12 @@
 //! byte what the log holds.
 //!
 //! An answer is bounded by the head at its start, so that `Coldstream-Resume` can stand in the header: the
-//! token of the last record of the answer. One that is filtered is a page ([`search`]). With `follow=true` it never ends; an empty line says that there
-//! is nothing new, and each record carries its own position and epoch to resume from. If a read fails in
-//! the middle, the connection breaks off: no client can take a part for the whole.
+//! token of the last record of the answer. One that is filtered is a page ([`search`]). With `follow=true` it never ends;
+//! an empty line says that there is nothing new, and each record carries its own position and epoch to resume from. If a
+//! read fails in the middle, the connection breaks off: no client can take a part for the whole.
 //!
 //! A tail may be had as server-sent events (WHATWG HTML §9.2): `id` is the resume token, `data` the record's line.
-//! What is ahead of a reader is read when the socket takes more, one page at a time: a slow reader costs no memory.
+//! What is ahead of a reader is read when the socket takes more, and one page before that: a slow reader costs two pages.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +28,7 @@ use futures::stream::{self, Stream};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::auth::Caller;
 use super::page::{PAGE_RECORDS, dense, page_limit, records_u64};
@@ -341,10 +342,25 @@ async fn first_page_then_rest(mut scan: Scan) -> Result<Body, Problem> {
     Ok(Body::from_stream(stream::StreamExt::chain(stream::iter([Ok(first)]), rest)))
 }
 
-fn pages(scan: Scan) -> impl Stream<Item = Result<Bytes, ReadError>> {
-    stream::try_unfold(scan, |mut scan| async move {
-        let records = scan.page().await.inspect_err(log_broken_answer)?;
+/// A page that is being read: its lines, and the scan after it; `None` at the end. It ends with its reader.
+type Ahead = AbortOnDropHandle<Result<Option<(Bytes, Scan)>, ReadError>>;
+
+fn ahead(mut scan: Scan) -> Ahead {
+    AbortOnDropHandle::new(tokio::spawn(async move {
+        let records = scan.page().await?;
         Ok((!records.is_empty()).then(|| (lines(&records, scan.spelling), scan)))
+    }))
+}
+
+/// One page is read ahead while the one before it is on its way: database, this process and the socket work at once, and
+/// a reader that takes nothing holds two pages.
+fn pages(scan: Scan) -> impl Stream<Item = Result<Bytes, ReadError>> {
+    // Nothing is read before somebody listens.
+    stream::try_unfold((Some(scan), None), |(unread, page): (Option<Scan>, Option<Ahead>)| async move {
+        let Some(page) = page.or_else(|| unread.map(ahead)) else { return Ok(None) };
+        let page = page.await.unwrap_or_else(|broken| Err(ReadError::Unavailable { reason: broken.to_string() }));
+        let page = page.inspect_err(log_broken_answer)?;
+        Ok(page.map(|(lines, scan)| (lines, (None, Some(ahead(scan))))))
     })
 }
 

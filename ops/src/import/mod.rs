@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use domain::append::AppendError;
 use domain::log::{EventLog, ReadError};
-use domain::{Clock, ClockError, ErrorKind, Timestamp, content};
+use domain::{Clock, ClockError, ErrorKind, content};
 use thiserror::Error;
 
 use crate::clock::{SimulatedClock, Stopwatch};
@@ -116,21 +116,11 @@ pub enum RecordedAt {
     /// The log's own clock. A simulated one is moved along, a day at a time.
     Clock,
     /// The latest `time` of the file so far, raised to what the log has recorded already and never beyond
-    /// its clock. Only into a log without content. A simulated clock is moved ahead, a month at a time.
+    /// its clock. Only into a log without content. A simulated clock is moved ahead, some thousand lines at a time.
     Source,
 }
 
 impl RecordedAt {
-    /// Whether a simulated clock may stand still between two instants.
-    fn same_stretch(self, one: Timestamp, other: Timestamp) -> bool {
-        const DAY_MICROS: i64 = 86_400_000_000;
-        let day = |at: Timestamp| at.unix_micros().div_euclid(DAY_MICROS);
-        match self {
-            Self::Clock => day(one) == day(other),
-            Self::Source => one.month_start() == other.month_start(),
-        }
-    }
-
     fn as_str(self) -> &'static str {
         match self {
             Self::Clock => "clock",

@@ -18,6 +18,23 @@ pub(super) struct Stretch {
     pub(super) clock: Timestamp,
 }
 
+/// So many lines are sent between two moves of a simulated clock where `recordedat` comes from the source. A move waits for
+/// the head of the log, and so the lines behind it wait.
+const SOURCE_STRETCH_LINES: u64 = 4096;
+
+impl RecordedAt {
+    /// Whether a simulated clock may stand still from `stretch` to a line at `time`.
+    fn is_same_stretch(self, stretch: Stretch, line: u64, time: Timestamp) -> bool {
+        const DAY_MICROS: i64 = 86_400_000_000;
+        let day = |at: Timestamp| at.unix_micros().div_euclid(DAY_MICROS);
+        match self {
+            Self::Clock => day(stretch.clock) == day(time),
+            // What is recorded is given: the clock only has to be ahead of it.
+            Self::Source => line - stretch.first_line < SOURCE_STRETCH_LINES,
+        }
+    }
+}
+
 /// What a file holds.
 #[derive(Debug, Clone)]
 pub(super) struct Survey {
@@ -55,7 +72,7 @@ impl Survey {
         self.first_time = self.first_time.or(group.time);
         let Some(time) = group.time else { return };
         match self.stretches.last_mut() {
-            Some(stretch) if recorded_at.same_stretch(stretch.clock, time) => stretch.clock = time,
+            Some(stretch) if recorded_at.is_same_stretch(*stretch, group.first_line, time) => stretch.clock = time,
             _ => self.stretches.push(Stretch { first_line: group.first_line, clock: time }),
         }
     }
@@ -90,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_clock_moves_once_a_month_or_once_a_day_and_never_back() {
+    fn the_clock_moves_once_in_many_lines_or_once_a_day_and_never_back() {
         let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
         let times = ["2020-01-01", "2020-01-02", "2019-12-01", "2020-02-01", "2020-02-01"];
         for (id, time) in times.iter().enumerate() {
@@ -106,7 +123,11 @@ mod tests {
             assert_eq!((survey.lines, survey.events, survey.first_time), (5, 5, Some(at("2020-01-01"))));
             survey.stretches.iter().map(|stretch| (stretch.first_line, stretch.clock)).collect::<Vec<_>>()
         };
-        assert_eq!(stretches(RecordedAt::Source), [(1, at("2020-01-02")), (4, at("2020-02-01"))]);
+        assert_eq!(stretches(RecordedAt::Source), [(1, at("2020-02-01"))]);
+        let january = Stretch { first_line: 1, clock: at("2020-01-02") };
+        for (line, same) in [(SOURCE_STRETCH_LINES, true), (SOURCE_STRETCH_LINES + 1, false)] {
+            assert_eq!(RecordedAt::Source.is_same_stretch(january, line, at("2020-02-01")), same);
+        }
         let days = [(1, at("2020-01-01")), (2, at("2020-01-02")), (4, at("2020-02-01"))];
         assert_eq!(stretches(RecordedAt::Clock), days);
     }

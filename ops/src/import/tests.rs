@@ -9,7 +9,7 @@ use domain::event::NewEvent;
 use domain::log::{Direction, LogReader};
 use domain::record::{Record, RecordedEvent};
 use domain::twin::MemoryLog;
-use domain::{FixedClock, Position};
+use domain::{FixedClock, Position, Timestamp};
 
 use super::*;
 

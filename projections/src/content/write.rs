@@ -1,6 +1,6 @@
 //! Writes what the fold gives: one set of rows a batch.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use async_trait::async_trait;
 use domain::Timestamp;
@@ -35,12 +35,12 @@ impl View for ContentView {
     }
 
     async fn apply(&self, tx: &mut PgConnection, records: &[Record], cutoff: Timestamp) -> Result<(), ProjectionError> {
-        let before = known(tx, records).await?;
+        let Known { stubs, out_of_window } = known(tx, records).await?;
         let (mut live, mut out) = (ItemColumns::default(), StubColumns::default());
-        for item in fold_all(before, records) {
+        for item in fold_all(stubs, records) {
             if item.stub.changed_at < cutoff { out.push(item.stub) } else { live.push(item) }
         }
-        write(tx, &live, &out).await
+        write(tx, &live, &out, &out_of_window).await
     }
 
     async fn sweep(&self, tx: &mut PgConnection, cutoff: Timestamp) -> Result<(), ProjectionError> {
@@ -53,7 +53,8 @@ impl View for ContentView {
     }
 }
 
-/// The items that `records` change, as the last of them leaves each, in no order.
+/// The items that `records` change, as the last of them leaves each, in the order of the tables' keys: neighbours share
+/// pages.
 fn fold_all(mut before: HashMap<String, Stub>, records: &[Record]) -> impl Iterator<Item = Item> {
     let mut items: HashMap<String, Item> = HashMap::new();
     for record in records {
@@ -64,11 +65,19 @@ fn fold_all(mut before: HashMap<String, Stub>, records: &[Record]) -> impl Itera
             items.insert(item.stub.id.clone(), item);
         }
     }
-    items.into_values()
+    let mut items: Vec<Item> = items.into_values().collect();
+    items.sort_unstable_by(|one, other| one.stub.id.cmp(&other.stub.id));
+    items.into_iter()
 }
 
-/// What the view knows of the items of `records`.
-async fn known(tx: &mut PgConnection, records: &[Record]) -> Result<HashMap<String, Stub>, ProjectionError> {
+/// What the view knows of the items of some records.
+struct Known {
+    stubs: HashMap<String, Stub>,
+    /// Those that are out of the window, and may have been recalled.
+    out_of_window: Vec<String>,
+}
+
+async fn known(tx: &mut PgConnection, records: &[Record]) -> Result<Known, ProjectionError> {
     let content = records.iter().filter(|record| record.stream().category() == CATEGORY);
     let mut ids: Vec<&str> = content.map(|record| record.stream().id()).collect();
     ids.sort_unstable();
@@ -78,24 +87,43 @@ async fn known(tx: &mut PgConnection, records: &[Record]) -> Result<HashMap<Stri
         .fetch_all(tx)
         .await
         .map_err(ProjectionError::database("read known content"))?;
-    rows.iter().map(|row| rows::stub(row).map(|stub| (stub.id.clone(), stub))).collect()
+    let mut known = Known { stubs: HashMap::with_capacity(rows.len()), out_of_window: Vec::new() };
+    for row in &rows {
+        let stub = rows::stub(row)?;
+        if rows::get(row, "is_out")? {
+            known.out_of_window.push(stub.id.clone());
+        }
+        known.stubs.insert(stub.id.clone(), stub);
+    }
+    Ok(known)
 }
 
-async fn write(tx: &mut PgConnection, live: &ItemColumns, out: &StubColumns) -> Result<(), ProjectionError> {
+/// Only what was out of the window has a stub and may have been recalled: recall needs the stub, and nobody but the one
+/// mover of the view makes one.
+async fn write(
+    tx: &mut PgConnection,
+    live: &ItemColumns,
+    out: &StubColumns,
+    was_out: &[String],
+) -> Result<(), ProjectionError> {
     let writing = || ProjectionError::database("write the view of content");
+    let is_live: HashSet<&str> = live.ids().iter().map(String::as_str).collect();
+    let back: Vec<&str> = was_out.iter().map(String::as_str).filter(|id| is_live.contains(id)).collect();
     if !live.ids().is_empty() {
         live.bind(include_str!("put_items.sql")).execute(&mut *tx).await.map_err(writing())?;
-        // Stubs before recalled items: a recall holds the stub it saw, so whatever it still puts back is seen by
-        // the second statement.
-        for sql in [include_str!("drop_stubs.sql"), include_str!("drop_recalled.sql")] {
-            sqlx::query(sql).bind(live.ids()).execute(&mut *tx).await.map_err(writing())?;
-        }
+    }
+    if !back.is_empty() {
+        sqlx::query(include_str!("drop_stubs.sql")).bind(back).execute(&mut *tx).await.map_err(writing())?;
     }
     if !out.ids().is_empty() {
         // Such an item has no row among the items: recordedat never goes back (LOG-2), so its earlier changes
         // were out of the window too.
         out.bind(include_str!("put_stubs.sql")).execute(&mut *tx).await.map_err(writing())?;
-        sqlx::query(include_str!("drop_recalled.sql")).bind(out.ids()).execute(tx).await.map_err(writing())?;
+    }
+    if !was_out.is_empty() {
+        // Stubs before recalled items: a recall holds the stub it saw, so whatever it still puts back is seen by this
+        // statement.
+        sqlx::query(include_str!("drop_recalled.sql")).bind(was_out).execute(tx).await.map_err(writing())?;
     }
     Ok(())
 }

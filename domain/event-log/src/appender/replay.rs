@@ -26,6 +26,8 @@ use crate::reader::LiveFrom;
 /// An event whose first appearance is longer than twice this event and this much is another event. Far from exact, so
 /// that a later release may count an event's bytes in another way.
 const SLACK_BYTES: usize = 4096;
+/// What the bytes that are looked up are counted in.
+const UNIT_BYTES: usize = 1024;
 /// How many reads of the archive go on at once, for all groups. More is faster on a far store and costs memory.
 const ARCHIVE_READS_MAX: usize = 16;
 
@@ -44,15 +46,16 @@ pub(super) struct Lookups {
 /// All look-ups of an appender.
 pub(super) struct Retries {
     look: Look,
-    /// What may be looked up at once, in the queue's units.
+    /// How much may be looked up at once, in units.
     room: Arc<Semaphore>,
     tasks: JoinSet<()>,
 }
 
 impl Retries {
-    pub(super) fn new(shared: Arc<Shared>, room_units: usize) -> Self {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        let units = (shared.config.queue_bytes / UNIT_BYTES).clamp(1, Semaphore::MAX_PERMITS);
         let look = Look { shared, archive_reads: Arc::new(Semaphore::new(ARCHIVE_READS_MAX)) };
-        Self { look, room: Arc::new(Semaphore::new(room_units)), tasks: JoinSet::new() }
+        Self { look, room: Arc::new(Semaphore::new(units)), tasks: JoinSet::new() }
     }
 
     /// Answers them, in its own time.
@@ -70,9 +73,9 @@ impl Retries {
 
     /// Moves a request out of the queue's room, or answers it if there is no room here.
     fn admit(&self, mut ticket: Ticket) -> Option<Ticket> {
-        let units = u32::try_from(ticket.share.num_permits()).unwrap_or(u32::MAX);
+        let units = u32::try_from(ticket.request.bytes() / UNIT_BYTES + 1).unwrap_or(u32::MAX);
         if let Ok(share) = Arc::clone(&self.room).try_acquire_many_owned(units) {
-            ticket.share = share;
+            (ticket.room, ticket.look_up) = (None, Some(share));
             return Some(ticket);
         }
         let reason = "too many retries wait for what is stored to be read".into();

@@ -97,7 +97,7 @@ families! {
     LOG_QUEUED_LIMIT: Gauge "coldstream_log_queued_requests_limit" []
         "How many may wait; more are refused as unavailable"
     LOG_QUEUED_BYTES: Gauge "coldstream_log_queued_bytes" []
-        "Bytes of the appends that wait for their group"
+        "Bytes of the appends that wait for their group or are in it"
     LOG_QUEUED_BYTES_LIMIT: Gauge "coldstream_log_queued_bytes_limit" []
         "How many bytes may wait; more are refused as unavailable (log.queue_bytes)"
     CONNECTIONS: Gauge "coldstream_database_connections" ["pool" "state"]
