@@ -215,9 +215,9 @@ async fn folded(http: &reqwest::Client, region: &Region, count: usize) {
 /// When an event of the steady load was sent, acknowledged and seen.
 #[derive(Default, Clone, Copy)]
 struct Times {
-    sent: f64,
-    acknowledged: f64,
-    seen: f64,
+    sent: Duration,
+    acknowledged: Duration,
+    seen: Duration,
 }
 
 /// Appends at a steady rate, and what a tail sees of it.
@@ -251,9 +251,15 @@ async fn a_subscription(region: &Region, head: usize) {
         times.get_mut(&id).expect("it was appended").seen = seen;
     }
     println!("\nsubscription: {APPENDS_PER_SECOND} appends a second for {SECONDS} s, {} events", times.len());
-    percentiles("commit, as its writer sees it", times.values().map(|times| times.acknowledged - times.sent));
-    percentiles("from the acknowledgement to the tail", times.values().map(|times| times.seen - times.acknowledged));
-    percentiles("from sending to the tail", times.values().map(|times| times.seen - times.sent));
+    percentiles(
+        "commit, as its writer sees it",
+        times.values().map(|times| times.acknowledged.saturating_sub(times.sent)),
+    );
+    percentiles(
+        "from the acknowledgement to the tail",
+        times.values().map(|times| times.seen.saturating_sub(times.acknowledged)),
+    );
+    percentiles("from sending to the tail", times.values().map(|times| times.seen.saturating_sub(times.sent)));
 }
 
 async fn write(
@@ -271,20 +277,20 @@ async fn write(
         let body = AppendRequest { events: vec![event], ..AppendRequest::default() }.to_document();
         let request = http.post(format!("{url}/v1/append")).bearer_auth(&token);
         let request = request.header("content-type", "application/vnd.coldstream.append+json").body(body);
-        let sent = watch.elapsed().as_secs_f64();
+        let sent = watch.elapsed();
         request.send().await.expect("an answer").error_for_status().expect("acknowledged");
-        times.push((id, Times { sent, acknowledged: watch.elapsed().as_secs_f64(), seen: 0.0 }));
+        times.push((id, Times { sent, acknowledged: watch.elapsed(), seen: Duration::ZERO }));
     }
 }
 
 /// Follows the log after `head` until it has seen `total` records: their ids, and when each was there.
-async fn follow(url: String, token: String, head: usize, total: usize, watch: Stopwatch) -> Vec<(String, f64)> {
+async fn follow(url: String, token: String, head: usize, total: usize, watch: Stopwatch) -> Vec<(String, Duration)> {
     let request = reqwest::Client::new().get(format!("{url}/v1/log?from={}&follow=true", head + 1));
     let answer = request.bearer_auth(token).send().await.expect("an answer").error_for_status().expect("served");
     let (mut pieces, mut pending, mut seen) = (answer.bytes_stream(), Vec::new(), Vec::new());
     while seen.len() < total {
         let piece = pieces.try_next().await.expect("it goes on").expect("a tail has no end");
-        let now = watch.elapsed().as_secs_f64();
+        let now = watch.elapsed();
         pending.extend_from_slice(&piece);
         while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = pending.drain(..=end).collect();
@@ -297,17 +303,12 @@ async fn follow(url: String, token: String, head: usize, total: usize, watch: St
     seen
 }
 
-fn percentiles(what: &str, seconds: impl Iterator<Item = f64>) {
-    let mut micros: Vec<u64> = seconds.map(|seconds| (seconds.max(0.0) * 1e6) as u64).collect();
-    micros.sort_unstable();
-    let at = |share: f64| micros[((micros.len() - 1) as f64 * share) as usize] as f64 / 1000.0;
-    println!(
-        "{what:<44} p50 {:.2} ms, p99 {:.2} ms, p99.9 {:.2} ms, max {:.2} ms",
-        at(0.5),
-        at(0.99),
-        at(0.999),
-        at(1.0)
-    );
+fn percentiles(what: &str, delays: impl Iterator<Item = Duration>) {
+    let mut delays: Vec<Duration> = delays.collect();
+    delays.sort_unstable();
+    let at = |thousandth: usize| delays[(delays.len() - 1) * thousandth / 1000].as_secs_f64() * 1000.0;
+    let (p50, p99, p999, max) = (at(500), at(990), at(999), at(1000));
+    println!("{what:<44} p50 {p50:.2} ms, p99 {p99:.2} ms, p99.9 {p999:.2} ms, max {max:.2} ms");
 }
 
 /// A new server's view over a log of content.

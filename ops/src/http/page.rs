@@ -4,7 +4,7 @@ use domain::log::{Direction, ReadError};
 use domain::record::Record;
 
 /// Records read from the log at a time. More cost memory for each reader.
-pub(super) const PAGE_RECORDS: usize = 512;
+pub(super) const PAGE_RECORDS: usize = 1024;
 
 pub(super) fn records_u64(records: &[Record]) -> u64 {
     u64::try_from(records.len()).expect("a page has few records")

@@ -342,25 +342,24 @@ async fn first_page_then_rest(mut scan: Scan) -> Result<Body, Problem> {
     Ok(Body::from_stream(stream::StreamExt::chain(stream::iter([Ok(first)]), rest)))
 }
 
-/// A page that is being read: its lines, and the scan after it; `None` at the end. It ends with its reader.
-type Ahead = AbortOnDropHandle<Result<Option<(Bytes, Scan)>, ReadError>>;
+/// A page that is being read, with the scan after it; empty at the end. It ends with its reader.
+type Ahead = AbortOnDropHandle<Result<(Vec<Record>, Scan), ReadError>>;
 
 fn ahead(mut scan: Scan) -> Ahead {
-    AbortOnDropHandle::new(tokio::spawn(async move {
-        let records = scan.page().await?;
-        Ok((!records.is_empty()).then(|| (lines(&records, scan.spelling), scan)))
-    }))
+    AbortOnDropHandle::new(tokio::spawn(async move { Ok((scan.page().await?, scan)) }))
 }
 
-/// One page is read ahead while the one before it is on its way: database, this process and the socket work at once, and
-/// a reader that takes nothing holds two pages.
+/// One page is read ahead while the one before it is spelled and on its way: database, this process and the socket work at
+/// once, and a reader that takes nothing holds two pages.
 fn pages(scan: Scan) -> impl Stream<Item = Result<Bytes, ReadError>> {
     // Nothing is read before somebody listens.
     stream::try_unfold((Some(scan), None), |(unread, page): (Option<Scan>, Option<Ahead>)| async move {
         let Some(page) = page.or_else(|| unread.map(ahead)) else { return Ok(None) };
         let page = page.await.unwrap_or_else(|broken| Err(ReadError::Unavailable { reason: broken.to_string() }));
-        let page = page.inspect_err(log_broken_answer)?;
-        Ok(page.map(|(lines, scan)| (lines, (None, Some(ahead(scan))))))
+        let (records, scan) = page.inspect_err(log_broken_answer)?;
+        let spelling = scan.spelling;
+        let next = (!records.is_empty()).then(|| ahead(scan));
+        Ok(next.map(|next| (lines(&records, spelling), (None, Some(next)))))
     })
 }
 
