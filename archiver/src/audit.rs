@@ -2,10 +2,11 @@
 //!
 //! It believes nothing that it has not computed: every digest, every leaf, the whole tree. What is wrong becomes a
 //! finding with its object's name, and the audit goes on as far as it can; one finding is enough for "not proven".
-//! Memory: one segment, and the list of all.
+//! Memory: one segment, the list of all, and 32 bytes of each stream (with the map's own room up to 75, while it grows 110).
 
 mod history;
 mod replay;
+mod streams;
 
 use std::collections::BTreeMap;
 
@@ -24,6 +25,7 @@ use serde::Serialize;
 
 use self::history::History;
 pub use self::replay::{AsOf, ReplayError, ReplayReport, Sink, replay};
+use self::streams::Streams;
 use crate::error::busy;
 use crate::{ArchiveError, catch_up};
 
@@ -122,6 +124,7 @@ struct Expected {
 struct Walk {
     tree: Frontier,
     newest: Option<(Timestamp, Epoch)>,
+    streams: Streams,
     removed: u64,
     /// Roots at the sizes of checkpoints that were passed.
     roots: BTreeMap<Head, Hash>,
@@ -276,7 +279,8 @@ impl Walk {
         scan.finish().map(|()| self)
     }
 
-    /// Checks a record against those before it, also of other segments: time and epoch never fall.
+    /// Checks a record against those before it, also of other segments: time and epoch never fall (LOG-2, LOG-5), and it
+    /// follows in its stream (LOG-3).
     fn follow(&mut self, record: &Record) -> Result<(), SegmentError> {
         let (position, at) = (record.position(), record.recorded_at());
         let (newest_at, newest_epoch) = self.newest.unwrap_or((at, Epoch::FIRST));
@@ -290,6 +294,7 @@ impl Walk {
         if epoch < newest_epoch {
             return Err(SegmentError::Damaged { position, reason: "its epoch is older than that before it".into() });
         }
+        self.streams.follow(record).map_err(|reason| SegmentError::Damaged { position, reason })?;
         self.removed += u64::from(matches!(record, Record::Removed(_)));
         self.newest = Some((at, epoch));
         Ok(())

@@ -7,10 +7,13 @@ use std::path::{Path, PathBuf};
 use archiver::audit::{self, AsOf, AuditReport, ReplayError, ReplayReport};
 use archiver::seal::Demand;
 use common::{Region, at, key, keys, position};
-use domain::archive::layout;
+use domain::archive::manifest::Manifest;
+use domain::archive::segment::{Sealed, SegmentWriter};
+use domain::archive::{layout, statement};
 use domain::evidence::Evidence;
 use domain::keys::KeyRing;
-use domain::record::Record;
+use domain::merkle::Hash;
+use domain::record::{Record, RecordedEvent};
 use domain::store::ObjectStore;
 use domain::twin::MemoryStore;
 use domain::{Epoch, ErrorKind, Head, Position};
@@ -128,6 +131,67 @@ async fn a_checkpoint_of_another_history_is_found() {
     let report = region.audit().await;
     assert!(matches!(&report.findings[..], [finding] if finding.object == name), "{:?}", report.findings);
     assert_eq!(report.verified_head, 500, "the records themselves are right");
+}
+
+/// A bucket of two signed segments with the given records, each right by itself.
+async fn signed(halves: [&[Record]; 2]) -> MemoryStore {
+    let (store, mut previous) = (MemoryStore::new(), None);
+    for (records, number) in halves.into_iter().zip(1..) {
+        let mut writer = SegmentWriter::new(records[0].position(), Epoch::FIRST).expect("a writer");
+        records.iter().for_each(|record| writer.push(record).expect("it follows"));
+        let Sealed { segment, object, index } = writer.finish().expect("sealed");
+        store.create(&layout::segment(&segment), &object).await.expect("created");
+        store.create(&layout::index(&segment), &index).await.expect("created");
+        let manifest = Manifest {
+            format: statement::FORMAT,
+            log: "twin".into(),
+            epoch: Epoch::FIRST,
+            number,
+            previous,
+            time: common::now(),
+            fork: None,
+            added: vec![segment],
+            replaced: Vec::new(),
+            in_force: None,
+        };
+        let object = statement::sign(&manifest, &key("home")).expect("signed");
+        previous = Some(Hash::of(&object));
+        store.create(&layout::manifest(Epoch::FIRST, number), &object).await.expect("created");
+    }
+    store
+}
+
+/// The records with the newest one of a stream that has an event in the first 300 changed by `change`.
+async fn with_a_wrong_record(change: impl Fn(&mut RecordedEvent)) -> (MemoryStore, Position) {
+    let records = Region::with_events(600).await.all_records().await;
+    let mut second = records[300..].to_vec();
+    let Record::Event(event) = &mut second[250] else { panic!("nothing was removed") };
+    change(event);
+    let position = event.position;
+    (signed([&records[..300], &second]).await, position)
+}
+
+#[tokio::test]
+async fn a_signed_archive_in_which_a_stream_has_a_gap_is_not_proven() {
+    let records = Region::with_events(600).await.all_records().await;
+    let whole = audit(&signed([&records[..300], &records[300..]]).await, &keys()).await;
+    assert!(whole.is_proven(), "{:?}", whole.findings);
+    assert_eq!(whole.verified_head, 600);
+
+    let version = |event: &mut RecordedEvent| event.version = event.version.next();
+    let previous = |event: &mut RecordedEvent| event.previous = event.previous.and_then(|p| Position::new(p.get() - 1));
+    let none = |event: &mut RecordedEvent| event.previous = None;
+    let wrong = [
+        (with_a_wrong_record(version).await, "version"),
+        (with_a_wrong_record(previous).await, "before it"),
+        (with_a_wrong_record(none).await, "at 0"),
+    ];
+    for ((store, position), word) in wrong {
+        let report = audit(&store, &keys()).await;
+        let [finding] = &report.findings[..] else { panic!("{word}: one finding: {:?}", report.findings) };
+        assert!(finding.reason.contains(&position.to_string()) && finding.reason.contains(word), "{}", finding.reason);
+        assert_eq!(report.verified_head, 300, "{word}: the tree ends before it");
+    }
 }
 
 async fn replay(
