@@ -1,8 +1,9 @@
-//! ARC-1 inside one prune: head and partition in one transaction, the table in another, its ids in a third. Whoever is
-//! killed with SIGKILL between any two of them, or in the middle of the first, and whether it is the server or
-//! PostgreSQL: the month is live as a whole or archived as a whole, and the next run finishes the work.
+//! ARC-1 inside one prune: head and partition in one transaction, the table in another, its ids in a third, its tags in a
+//! fourth. Whoever is killed with SIGKILL between any two of them, or in the middle of the first, and whether it is the
+//! server or PostgreSQL: the month is live as a whole or archived as a whole, and the next run finishes the work.
 
 use domain::Timestamp;
+use domain::event::{Extension, ExtensionValue, TAGS_EXTENSION};
 use event_log::PgLog;
 use ops::dev::kill_at::VARIABLE;
 use ops::dev::region::Region;
@@ -23,6 +24,8 @@ struct Kept {
     is_attached: bool,
     has_table: bool,
     has_ids: bool,
+    /// Whether a tag of an event of it is there that has a newer one among what is pruned.
+    has_tags: bool,
 }
 
 /// A region, the month whose time is over, and the positions before it and at its end.
@@ -57,7 +60,13 @@ impl Rig {
         self.due = (self.month, self.due.2, self.head());
         self.month = self.month.months_after(1).expect("a month");
         self.log.set_simulated_now(self.month.months_after(1).expect("a month")).await.expect("time goes on");
-        append(&self.log, self.history.month(self.month, EVENTS_A_MONTH)).await;
+        let mut requests = self.history.month(self.month, EVENTS_A_MONTH);
+        for event in requests.iter_mut().flat_map(|request| &mut request.events) {
+            event
+                .extensions
+                .push(Extension { name: TAGS_EXTENSION.into(), value: ExtensionValue::String("all".into()) });
+        }
+        append(&self.log, requests).await;
         self.truth.learn(&self.log).await;
     }
 
@@ -73,26 +82,44 @@ impl Rig {
                      (SELECT detached FROM coldstream.partitions WHERE 'coldstream.' || name = $1) AS detached, \
                      EXISTS (SELECT FROM pg_inherits WHERE inhrelid = to_regclass($1)) AS is_attached, \
                      to_regclass($1) IS NOT NULL AS has_table, \
-                     EXISTS (SELECT FROM coldstream.event_ids WHERE position <= $2) AS has_ids FROM coldstream.log_head";
-        let row = sqlx::query(query).bind(self.table()).bind(self.due.2).fetch_one(&mut admin).await.expect("readable");
+                     EXISTS (SELECT FROM coldstream.event_ids WHERE position <= $2) AS has_ids, \
+                     (SELECT count(*) FROM coldstream.event_tags WHERE position BETWEEN $3 + 1 AND $2) > 1 AS has_tags \
+                     FROM coldstream.log_head";
+        let query = sqlx::query(query).bind(self.table()).bind(self.due.2).bind(self.due.1);
+        let row = query.fetch_one(&mut admin).await.expect("readable");
         Kept {
             pruned: row.get("pruned"),
             detached: row.get("detached"),
             is_attached: row.get("is_attached"),
             has_table: row.get("has_table"),
             has_ids: row.get("has_ids"),
+            has_tags: row.get("has_tags"),
         }
     }
 
     /// The month as it is before anything of the prune is committed.
     fn untouched(&self) -> Kept {
-        Kept { pruned: self.due.1, detached: Some(false), is_attached: true, has_table: true, has_ids: true }
+        Kept {
+            pruned: self.due.1,
+            detached: Some(false),
+            is_attached: true,
+            has_table: true,
+            has_ids: true,
+            has_tags: true,
+        }
     }
 
     /// Starts the server, which finishes the work; then it is killed.
     async fn finishes(&mut self) {
         self.region.serve().await.expect("it starts again");
-        let gone = Kept { pruned: self.due.2, detached: None, is_attached: false, has_table: false, has_ids: false };
+        let gone = Kept {
+            pruned: self.due.2,
+            detached: None,
+            is_attached: false,
+            has_table: false,
+            has_ids: false,
+            has_tags: false,
+        };
         until("nothing is left of the month", async || (self.kept().await == gone).then_some(())).await;
         let (api, head) = (Api::of(&self.region), self.truth.head().get());
         until("all is archived", async || (number(&api.archive().await.archived_head) == head).then_some(())).await;
@@ -123,12 +150,19 @@ async fn dies_at(region: &mut Region, step: &str) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_killed_between_the_transactions_of_a_prune_leaves_what_the_next_run_removes() {
     let mut rig = Rig::start().await;
-    for step in ["prune.detached", "prune.dropped"] {
+    for (done, step) in
+        ["prune.detached", "prune.dropped", "prune.ids_forgotten", "prune.tags_forgotten"].iter().enumerate()
+    {
         rig.go_on().await;
         dies_at(&mut rig.region, step).await;
-        let dropped = step == "prune.dropped";
-        let detached = (!dropped).then_some(true);
-        let left = Kept { pruned: rig.due.2, detached, is_attached: false, has_table: !dropped, has_ids: true };
+        let left = Kept {
+            pruned: rig.due.2,
+            detached: (done < 1).then_some(true),
+            is_attached: false,
+            has_table: done < 1,
+            has_ids: done < 2,
+            has_tags: done < 3,
+        };
         assert_eq!(rig.kept().await, left, "{step}");
         rig.finishes().await;
     }

@@ -1,7 +1,7 @@
 //! The live log's partitions and their end. The proof says that the archive holds the rows; the database checks what it
 //! can see by itself, once more and under its own locks, before it lets go of them.
 //!
-//! Order: head and partition in one transaction, then the table, then its ids and tags, then their space, each in a
+//! Order: head and partition in one transaction, then the table, then its ids, its tags, and their space, each in a
 //! transaction of its own. A crash between any two leaves something that nobody reads and that the next run removes; the
 //! other way round, an event of the live log would have no id for a moment, and a retry of it would be stored twice (LOG-4).
 
@@ -94,7 +94,7 @@ impl LivePartitions for PgLog {
         self.shared().partitions.load().await.map_err(catalog_error)?;
         dropped.map_err(catalog_error)?;
         self.shared().reached("prune.dropped");
-        forget(&mut session).await.map_err(catalog_error)
+        self.forget(&mut session).await.map_err(catalog_error)
     }
 }
 
@@ -123,7 +123,7 @@ impl PgLog {
             .await
             .map_err(failed)?;
         done.dropped = u32::try_from(dropped).unwrap_or(0);
-        forget(&mut session).await.map_err(EventLogError::database("removing ids and tags of what is pruned"))?;
+        self.forget(&mut session).await.map_err(EventLogError::database("removing ids and tags of what is pruned"))?;
         for table in REBUILT {
             let space = space(&mut session, table).await.map_err(EventLogError::database("measuring tables"))?;
             if space.is_wasteful() && space.needed <= REBUILD_BYTES_MAX {
@@ -138,6 +138,16 @@ impl PgLog {
             }
         }
         Ok(done)
+    }
+
+    /// Removes ids and tags of what is pruned. Each asks for itself what is left to do, so a crash between leaves nothing
+    /// that the next run does not find.
+    async fn forget(&self, session: &mut PgConnection) -> Result<(), sqlx::Error> {
+        sqlx::query("SELECT coldstream.forget_pruned_ids()").execute(&mut *session).await?;
+        self.shared().reached("prune.ids_forgotten");
+        sqlx::query("SELECT coldstream.forget_pruned_tags()").execute(session).await?;
+        self.shared().reached("prune.tags_forgotten");
+        Ok(())
     }
 
     /// Makes the partitions of this month and the next, in real time. Simulated time jumps over months that then
@@ -182,11 +192,6 @@ async fn detach(
 ) -> Result<(), sqlx::Error> {
     let query = sqlx::query("SELECT coldstream.detach_partition($1, $2, $3)").bind(Instant(month));
     query.bind(first.as_i64()).bind(last.as_i64()).execute(session).await.map(drop)
-}
-
-async fn forget(session: &mut PgConnection) -> Result<(), sqlx::Error> {
-    sqlx::query("SELECT coldstream.forget_pruned_ids()").execute(&mut *session).await?;
-    sqlx::query("SELECT coldstream.forget_pruned_tags()").execute(session).await.map(drop)
 }
 
 async fn space(session: &mut PgConnection, table: &'static str) -> Result<Space, sqlx::Error> {
