@@ -358,9 +358,8 @@ impl ArchiveReader for ColdReader {
     }
 
     async fn head_as_of(&self, at: Timestamp) -> Result<Head, ReadError> {
-        let segments = self.catalog.segments().await.map_err(no_catalog)?;
-        let begun = segments.partition_point(|entry| entry.segment.first_at <= at);
-        let Some(segment) = begun.checked_sub(1).map(|n| &segments[n].segment) else { return Ok(Head::EMPTY) };
+        let begun = self.catalog.segment_as_of(at).await.map_err(no_catalog)?;
+        let Some(segment) = begun.as_ref().map(|entry| &entry.segment) else { return Ok(Head::EMPTY) };
         if segment.last_at <= at {
             return Ok(segment.last.as_head());
         }

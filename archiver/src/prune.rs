@@ -114,8 +114,7 @@ impl Pruner {
 
     async fn facts(&self, partition: &Partition, cutoff: Timestamp) -> Result<PruneFacts, ArchiveError> {
         let io = &self.io;
-        let mut segments = io.catalog.segments().await?;
-        segments.retain(|entry| entry.segment.first <= partition.last && partition.first <= entry.segment.last);
+        let mut segments = io.catalog.segments_between(partition.first, partition.last).await?;
         for entry in &mut segments {
             if !self.is_present(entry).await? {
                 // It was verified once, but it is not there now: that is no copy.

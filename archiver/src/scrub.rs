@@ -43,13 +43,8 @@ impl Scrubber {
     /// # Errors
     /// [`ArchiveError`] if catalog or store do not answer.
     pub async fn run(&self, budget_bytes: u64) -> Result<ScrubReport, ArchiveError> {
-        let mut entries = self.catalog.segments().await?;
-        entries.sort_by_key(|entry| entry.verified_at);
         let mut report = ScrubReport::default();
-        for entry in entries {
-            if report.bytes >= budget_bytes {
-                break;
-            }
+        for entry in self.catalog.least_recently_verified(budget_bytes).await? {
             self.scrub(&entry, &mut report).await?;
         }
         Ok(report)

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use domain::append::{LogHead, Role};
 use domain::archive::accept;
-use domain::archive::catalog::{Catalog, ManifestRef, Segment};
+use domain::archive::catalog::{Catalog, ManifestRef, Mark, Segment};
 use domain::archive::epoch_claim::EpochClaim;
 use domain::archive::manifest::{Fork, LIST_EVERY, Manifest};
 use domain::archive::segment::{Sealed, SegmentWriter};
@@ -26,6 +26,8 @@ use crate::{ArchiveError, ArchiverConfig, StepObserver, catch_up};
 
 /// How many records are read at once.
 const READ_RECORDS: usize = 1024;
+/// How many segments that were not read back are asked for at once.
+const PENDING_SEGMENTS: usize = 100;
 
 /// What a run of the sealer is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -176,8 +178,8 @@ impl Sealer {
 
     /// Position that the next segment begins with.
     async fn archive_end(&self) -> Result<Position, ArchiveError> {
-        let segments = self.io.catalog.segments().await?;
-        Ok(segments.last().map_or(Position::FIRST, |entry| entry.segment.last.next()))
+        let last = self.io.catalog.last_segment().await?;
+        Ok(last.map_or(Position::FIRST, |entry| entry.segment.last.next()))
     }
 
     /// Reads the next records into the writer, as far as it may grow, and decides what comes next.
@@ -319,15 +321,18 @@ impl Sealer {
     /// was built anew.
     async fn verify_pending(&self) -> Result<(), ArchiveError> {
         let io = &self.io;
-        let pruned = io.log.log_head().await?.pruned;
-        let pending = io.catalog.segments().await?.into_iter().filter(|entry| entry.verified_at.is_none());
         // What has left the live log cannot be compared with it any more; the scrub reads it.
-        for entry in pending.filter(|entry| !pruned.includes(entry.segment.first)) {
-            let verified = verify::read_back(&*io.store, &*io.log, &entry.segment).await?;
-            io.catalog.mark_verified(verified.segment().first, io.clock.now().await?).await?;
-            io.steps.reached("seal.mark_verified");
+        let mut from = io.log.log_head().await?.pruned.next();
+        loop {
+            let pending = io.catalog.unmarked(Mark::Verified, from, PENDING_SEGMENTS).await?;
+            let Some(last) = pending.last() else { return Ok(()) };
+            from = last.segment.last.next();
+            for entry in pending {
+                let verified = verify::read_back(&*io.store, &*io.log, &entry.segment).await?;
+                io.catalog.mark_verified(verified.segment().first, io.clock.now().await?).await?;
+                io.steps.reached("seal.mark_verified");
+            }
         }
-        Ok(())
     }
 }
 

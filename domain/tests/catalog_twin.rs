@@ -14,6 +14,11 @@ fn empty() -> MemoryLog {
 }
 
 #[tokio::test]
+async fn the_twin_answers_what_it_is_asked() {
+    domain::conformance::catalog::check_answers(&empty()).await;
+}
+
+#[tokio::test]
 async fn the_twin_goes_back_to_where_a_branch_parts() {
     let log = empty();
     domain::conformance::catalog::check(&log, async |head: Head| log.prune_to(head)).await;

@@ -3,7 +3,7 @@
 //!
 //! It never confirms what this region sealed itself, and never takes the word of the own key for the other's.
 
-use domain::archive::catalog::{CatalogEntry, CatalogError, Segment};
+use domain::archive::catalog::{CatalogEntry, CatalogError, Mark, Segment};
 use domain::archive::confirmation::Confirmation;
 use domain::archive::layout;
 use domain::archive::reader;
@@ -16,6 +16,9 @@ use thiserror::Error;
 
 use crate::mirror::{self, MirrorError};
 use crate::region::Region;
+
+/// How many segments that are not confirmed are asked for at once.
+const OPEN_SEGMENTS: usize = 100;
 
 /// Why a segment was not confirmed.
 #[derive(Debug, Error)]
@@ -85,23 +88,30 @@ impl ConfirmError {
 /// # Errors
 /// The first [`ConfirmError`]; what was settled before it stays.
 pub async fn settle(region: &Region) -> Result<usize, ConfirmError> {
+    if region.peer_store.is_none() && region.peer.is_none() {
+        // There is nobody to take a word from and nobody to give one to, for all of history.
+        return Ok(0);
+    }
     let log = region.log.log_head().await?.log_id;
     let mut settled = 0;
     let mut sealed_here: Option<((domain::Epoch, u64), bool)> = None;
-    for entry in region.catalog.segments().await? {
-        if entry.confirmed_at.is_some() {
-            continue;
+    let mut from = Position::FIRST;
+    loop {
+        let open = region.catalog.unmarked(Mark::Confirmed, from, OPEN_SEGMENTS).await?;
+        let Some(last) = open.last() else { return Ok(settled) };
+        from = last.segment.last.next();
+        for entry in &open {
+            // Segments come in the order of their manifests: each manifest is read once.
+            let here = match sealed_here.filter(|(manifest, _)| *manifest == entry.manifest) {
+                Some((_, here)) => here,
+                None => is_sealed_here(region, entry).await?,
+            };
+            sealed_here = Some((entry.manifest, here));
+            let done =
+                if here { take_word(region, &log, entry).await? } else { give_word(region, &log, entry).await? };
+            settled += usize::from(done);
         }
-        // Segments come in the order of their manifests: each manifest is read once.
-        let here = match sealed_here.filter(|(manifest, _)| *manifest == entry.manifest) {
-            Some((_, here)) => here,
-            None => is_sealed_here(region, &entry).await?,
-        };
-        sealed_here = Some((entry.manifest, here));
-        let done = if here { take_word(region, &log, &entry).await? } else { give_word(region, &log, &entry).await? };
-        settled += usize::from(done);
     }
-    Ok(settled)
 }
 
 async fn is_sealed_here(region: &Region, entry: &CatalogEntry) -> Result<bool, ConfirmError> {

@@ -8,8 +8,9 @@
 //! one that it is named after any more. A segment that differs from the own log is an alarm, not a copy.
 
 use domain::append::{LogHead, Role};
+use domain::archive::accept::{self, AcceptError};
 use domain::archive::catalog::{CatalogError, ManifestRef, Segment};
-use domain::archive::chain::{Chain, ChainError, Lineage};
+use domain::archive::chain::Lineage;
 use domain::archive::layout;
 use domain::archive::manifest::Manifest;
 use domain::archive::read_back::{self, ReadBackError};
@@ -54,9 +55,9 @@ pub enum MirrorError {
         /// The number it says.
         number: u64,
     },
-    /// A manifest does not follow the last one.
+    /// A manifest does not follow the last one, or asks for what this version cannot do.
     #[error(transparent)]
-    Chain(#[from] ChainError),
+    Accept(#[from] AcceptError),
     /// A segment is not what the manifest says, or not what the own log says. The latter means that one of the
     /// two regions has lied or lost.
     #[error("the segment from position {first} in the other region's bucket was not accepted")]
@@ -66,12 +67,6 @@ pub enum MirrorError {
         /// What is wrong.
         #[source]
         source: ReadBackError,
-    },
-    /// The manifest replaces segments.
-    #[error("manifest {number} replaces segments, which this version does not mirror")]
-    Replaces {
-        /// Its number.
-        number: u64,
     },
     /// Both buckets have a manifest of this name, and not the same one.
     #[error("manifest {number} of epoch {epoch} is another one in the other region's bucket")]
@@ -95,10 +90,9 @@ impl MirrorError {
             Self::Catalog(error) => error.kind(),
             Self::Read(error) => error.kind(),
             Self::Statement { source, .. } => source.kind(),
-            Self::Chain(error) => error.kind(),
+            Self::Accept(error) => error.kind(),
             Self::Segment { source, .. } => source.kind(),
             Self::Misplaced { .. } | Self::TwoOfAName { .. } => ErrorKind::Corrupt,
-            Self::Replaces { .. } => ErrorKind::Invalid,
             Self::Confirm(error) => error.kind(),
         }
     }
@@ -153,14 +147,9 @@ async fn mirror_next(region: &Region, peer: &dyn ObjectStore, own: &LogHead) -> 
         Next::Void { .. } => return Ok(Round::Idle),
     };
     let (bytes, step) = read_manifest(region, peer, epoch, number).await?;
-    if !step.statement.replaced.is_empty() {
-        return Err(MirrorError::Replaces { number });
-    }
-    let entries = region.catalog.segments().await?;
-    let mut chain = Chain::resume(&own.log_id, last, entries.into_iter().map(|entry| entry.segment).collect());
-    chain.accept(&step)?;
-    if chain.head() > own.head {
-        return Ok(Round::Behind(chain.head()));
+    let head = accept::check(region.catalog.as_ref(), &own.log_id, &step).await?;
+    if head > own.head {
+        return Ok(Round::Behind(head));
     }
     for segment in &step.statement.added {
         copy_segment(region, peer, segment).await?;
@@ -171,7 +160,7 @@ async fn mirror_next(region: &Region, peer: &dyn ObjectStore, own: &LogHead) -> 
     region.reached("mirror.manifest");
     region.catalog.accept(last, step.reference(), &step.statement.added).await?;
     region.reached("mirror.accept");
-    Ok(Round::Mirrored { number, head: chain.head() })
+    Ok(Round::Mirrored { number, head })
 }
 
 /// What follows the last manifest that was accepted.

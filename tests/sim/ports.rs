@@ -8,8 +8,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use domain::append::{AppendError, AppendRequest, Appended, LogHead, Role, StreamHead};
 use domain::archive::catalog::{
-    Catalog, CatalogEntry, CatalogError, EvidenceStore, LivePartitions, ManifestRef, Partition, PruneProof, Segment,
-    StoredCheckpoint,
+    Catalog, CatalogEntry, CatalogError, CatalogTotals, EvidenceStore, LivePartitions, ManifestRef, Mark, Partition,
+    PruneProof, Segment, StoredCheckpoint,
 };
 use domain::log::{ApplyError, Direction, EventLog, FollowerLog, LogReader, ReadError};
 use domain::merkle::Frontier;
@@ -152,6 +152,30 @@ impl FollowerLog for Database {
 impl Catalog for Database {
     async fn segments(&self) -> Result<Vec<CatalogEntry>, CatalogError> {
         read!(self, unmoved(), self.twin.segments())
+    }
+
+    async fn segments_between(&self, first: Position, last: Position) -> Result<Vec<CatalogEntry>, CatalogError> {
+        read!(self, unmoved(), self.twin.segments_between(first, last))
+    }
+
+    async fn last_segment(&self) -> Result<Option<CatalogEntry>, CatalogError> {
+        read!(self, unmoved(), self.twin.last_segment())
+    }
+
+    async fn segment_as_of(&self, at: Timestamp) -> Result<Option<CatalogEntry>, CatalogError> {
+        read!(self, unmoved(), self.twin.segment_as_of(at))
+    }
+
+    async fn unmarked(&self, mark: Mark, from: Position, limit: usize) -> Result<Vec<CatalogEntry>, CatalogError> {
+        read!(self, unmoved(), self.twin.unmarked(mark, from, limit))
+    }
+
+    async fn least_recently_verified(&self, bytes: u64) -> Result<Vec<CatalogEntry>, CatalogError> {
+        read!(self, unmoved(), self.twin.least_recently_verified(bytes))
+    }
+
+    async fn totals(&self) -> Result<CatalogTotals, CatalogError> {
+        read!(self, unmoved(), self.twin.totals())
     }
 
     async fn segment_holding(&self, position: Position) -> Result<Option<CatalogEntry>, CatalogError> {

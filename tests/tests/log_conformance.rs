@@ -77,6 +77,7 @@ async fn the_catalog_on_postgresql_passes_the_suite() {
         database.run(&format!("UPDATE coldstream.log_head SET position = {head}, pruned = {head}")).await;
     };
     domain::conformance::catalog::check(&database.open().await, prune_to).await;
+    domain::conformance::catalog::check_answers(&rig.log(new_log()).await).await;
     domain::conformance::catalog::check_whole(&rig.log(new_log()).await).await;
 }
 

@@ -4,10 +4,10 @@
 use thiserror::Error;
 
 use super::catalog::{Catalog, CatalogError, ManifestRef};
-use super::chain::{Chain, ChainError};
+use super::chain::{Chain, ChainEnd, ChainError};
 use super::manifest::Manifest;
 use super::statement::Signed;
-use crate::ErrorKind;
+use crate::{ErrorKind, Head};
 
 /// Why a manifest was not accepted.
 #[derive(Debug, Clone, Error)]
@@ -53,24 +53,33 @@ pub async fn accept(catalog: &dyn Catalog, log: &str, step: &Signed<Manifest>) -
         // Another process took the same step between the two looks.
         Err(AcceptError::Moved) if catalog.last_manifest().await? == Some(step.reference()) => Ok(()),
         Err(error) => Err(error),
-        Ok(()) => Ok(catalog.accept(last, step.reference(), &step.statement.added).await?),
+        Ok(_head) => Ok(catalog.accept(last, step.reference(), &step.statement.added).await?),
     }
 }
 
-/// Checks that `step` follows what the catalog has. Whoever writes a manifest asks first: one that does not
-/// follow can never be taken back.
+/// Checks that `step` follows what the catalog has, and returns the archive's head after it. Whoever writes a manifest
+/// asks first: one that does not follow can never be taken back. Only a step that lists all segments reads all of them.
 ///
 /// # Errors
 /// As [`accept`]; [`AcceptError::Moved`] if the catalog was moved while it was read.
-pub async fn check(catalog: &dyn Catalog, log: &str, step: &Signed<Manifest>) -> Result<(), AcceptError> {
+pub async fn check(catalog: &dyn Catalog, log: &str, step: &Signed<Manifest>) -> Result<Head, AcceptError> {
     if !step.statement.replaced.is_empty() {
         return Err(AcceptError::Replaces(step.reference()));
     }
     let last = catalog.last_manifest().await?;
-    let in_force = catalog.segments().await?.into_iter().map(|entry| entry.segment).collect();
-    // The end of the chain and the list are read one after the other: both belong together only if nobody moved.
+    let whole = match step.statement.in_force {
+        Some(_) => Some(catalog.segments().await?.into_iter().map(|entry| entry.segment).collect()),
+        None => None,
+    };
+    let newest = catalog.last_segment().await?;
+    // The end of the chain and the segments are read one after the other: they belong together only if nobody moved.
     if catalog.last_manifest().await? != last {
         return Err(AcceptError::Moved);
     }
-    Ok(Chain::resume(log, last, in_force).accept(step)?)
+    let head = newest.map_or(Head::EMPTY, |entry| entry.segment.last.as_head());
+    match whole {
+        Some(in_force) => Chain::resume(log, last, in_force).accept(step)?,
+        None => ChainEnd { log: log.to_owned(), last, head }.check(&step.statement)?,
+    }
+    Ok(step.statement.added.last().map_or(head, |segment| segment.last.as_head()))
 }

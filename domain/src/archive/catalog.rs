@@ -62,6 +62,12 @@ impl Segment {
         self.last.get() - self.first.get() + 1
     }
 
+    /// Length of both objects.
+    #[must_use]
+    pub fn stored_bytes(&self) -> u64 {
+        self.bytes + self.index_bytes
+    }
+
     /// Whether it holds the record at `position`.
     #[must_use]
     pub fn holds(&self, position: Position) -> bool {
@@ -123,6 +129,34 @@ pub struct Partition {
     pub rows: u64,
 }
 
+/// What a region notes of a segment when it has looked for itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mark {
+    /// The own copy was read back whole and is right.
+    Verified,
+    /// The other store's confirmation was checked.
+    Confirmed,
+}
+
+/// Counts and sums over the segments in force. Sizes are in bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct CatalogTotals {
+    /// How many there are.
+    pub segments: u64,
+    /// Newest position that is in one.
+    pub archived: Head,
+    /// How many of them this region has read back.
+    pub verified: u64,
+    /// How many of them the other store has confirmed.
+    pub confirmed: u64,
+    /// Length of their objects, indexes included.
+    pub stored_bytes: u64,
+    /// Length of the records in them.
+    pub record_bytes: u64,
+    /// When the one that was read longest ago was read; `None` if none was.
+    pub oldest_verified_at: Option<Timestamp>,
+}
+
 /// Why the archive's state was not read or moved.
 #[derive(Debug, Clone, Error)]
 pub enum CatalogError {
@@ -152,10 +186,33 @@ impl CatalogError {
 }
 
 /// The catalog: a cache of the manifests in force; it can be rebuilt from the bucket.
+///
+/// History has any number of segments. So each verb but [`Catalog::segments`] gives what its caller needs and no more:
+/// the next segment costs as much as the first.
 #[async_trait]
 pub trait Catalog: Send + Sync {
-    /// All segments in force, by first position; they follow each other without a hole from position 1.
+    /// All segments in force, by first position; they follow each other without a hole from position 1. For the rare
+    /// step that lists or compares all of them.
     async fn segments(&self) -> Result<Vec<CatalogEntry>, CatalogError>;
+
+    /// The segments in force that hold a position from `first` to `last`, by position.
+    async fn segments_between(&self, first: Position, last: Position) -> Result<Vec<CatalogEntry>, CatalogError>;
+
+    /// The newest segment in force; `None` while nothing is archived.
+    async fn last_segment(&self) -> Result<Option<CatalogEntry>, CatalogError>;
+
+    /// The newest segment whose first record was recorded at or before `at`.
+    async fn segment_as_of(&self, at: Timestamp) -> Result<Option<CatalogEntry>, CatalogError>;
+
+    /// Of the segments that begin at `from` or after it, the first `limit` that lack a mark, by position.
+    async fn unmarked(&self, mark: Mark, from: Position, limit: usize) -> Result<Vec<CatalogEntry>, CatalogError>;
+
+    /// The segments that were verified longest ago, those that never were first; as many as it takes for their objects
+    /// to be `bytes` long together.
+    async fn least_recently_verified(&self, bytes: u64) -> Result<Vec<CatalogEntry>, CatalogError>;
+
+    /// Counts and sums over all segments in force.
+    async fn totals(&self) -> Result<CatalogTotals, CatalogError>;
 
     /// The segment that holds `position`.
     async fn segment_holding(&self, position: Position) -> Result<Option<CatalogEntry>, CatalogError>;

@@ -32,71 +32,26 @@ impl ChainError {
     }
 }
 
-/// The archive's history so far.
+/// Where the archive's history ends: all that the usual step, which adds segments at the end, has to follow. What it
+/// takes to know does not grow with history.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Chain {
-    log: String,
-    last: Option<ManifestRef>,
-    in_force: Vec<Segment>,
+pub struct ChainEnd {
+    /// Name of the log.
+    pub log: String,
+    /// The last manifest accepted.
+    pub last: Option<ManifestRef>,
+    /// Newest position that is archived.
+    pub head: Head,
 }
 
-impl Chain {
-    /// The empty archive of a log.
-    #[must_use]
-    pub fn new(log: &str) -> Self {
-        Self::resume(log, None, Vec::new())
-    }
-
-    /// An archive as it stood after `last`, with all segments in force by position.
-    #[must_use]
-    pub fn resume(log: &str, last: Option<ManifestRef>, in_force: Vec<Segment>) -> Self {
-        Self { log: log.to_owned(), last, in_force }
-    }
-
-    /// The last manifest accepted.
-    #[must_use]
-    pub fn last(&self) -> Option<ManifestRef> {
-        self.last
-    }
-
-    /// The segments in force, by position, without a hole from position 1 on.
-    #[must_use]
-    pub fn in_force(&self) -> &[Segment] {
-        &self.in_force
-    }
-
-    /// Newest position that is archived.
-    #[must_use]
-    pub fn head(&self) -> Head {
-        self.in_force.last().map_or(Head::EMPTY, |segment| segment.last.as_head())
-    }
-
-    /// Takes the next step. Nothing is changed by one that is refused.
+impl ChainEnd {
+    /// Checks a step that replaces nothing, but not its list of all segments if it has one: that takes a [`Chain`].
     ///
     /// # Errors
     /// [`ChainError`] that says why it does not follow.
-    pub fn accept(&mut self, step: &Signed<Manifest>) -> Result<(), ChainError> {
-        let manifest = &step.statement;
-        let refused = |reason: String| ChainError { epoch: manifest.epoch, number: manifest.number, reason };
-        self.check_place(manifest).map_err(|reason| refused(reason.into()))?;
-        if manifest.replaced.is_empty() {
-            // The usual step adds at the end: checking it must not cost the length of the whole list.
-            check_dense(self.head().next(), &manifest.added).map_err(refused)?;
-            let parts = Some((self.in_force.as_slice(), manifest.added.as_slice()));
-            let listed = manifest.in_force.as_ref();
-            if listed.is_some_and(|list| list.split_at_checked(self.in_force.len()) != parts) {
-                return Err(refused("its list of segments in force is not what the steps give".into()));
-            }
-            self.in_force.extend(manifest.added.iter().cloned());
-        } else {
-            let in_force = self.rebuilt(manifest).map_err(refused)?;
-            if manifest.in_force.as_ref().is_some_and(|listed| *listed != in_force) {
-                return Err(refused("its list of segments in force is not what the steps give".into()));
-            }
-            self.in_force = in_force;
-        }
-        self.last = Some(step.reference());
-        Ok(())
+    pub fn check(&self, manifest: &Manifest) -> Result<(), ChainError> {
+        self.check_place(manifest).map_err(|reason| refused(manifest, reason))?;
+        check_dense(self.head.next(), &manifest.added).map_err(|reason| refused(manifest, reason))
     }
 
     fn check_place(&self, manifest: &Manifest) -> Result<(), &'static str> {
@@ -114,10 +69,83 @@ impl Chain {
             None if opens_epoch => Err("it opens an epoch and does not say where"),
             Some(_) if !opens_epoch => Err("it says where an epoch begins and opens none"),
             Some(fork) if fork.after != self.last => Err("its epoch begins after another manifest"),
-            Some(fork) if self.head() > fork.position => Err("its epoch begins before the archive ends"),
+            Some(fork) if self.head > fork.position => Err("its epoch begins before the archive ends"),
             _ if self.last.is_some_and(|last| manifest.epoch < last.epoch) => Err("its epoch is over"),
             _ => Ok(()),
         }
+    }
+}
+
+fn refused(manifest: &Manifest, reason: impl Into<String>) -> ChainError {
+    ChainError { epoch: manifest.epoch, number: manifest.number, reason: reason.into() }
+}
+
+/// The archive's history so far.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chain {
+    end: ChainEnd,
+    in_force: Vec<Segment>,
+}
+
+impl Chain {
+    /// The empty archive of a log.
+    #[must_use]
+    pub fn new(log: &str) -> Self {
+        Self::resume(log, None, Vec::new())
+    }
+
+    /// An archive as it stood after `last`, with all segments in force by position.
+    #[must_use]
+    pub fn resume(log: &str, last: Option<ManifestRef>, in_force: Vec<Segment>) -> Self {
+        let head = in_force.last().map_or(Head::EMPTY, |segment| segment.last.as_head());
+        Self { end: ChainEnd { log: log.to_owned(), last, head }, in_force }
+    }
+
+    /// The last manifest accepted.
+    #[must_use]
+    pub fn last(&self) -> Option<ManifestRef> {
+        self.end.last
+    }
+
+    /// The segments in force, by position, without a hole from position 1 on.
+    #[must_use]
+    pub fn in_force(&self) -> &[Segment] {
+        &self.in_force
+    }
+
+    /// Newest position that is archived.
+    #[must_use]
+    pub fn head(&self) -> Head {
+        self.end.head
+    }
+
+    /// Takes the next step. Nothing is changed by one that is refused.
+    ///
+    /// # Errors
+    /// [`ChainError`] that says why it does not follow.
+    pub fn accept(&mut self, step: &Signed<Manifest>) -> Result<(), ChainError> {
+        let manifest = &step.statement;
+        let other_list = "its list of segments in force is not what the steps give";
+        if manifest.replaced.is_empty() {
+            // The usual step adds at the end: checking it must not cost the length of the whole list.
+            self.end.check(manifest)?;
+            let parts = Some((self.in_force.as_slice(), manifest.added.as_slice()));
+            let listed = manifest.in_force.as_ref();
+            if listed.is_some_and(|list| list.split_at_checked(self.in_force.len()) != parts) {
+                return Err(refused(manifest, other_list));
+            }
+            self.in_force.extend(manifest.added.iter().cloned());
+        } else {
+            self.end.check_place(manifest).map_err(|reason| refused(manifest, reason))?;
+            let in_force = self.rebuilt(manifest).map_err(|reason| refused(manifest, reason))?;
+            if manifest.in_force.as_ref().is_some_and(|listed| *listed != in_force) {
+                return Err(refused(manifest, other_list));
+            }
+            self.in_force = in_force;
+        }
+        self.end.last = Some(step.reference());
+        self.end.head = self.in_force.last().map_or(Head::EMPTY, |segment| segment.last.as_head());
+        Ok(())
     }
 
     fn rebuilt(&self, manifest: &Manifest) -> Result<Vec<Segment>, String> {

@@ -6,8 +6,8 @@ use async_trait::async_trait;
 
 use super::log::MemoryLog;
 use crate::archive::catalog::{
-    Catalog, CatalogEntry, CatalogError, EvidenceStore, LivePartitions, ManifestRef, Partition, PruneProof, Segment,
-    StoredCheckpoint,
+    Catalog, CatalogEntry, CatalogError, CatalogTotals, EvidenceStore, LivePartitions, ManifestRef, Mark, Partition,
+    PruneProof, Segment, StoredCheckpoint,
 };
 use crate::merkle::Frontier;
 use crate::{Head, Position, Timestamp};
@@ -28,6 +28,56 @@ fn refused(reason: &str) -> CatalogError {
 impl Catalog for MemoryLog {
     async fn segments(&self) -> Result<Vec<CatalogEntry>, CatalogError> {
         Ok(self.state().archive.segments.values().cloned().collect())
+    }
+
+    async fn segments_between(&self, first: Position, last: Position) -> Result<Vec<CatalogEntry>, CatalogError> {
+        let state = self.state();
+        let segments = state.archive.segments.values();
+        let overlaps = |entry: &&CatalogEntry| entry.segment.first <= last && first <= entry.segment.last;
+        Ok(segments.filter(overlaps).cloned().collect())
+    }
+
+    async fn last_segment(&self) -> Result<Option<CatalogEntry>, CatalogError> {
+        Ok(self.state().archive.segments.values().next_back().cloned())
+    }
+
+    async fn segment_as_of(&self, at: Timestamp) -> Result<Option<CatalogEntry>, CatalogError> {
+        let state = self.state();
+        Ok(state.archive.segments.values().rfind(|entry| entry.segment.first_at <= at).cloned())
+    }
+
+    async fn unmarked(&self, mark: Mark, from: Position, limit: usize) -> Result<Vec<CatalogEntry>, CatalogError> {
+        let state = self.state();
+        let lacks = |entry: &&CatalogEntry| match mark {
+            Mark::Verified => entry.verified_at.is_none(),
+            Mark::Confirmed => entry.confirmed_at.is_none(),
+        };
+        Ok(state.archive.segments.range(from..).map(|(_, entry)| entry).filter(lacks).take(limit).cloned().collect())
+    }
+
+    async fn least_recently_verified(&self, bytes: u64) -> Result<Vec<CatalogEntry>, CatalogError> {
+        let mut entries: Vec<CatalogEntry> = self.state().archive.segments.values().cloned().collect();
+        entries.sort_by_key(|entry| entry.verified_at);
+        let mut before = 0;
+        let is_within = |entry: &CatalogEntry| {
+            let is_wanted = before < bytes;
+            before += entry.segment.stored_bytes();
+            is_wanted
+        };
+        Ok(entries.into_iter().take_while(is_within).collect())
+    }
+
+    async fn totals(&self) -> Result<CatalogTotals, CatalogError> {
+        let state = self.state();
+        Ok(state.archive.segments.values().fold(CatalogTotals::default(), |totals, entry| CatalogTotals {
+            segments: totals.segments + 1,
+            archived: entry.segment.last.as_head(),
+            verified: totals.verified + u64::from(entry.verified_at.is_some()),
+            confirmed: totals.confirmed + u64::from(entry.confirmed_at.is_some()),
+            stored_bytes: totals.stored_bytes + entry.segment.stored_bytes(),
+            record_bytes: totals.record_bytes + entry.segment.record_bytes,
+            oldest_verified_at: [totals.oldest_verified_at, entry.verified_at].into_iter().flatten().min(),
+        }))
     }
 
     async fn segment_holding(&self, position: Position) -> Result<Option<CatalogEntry>, CatalogError> {

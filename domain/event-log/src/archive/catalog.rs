@@ -1,10 +1,11 @@
 //! The catalog: the segments in force, and the end of the chain of manifests.
 
 use async_trait::async_trait;
-use domain::archive::catalog::{Catalog, CatalogEntry, CatalogError, ManifestRef, Segment};
-use domain::{Epoch, Position, Timestamp};
-use sqlx::postgres::{PgConnection, PgRow};
-use sqlx::{Executor as _, Row as _};
+use domain::archive::catalog::{Catalog, CatalogEntry, CatalogError, CatalogTotals, ManifestRef, Mark, Segment};
+use domain::{Epoch, Head, Position, Timestamp};
+use sqlx::postgres::{PgArguments, PgConnection, PgRow};
+use sqlx::query::Query;
+use sqlx::{Executor as _, Postgres, Row as _};
 
 use super::{catalog_error, hash, refused};
 use crate::instant::Instant;
@@ -16,15 +17,45 @@ const LAST_MANIFEST: &str = "SELECT epoch, number, sha256 FROM coldstream.last_m
 #[async_trait]
 impl Catalog for PgLog {
     async fn segments(&self) -> Result<Vec<CatalogEntry>, CatalogError> {
-        let query = sqlx::query("SELECT * FROM coldstream.segments ORDER BY first_position");
-        let rows = query.fetch_all(&self.shared().pool).await.map_err(catalog_error)?;
-        rows.iter().map(entry).collect::<Result<_, _>>().map_err(catalog_error)
+        self.entries(sqlx::query("SELECT * FROM coldstream.segments ORDER BY first_position")).await
+    }
+
+    async fn segments_between(&self, first: Position, last: Position) -> Result<Vec<CatalogEntry>, CatalogError> {
+        let query = sqlx::query(include_str!("../sql/segments_between.sql"));
+        self.entries(query.bind(first.as_i64()).bind(last.as_i64())).await
+    }
+
+    async fn last_segment(&self) -> Result<Option<CatalogEntry>, CatalogError> {
+        Ok(self.entries(sqlx::query(include_str!("../sql/last_segment.sql"))).await?.pop())
+    }
+
+    async fn segment_as_of(&self, at: Timestamp) -> Result<Option<CatalogEntry>, CatalogError> {
+        let query = sqlx::query(include_str!("../sql/segment_as_of.sql")).bind(Instant(at));
+        Ok(self.entries(query).await?.pop())
+    }
+
+    async fn unmarked(&self, mark: Mark, from: Position, limit: usize) -> Result<Vec<CatalogEntry>, CatalogError> {
+        let query = sqlx::query(match mark {
+            Mark::Verified => include_str!("../sql/unverified.sql"),
+            Mark::Confirmed => include_str!("../sql/unconfirmed.sql"),
+        });
+        self.entries(query.bind(from.as_i64()).bind(i64::try_from(limit).unwrap_or(i64::MAX))).await
+    }
+
+    async fn least_recently_verified(&self, bytes: u64) -> Result<Vec<CatalogEntry>, CatalogError> {
+        let query = sqlx::query(include_str!("../sql/least_recently_verified.sql"));
+        self.entries(query.bind(i64::try_from(bytes).unwrap_or(i64::MAX))).await
+    }
+
+    async fn totals(&self) -> Result<CatalogTotals, CatalogError> {
+        let query = sqlx::query(include_str!("../sql/catalog_totals.sql"));
+        let row = query.fetch_one(&self.shared().pool).await.map_err(catalog_error)?;
+        totals(&row).map_err(catalog_error)
     }
 
     async fn segment_holding(&self, position: Position) -> Result<Option<CatalogEntry>, CatalogError> {
         let query = sqlx::query(include_str!("../sql/segment_holding.sql")).bind(position.as_i64());
-        let row = query.fetch_optional(&self.shared().pool).await.map_err(catalog_error)?;
-        row.as_ref().map(entry).transpose().map_err(catalog_error)
+        Ok(self.entries(query).await?.pop())
     }
 
     async fn last_manifest(&self) -> Result<Option<ManifestRef>, CatalogError> {
@@ -97,6 +128,11 @@ impl Catalog for PgLog {
 }
 
 impl PgLog {
+    async fn entries(&self, query: Query<'_, Postgres, PgArguments>) -> Result<Vec<CatalogEntry>, CatalogError> {
+        let rows = query.fetch_all(&self.shared().pool).await.map_err(catalog_error)?;
+        rows.iter().map(entry).collect::<Result<_, _>>().map_err(catalog_error)
+    }
+
     async fn mark(&self, statement: &str, first: Position, at: Timestamp) -> Result<(), CatalogError> {
         let query = sqlx::query(statement).bind(first.as_i64()).bind(Instant(at));
         let marked = query.execute(&self.shared().pool).await.map_err(catalog_error)?;
@@ -134,6 +170,19 @@ async fn insert(connection: &mut PgConnection, segment: &Segment, step: &Manifes
         .execute(connection)
         .await
         .map(drop)
+}
+
+fn totals(row: &PgRow) -> Result<CatalogTotals, sqlx::Error> {
+    let unsigned = |column: &str| number(row, column, |n| u64::try_from(n).ok());
+    Ok(CatalogTotals {
+        segments: unsigned("segments")?,
+        archived: number(row, "archived", Head::from_i64)?,
+        verified: unsigned("verified")?,
+        confirmed: unsigned("confirmed")?,
+        stored_bytes: unsigned("stored_bytes")?,
+        record_bytes: unsigned("record_bytes")?,
+        oldest_verified_at: row.try_get::<Option<Instant>, _>("oldest_verified_at")?.map(|at| at.0),
+    })
 }
 
 fn entry(row: &PgRow) -> Result<CatalogEntry, sqlx::Error> {
