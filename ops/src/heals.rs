@@ -15,6 +15,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::chain::chain;
+use crate::chance;
 
 /// The stream of all findings.
 const STREAM: &str = "archive-findings";
@@ -96,7 +97,7 @@ impl HealRecorder {
             "result": outcome,
         });
         NewEvent {
-            id: Uuid::from_bytes(rand::random()).to_string(),
+            id: Uuid::from_bytes(chance::random()).to_string(),
             source: format!("/coldstream/{}", self.region),
             event_type: event_type.to_owned(),
             stream: StreamName::parse(STREAM).expect("a constant name"),

@@ -5,6 +5,7 @@
 
 pub mod archive;
 pub mod chain;
+pub mod chance;
 pub mod cli;
 pub mod clock;
 pub mod config;

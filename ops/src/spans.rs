@@ -16,6 +16,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::chain::chain;
+use crate::chance;
 use crate::clock::SystemClock;
 
 /// Spans that wait; more are dropped.
@@ -201,11 +202,12 @@ fn document(region: &str, spans: &[Span]) -> Value {
 }
 
 fn one(span: &Span) -> Value {
+    use rand::Rng as _;
     let nanos = |at: Timestamp| format!("{}000", at.unix_micros());
     let attributes: Vec<Value> = span.attributes.iter().map(|(name, value)| text(name, value)).collect();
     json!({
         "traceId": span.context.trace_id(),
-        "spanId": format!("{:016x}", rand::random_range(1..=u64::MAX)),
+        "spanId": format!("{:016x}", chance::generator().random_range(1..=u64::MAX)),
         "parentSpanId": span.context.span_id(),
         "name": span.name,
         "kind": span.kind.number(),

@@ -90,7 +90,8 @@ impl Target<'_> {
             assert_eq!(read(valid), Verdict::Accepted, "{}: an input of the corpus", self.name);
         }
         let seconds: Option<u64> = variable(SECONDS_VARIABLE);
-        let seed = variable(SEED_VARIABLE).unwrap_or_else(|| if seconds.is_some() { rand::random() } else { 1 });
+        let seed = variable(SEED_VARIABLE)
+            .unwrap_or_else(|| if seconds.is_some() { system_tests::chance::random() } else { 1 });
         let (watch, mut case, mut accepted) = (Stopwatch::start(), 0, 0_u64);
         loop {
             let over = match seconds {

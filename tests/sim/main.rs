@@ -73,7 +73,7 @@ fn simulate(seed: u64, steps: u64) -> Report {
 fn every_promise_holds_whatever_goes_wrong_and_when() {
     let steps = number("SIM_STEPS").unwrap_or(STEPS);
     let (given, runs) = (number("COLDSTREAM_TEST_SEED"), number("SIM_RUNS"));
-    let first = given.unwrap_or_else(|| rand::random::<u32>().into());
+    let first = given.unwrap_or_else(|| system_tests::chance::random::<u32>().into());
     eprintln!("COLDSTREAM_TEST_SEED={first}");
     let mut seeds: Vec<u64> = (first..first + runs.unwrap_or(1)).collect();
     if given.is_none() && runs.is_none() {

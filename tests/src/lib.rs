@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+pub mod chance;
 pub mod radosgw;
 pub mod regions;
 pub mod torture;

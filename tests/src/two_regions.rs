@@ -38,7 +38,7 @@ const COMMAND_WITHIN: Duration = Duration::from_secs(55);
 #[must_use]
 pub fn random() -> rand::rngs::StdRng {
     let given = std::env::var("COLDSTREAM_TEST_SEED").ok();
-    let seed = given.map_or_else(rand::random, |seed| seed.parse().expect("COLDSTREAM_TEST_SEED is a number"));
+    let seed = given.map_or_else(crate::chance::random, |seed| seed.parse().expect("COLDSTREAM_TEST_SEED is a number"));
     eprintln!("COLDSTREAM_TEST_SEED={seed}");
     rand::SeedableRng::seed_from_u64(seed)
 }

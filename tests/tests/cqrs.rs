@@ -99,7 +99,7 @@ impl Region {
         TieredEventRepository::new(Wiring {
             log: Arc::<PgLog>::clone(&self.log),
             reader: self.tiered(),
-            new_id: Arc::new(|| Uuid::from_u128(rand::random()).to_string()),
+            new_id: Arc::new(|| Uuid::from_u128(system_tests::chance::random()).to_string()),
             spawn: Arc::new(|task| drop(tokio::spawn(task))),
             source: "/services/content".to_owned(),
             payload: PayloadForm::TaggedByType,
@@ -289,7 +289,7 @@ async fn the_repository_over_postgresql_keeps_what_cqrs_es_expects() {
         let wiring = Wiring {
             log: log.clone(),
             reader: log.clone(),
-            new_id: Arc::new(|| Uuid::from_u128(rand::random()).to_string()),
+            new_id: Arc::new(|| Uuid::from_u128(system_tests::chance::random()).to_string()),
             spawn: Arc::new(|task| drop(tokio::spawn(task))),
             source: "/services/ledger".to_owned(),
             payload: PayloadForm::AsStored,

@@ -51,7 +51,7 @@ async fn records(rig: &Rig) -> Vec<Value> {
 
 #[tokio::test]
 async fn a_killed_import_goes_on_and_every_line_is_stored_once_in_its_order() {
-    let seed: u64 = rand::random();
+    let seed: u64 = system_tests::chance::random();
     println!("seed {seed}");
     let mut random = StdRng::seed_from_u64(seed);
     let rig = Rig::serving().await;

@@ -240,7 +240,7 @@ impl Between for EndsAfter {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_service_goes_on_over_the_log_with_the_same_aggregates_after_an_import_that_was_killed() {
-    let seed: u64 = rand::random::<u32>().into();
+    let seed: u64 = system_tests::chance::random::<u32>().into();
     println!("seed {seed}");
     let mut random = StdRng::seed_from_u64(seed);
     let service = Service::start().await;

@@ -52,7 +52,7 @@ async fn a_runner_that_is_killed_at_any_moment_leaves_rows_and_checkpoint_togeth
     for round in 0..60 {
         history.go_on(&rig.log, &rig.clock, 30).await;
         let runner = rig.runner().with_batches_of(3);
-        let moment = Duration::from_micros(rand::rng().random_range(1..20_000));
+        let moment = Duration::from_micros(system_tests::chance::generator().random_range(1..20_000));
         let done = if round % 2 == 0 {
             let outcome = tokio::time::timeout(moment, runner.catch_up()).await;
             outcome.is_ok_and(|outcome| outcome.is_ok())

@@ -86,7 +86,7 @@ async fn a_rebuild_that_is_killed_at_any_moment_goes_on_and_ends_as_the_fold() {
     let (mut cut, mut finished) = (0, 0);
     for round in 0..30 {
         let rebuild = rig.rebuild_of(ContentView, Arc::new(Unwatched)).with_batches_of(150);
-        let moment = Duration::from_micros(rand::rng().random_range(1..150_000));
+        let moment = Duration::from_micros(system_tests::chance::generator().random_range(1..150_000));
         let done = if round % 2 == 0 {
             tokio::time::timeout(moment, rebuild.run(Differences::Refused)).await.is_ok_and(|done| done.is_ok())
         } else {

@@ -92,6 +92,7 @@ fn is_the_log(seen: &[String], stored: &Stored) {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "how long it goes on is real time")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sixty_four_writers_and_their_readers_agree_on_one_history_whatever_dies() {
     let (folder, mut rng) = (tempfile::tempdir().expect("a folder"), random());

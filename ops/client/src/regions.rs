@@ -65,6 +65,8 @@ pub(crate) struct Patience {
     may_be_stored: bool,
 }
 
+/// Between attempts real time passes, and how much is by chance: a service has no reason to give either.
+#[expect(clippy::disallowed_methods, reason = "the client is a service's own edge: no rule stands on its pauses")]
 impl Patience {
     pub(crate) fn of(limit: Duration) -> Self {
         Self { until: Instant::now() + limit, pause: PAUSE_FIRST, attempts: 0, may_be_stored: false }

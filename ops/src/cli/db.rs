@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::Context;
 use super::output::{CliError, confirm, say};
+use crate::chance;
 use crate::clock::SystemClock;
 use crate::config::Config;
 
@@ -137,7 +138,7 @@ pub(super) fn new_log(
 ) -> NewLog {
     NewLog {
         log_id: log_id.to_owned(),
-        incarnation: Uuid::from_bytes(rand::random()),
+        incarnation: Uuid::from_bytes(chance::random()),
         role,
         epoch: Epoch::FIRST,
         earliest,

@@ -17,6 +17,7 @@ use super::Context;
 use super::output::{CliError, say, table};
 use super::serve::asked_to_end;
 use super::{db, key, token};
+use crate::chance;
 use crate::config::{Config, CopiesConfig, RegionConfig, ReplicationConfig, SecretUrl};
 use crate::dev::region::{self, BUCKET, DATABASE, SERVICE};
 use crate::dev::{Credentials, ObjectServer, PostgresCluster, PostgresOptions};
@@ -166,7 +167,7 @@ async fn make_tokens(config: &Config) -> Result<BTreeMap<&'static str, String>, 
 }
 
 fn random_name() -> String {
-    Alphanumeric.sample_string(&mut rand::rng(), NAME_LENGTH)
+    Alphanumeric.sample_string(&mut chance::generator(), NAME_LENGTH)
 }
 
 fn people(started: &Started) -> String {

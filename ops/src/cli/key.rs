@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::Context;
 use super::output::{CliError, say};
+use crate::chance;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum KeyCommand {
@@ -46,7 +47,7 @@ pub(super) fn run(context: &Context, command: &KeyCommand) -> Result<(), CliErro
 /// # Errors
 /// `Usage` for a name that no key can have; `Failed` if the file is there or cannot be written.
 pub(crate) fn generate(name: &str, out: &Path) -> Result<String, CliError> {
-    let key = SigningKey::from_seed(name, &rand::random());
+    let key = SigningKey::from_seed(name, &chance::random());
     let key = key.map_err(|error| CliError::Usage(crate::chain::chain(&error)))?;
     let written = OpenOptions::new().write(true).create_new(true).mode(0o600).open(out).and_then(|mut file| {
         writeln!(file, "{}", key.to_secret_text())?;

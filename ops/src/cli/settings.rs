@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::Context;
 use super::output::{CliError, table};
 use crate::chain::chain;
+use crate::chance;
 use crate::clock::SystemClock;
 use crate::config::{Config, OidcConfig, PeerConfig};
 use crate::node::VIEW_CONNECTIONS;
@@ -117,7 +118,7 @@ async fn try_store(what: &'static str, config: &StoreConfig) -> Tried {
         Ok(store) => store,
         Err(error) => return bad(chain(&error)),
     };
-    let nonce = Uuid::from_bytes(rand::random()).simple().to_string();
+    let nonce = Uuid::from_bytes(chance::random()).simple().to_string();
     match segment_store::probe(&store, &nonce).await {
         Err(error) => bad(chain(&error)),
         Ok(report) => {

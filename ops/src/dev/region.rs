@@ -18,6 +18,7 @@ use uuid::Uuid;
 use super::object_server::{Credentials, ObjectServer, ObjectServerError};
 use super::postgres::{PostgresCluster, PostgresError, PostgresOptions};
 use super::process::{Server, ServerError};
+use crate::chance;
 use crate::clock::SystemClock;
 use crate::http::auth::{TokenHash, TokenRole, new_token};
 
@@ -298,7 +299,7 @@ async fn prepare(plan: &Plan, name: &'static str, role: Role, copies: Copies) ->
     cluster.create_database(DATABASE).await?;
     create_log(plan, &cluster, role, copies).await?;
     let tokens = create_tokens(&cluster.url(SERVICE, DATABASE)).await?;
-    let key = SigningKey::from_seed(name, &rand::random()).expect("home and dr are names that a key can have");
+    let key = SigningKey::from_seed(name, &chance::random()).expect("home and dr are names that a key can have");
     std::fs::write(folder.join("key"), key.to_secret_text()).map_err(io("writing the key"))?;
     let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let objects = ObjectServer::start(&objects_root, credentials(name), any).await?;
@@ -313,7 +314,7 @@ async fn create_log(plan: &Plan, cluster: &PostgresCluster, role: Role, copies: 
     let earliest = Timestamp::parse_rfc3339("0001-01-01T00:00:00Z").expect("the first instant there is");
     let new = NewLog {
         log_id: "development".into(),
-        incarnation: Uuid::from_bytes(rand::random()),
+        incarnation: Uuid::from_bytes(chance::random()),
         role,
         epoch: Epoch::FIRST,
         earliest,

@@ -28,6 +28,7 @@ use super::problem::Problem;
 use super::route::Route;
 use super::scope::Scope;
 use super::{ApiState, PeerAddress, REQUEST_ID, audit};
+use crate::chance;
 
 /// Every token starts so: it can be found by those who look for leaked secrets.
 const TOKEN_PREFIX: &str = "cst_";
@@ -114,7 +115,7 @@ impl TokenHash {
 /// A token that was just made. Show it once.
 #[must_use]
 pub fn new_token() -> String {
-    let secret: [u8; 32] = rand::random();
+    let secret: [u8; 32] = chance::random();
     format!("{TOKEN_PREFIX}{}", URL_SAFE_NO_PAD.encode(secret))
 }
 

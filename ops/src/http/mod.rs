@@ -60,6 +60,7 @@ use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::chance;
 use crate::clock::{SimulatedClock, Stopwatch};
 use crate::config::HttpConfig;
 use crate::spans::Spans;
@@ -271,7 +272,7 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
         !bytes.is_empty() && bytes.len() <= REQUEST_ID_BYTES_MAX && bytes.iter().all(u8::is_ascii_graphic)
     };
     headers.get(&REQUEST_ID).filter(fits).cloned().unwrap_or_else(|| {
-        let id = Uuid::from_bytes(rand::random()).simple().to_string();
+        let id = Uuid::from_bytes(chance::random()).simple().to_string();
         HeaderValue::try_from(id).expect("hexadecimal digits are header characters")
     })
 }

@@ -61,7 +61,7 @@ pub(crate) struct Database {
 pub(crate) fn new_log() -> NewLog {
     NewLog {
         log_id: "log-under-test".into(),
-        incarnation: Uuid::from_u128(rand::random()),
+        incarnation: Uuid::from_u128(system_tests::chance::random()),
         role: Role::Active,
         epoch: Epoch::FIRST,
         earliest: at("0001-01-01T00:00:00Z"),

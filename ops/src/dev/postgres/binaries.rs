@@ -7,6 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::PostgresError;
+use crate::chance;
 
 /// Names a folder with `initdb` and `postgres`, before every other place.
 pub const BIN_VARIABLE: &str = "COLDSTREAM_PG_BIN";
@@ -81,7 +82,7 @@ pub(super) fn make_scratch(account: Option<&Account>) -> Result<PathBuf, Postgre
     let preferred = std::env::temp_dir();
     let fits = preferred.as_os_str().len() <= SOCKET_FOLDER_BYTES_MAX - 20 && reachable(&preferred, account);
     let parent = if fits { preferred } else { PathBuf::from("/tmp") };
-    let folder = parent.join(format!("cold-pg-{:08x}", rand::random::<u32>()));
+    let folder = parent.join(format!("cold-pg-{:08x}", chance::random::<u32>()));
     let io = |source| PostgresError::Io { doing: "making the cluster's folder", source };
     // `create` refuses a name that exists, so nobody can have put something there for us.
     std::fs::DirBuilder::new().mode(0o700).create(&folder).map_err(io)?;
@@ -128,7 +129,7 @@ fn reachable(folder: &Path, account: Option<&Account>) -> bool {
 /// A port on 127.0.0.1 that is free at this moment; somebody may take it before the server does.
 pub(super) fn free_port() -> Option<u16> {
     use rand::Rng as _;
-    let start = rand::rng().random_range(PORTS);
+    let start = chance::generator().random_range(PORTS);
     (start..PORTS.end).chain(PORTS.start..start).find(|port| port_is_free(*port))
 }
 
