@@ -4,8 +4,10 @@ mod common;
 
 use std::sync::{Arc, Mutex};
 
-use archiver::seal::{Demand, Sealer};
-use archiver::{ArchiveError, ArchiverConfig, StepObserver, catch_up, sweep};
+use archiver::seal::{Demand, SealIo, Sealer};
+use archiver::sweep::{self, SweepReport, Sweeper};
+use archiver::{ArchiveError, ArchiverConfig, Silent, StepObserver, catch_up};
+use common::counted::Counted;
 use common::{KillAt, Region, key, keys, now, position};
 use domain::append::Role;
 use domain::archive::catalog::Catalog;
@@ -77,9 +79,9 @@ async fn a_kill_between_any_two_steps_loses_nothing_and_the_next_run_finishes() 
         assert_eq!((report.verified_head, report.records), (1600, 1600), "{step}");
         assert!(region.log.segments().await.expect("segments").iter().all(|entry| entry.verified_at.is_some()));
 
-        let orphans = sweep::find(&*region.store, &*region.log).await.expect("found");
+        let orphans = region.orphans().await;
         assert_eq!(orphans, report.orphans, "{step}");
-        sweep::remove(&*region.store, &orphans).await.expect("removed");
+        sweep::remove(&region.sweep_io(Arc::new(Silent)), &orphans).await.expect("removed");
         let report = region.audit().await;
         assert!(report.is_proven() && report.orphans.is_empty(), "{step}");
     }
@@ -102,7 +104,61 @@ async fn sweep_leaves_an_unfinished_plan_alone() {
     region.seal(Demand::Everything).await.expect("sealed");
     region.append(1501, 1600).await;
     run_and_be_killed(&region, "seal.index").await;
-    assert_eq!(sweep::find(&*region.store, &*region.log).await.expect("found"), [""; 0]);
+    assert_eq!(region.orphans().await, [""; 0]);
+}
+
+/// A region whose first plan was broken off and left both of its objects, and whose second one was broken off at `step`.
+async fn twice_killed(step: &'static str) -> Region {
+    let region = Region::with_events(1500).await;
+    run_and_be_killed(&region, "seal.index").await;
+    region.append(1501, 1600).await;
+    run_and_be_killed(&region, step).await;
+    region
+}
+
+#[tokio::test]
+async fn sweep_takes_nothing_before_what_stands_in_its_place_was_read_back() {
+    // In the catalog, and not marked as read back: the orphan may be all that is whole.
+    let region = twice_killed("seal.accept").await;
+    assert_eq!(region.segments().await.len(), 1);
+    assert_eq!(region.orphans().await, [""; 0]);
+    region.seal(Demand::Everything).await.expect("finished");
+    assert_eq!(region.orphans().await.len(), 2, "segment and index of the first plan");
+    let named = region.segments().await.remove(0);
+    assert!(!region.orphans().await.iter().any(|key| [layout::segment(&named), layout::index(&named)].contains(key)));
+}
+
+#[tokio::test]
+async fn a_sweep_that_is_killed_is_finished_by_the_next_one() {
+    let region = twice_killed("seal.mark_verified").await;
+    let before = region.orphans().await;
+    let io = region.sweep_io(Arc::new(KillAt { step: "sweep.removed", seen: Mutex::default() }));
+    let killed = tokio::spawn(async move { Sweeper::new(io).round().await }).await;
+    assert!(killed.expect_err("killed").is_panic());
+    assert_eq!(region.orphans().await, before[1..], "one is gone");
+
+    let mut sweeper = Sweeper::new(region.sweep_io(Arc::new(Silent)));
+    // The segments, then the indexes, then anew.
+    assert_eq!(sweeper.round().await.expect("done"), SweepReport { seen: 1, removed: Vec::new() });
+    assert_eq!(sweeper.round().await.expect("done"), SweepReport { seen: 2, removed: before[1..].to_vec() });
+    assert_eq!(sweeper.round().await.expect("done"), SweepReport { seen: 1, removed: Vec::new() });
+    let report = region.audit().await;
+    assert!(report.is_proven() && report.orphans.is_empty(), "{:?}", report.findings);
+}
+
+#[tokio::test]
+async fn only_the_region_that_seals_sweeps_and_only_what_its_epoch_sealed() {
+    let home = twice_killed("seal.mark_verified").await;
+    assert_eq!(home.orphans().await.len(), 2);
+    for role in [Role::Draining, Role::Follower] {
+        let now = home.log.log_head().await.expect("a head").role;
+        home.log.change_role((Epoch::FIRST, now), (Epoch::FIRST, role)).await.expect("changed");
+        let refused = sweep::find(&home.sweep_io(Arc::new(Silent))).await.expect_err("it does not seal");
+        assert_eq!(refused.kind(), ErrorKind::Fenced, "{role:?}");
+    }
+    // The same objects in the bucket of the region that holds the next epoch.
+    let dr = promoted(&home, 1600).await;
+    assert_eq!(dr.orphans().await, [""; 0]);
 }
 
 /// Damages the segment's object as soon as it is stored, as a bad disk does.
@@ -232,7 +288,7 @@ async fn a_promoted_region_goes_on_where_its_claim_says_and_the_lost_branch_is_v
     assert!(report.is_proven(), "{:?}", report.findings);
     assert_eq!((report.verified_head, report.manifests, report.void_manifests.len()), (1300, 2, 1));
     assert_eq!(report.orphans.len(), 2, "the lost branch's segment and index stay");
-    assert_eq!(sweep::find(&*dr.store, &*dr.log).await.expect("found"), [""; 0]);
+    assert_eq!(dr.orphans().await, [""; 0]);
 }
 
 #[tokio::test]
@@ -255,7 +311,7 @@ async fn a_catalog_on_a_branch_that_lost_is_built_anew_from_where_it_parts() {
     let report = home.audit().await;
     assert!(report.is_proven(), "{:?}", report.findings);
     assert_eq!((report.verified_head, report.void_manifests.len(), report.orphans.len()), (1300, 1, 2));
-    assert_eq!(sweep::find(&*home.store, &*home.log).await.expect("found"), [""; 0], "nobody removes what is void");
+    assert_eq!(home.orphans().await, [""; 0], "nobody removes what is void");
 }
 
 #[tokio::test]
@@ -277,6 +333,22 @@ async fn every_1024th_manifest_lists_all_segments() {
     let listing = catch_up::manifest(&*region.store, &keys(), Epoch::FIRST, 1024).await.expect("a manifest").statement;
     assert_eq!(listing.in_force.as_deref(), Some(&region.segments().await[..1024]));
     assert!(region.audit().await.is_proven());
+}
+
+#[tokio::test]
+async fn the_thousandth_segment_costs_as_much_as_the_tenth() {
+    let region = Region::new("home", Role::Active);
+    let catalog = Arc::new(Counted::of(&region.log));
+    let mut costs = Vec::new();
+    for number in 1..=1000 {
+        region.append(number, number).await;
+        let io = SealIo { catalog: catalog.clone(), ..region.io(Arc::new(Silent)) };
+        let sealed = Sealer::new(io, ArchiverConfig::default()).run(Demand::Everything).await.expect("sealed");
+        assert_eq!(sealed.len(), 1);
+        costs.push(catalog.take());
+    }
+    assert_eq!(costs[999], costs[9], "questions to the catalog, and segments in the answers");
+    assert!(costs[999].1 <= 10, "{:?}", costs[999]);
 }
 
 #[tokio::test]

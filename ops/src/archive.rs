@@ -6,23 +6,26 @@ use archiver::ArchiveError;
 use archiver::prune::{PruneReport, Pruner};
 use archiver::scrub::{ScrubReport, Scrubber};
 use archiver::seal::Sealer;
+use archiver::sweep::SweepIo;
 use domain::Timestamp;
 use domain::archive::catalog::Doubt;
 use domain::keys::KeyRing;
-use segment_store::S3Store;
+use segment_store::{ProbedStore, S3Store};
 
 use crate::heals::HealRecorder;
 
 /// The archive of one region.
 pub struct ArchiveNode {
-    /// The own bucket.
-    pub store: Arc<S3Store>,
+    /// The own bucket: nothing is created in it before it has shown that it keeps its promises.
+    pub store: Arc<ProbedStore<S3Store>>,
     /// Seals; one run at a time.
     pub sealer: tokio::sync::Mutex<Sealer>,
     /// What was found damaged.
     pub heals: Arc<HealRecorder>,
     /// Both regions' public keys.
     pub keys: KeyRing,
+    /// What sweeping works with.
+    pub sweep: SweepIo,
     pruner: Pruner,
     scrubber: Scrubber,
     last: Mutex<ArchiveWork>,
@@ -45,12 +48,14 @@ impl ArchiveNode {
     /// The archive of a bucket, and those who work on it.
     #[must_use]
     pub fn new(
-        store: Arc<S3Store>,
+        store: Arc<ProbedStore<S3Store>>,
         heals: Arc<HealRecorder>,
         keys: KeyRing,
         (sealer, pruner, scrubber): (Sealer, Pruner, Scrubber),
+        sweep: SweepIo,
     ) -> Self {
-        Self { store, sealer: tokio::sync::Mutex::new(sealer), heals, keys, pruner, scrubber, last: Mutex::default() }
+        let sealer = tokio::sync::Mutex::new(sealer);
+        Self { store, sealer, heals, keys, sweep, pruner, scrubber, last: Mutex::default() }
     }
 
     /// Prunes what is proven.

@@ -9,6 +9,7 @@ use archiver::heal::Healer;
 use archiver::prune::{PruneIo, Pruner};
 use archiver::scrub::Scrubber;
 use archiver::seal::{SealIo, Sealer};
+use archiver::sweep::SweepIo;
 use archiver::{Silent, StepObserver};
 use domain::archive::catalog::{Catalog, EvidenceStore, LivePartitions};
 use domain::evidence::Evidence;
@@ -21,13 +22,15 @@ use event_log::{EventLogError, PgConfig, PgLog};
 use projections::content::{ContentNow, ContentView};
 use projections::runner::Runner;
 use replication::{Peer, PeerClient, Region};
-use segment_store::{S3Store, StoreConfig, StoreConfigError};
+use segment_store::{ProbedStore, S3Store, StoreConfig, StoreConfigError};
 use sqlx::postgres::{PgPool, PgPoolOptions};
 use thiserror::Error;
 use tokio::sync::Mutex;
+use uuid::Uuid;
 
 use crate::archive::ArchiveNode;
 use crate::chain::chain;
+use crate::chance;
 use crate::clock::SystemClock;
 use crate::config::{Config, ReplicationConfig};
 use crate::heals::HealRecorder;
@@ -163,7 +166,8 @@ impl Node {
 
 /// What archive and replication share.
 struct ArchiveParts {
-    store: Arc<S3Store>,
+    store: Arc<ProbedStore<S3Store>>,
+    /// Is read, and takes claims of epochs; those wait for no probe (entry 37 of DECISIONS.md).
     peer_store: Option<Arc<S3Store>>,
     key: Arc<SigningKey>,
     keys: KeyRing,
@@ -174,13 +178,15 @@ struct ArchiveParts {
 impl ArchiveParts {
     fn of(config: &Config, store: &StoreConfig, log: &Arc<PgLog>) -> Result<Self, NodeError> {
         let open = |setting, store: &StoreConfig| {
-            S3Store::connect(store).map(Arc::new).map_err(|source| NodeError::Store { setting, source })
+            S3Store::connect(store).map_err(|source| NodeError::Store { setting, source })
         };
+        let nonce = || Uuid::from_bytes(chance::random()).simple().to_string();
+        let peer = config.archive.peer_store.as_ref();
         let key = signing_key(config)?;
         let keys = key_ring(&config.region.public_keys, Some(&key))?;
         Ok(Self {
-            store: open("archive.store", store)?,
-            peer_store: config.archive.peer_store.as_ref().map(|peer| open("archive.peer_store", peer)).transpose()?,
+            store: Arc::new(ProbedStore::new(open("archive.store", store)?, nonce)),
+            peer_store: peer.map(|peer| open("archive.peer_store", peer).map(Arc::new)).transpose()?,
             heals: Arc::new(HealRecorder::new(log.clone(), &config.region.name)),
             key: Arc::new(key),
             keys,
@@ -218,14 +224,15 @@ impl ArchiveParts {
             store: self.store.clone(),
             clock: clock.clone(),
             keys: self.keys.clone(),
-            steps,
+            steps: steps.clone(),
         };
         let work = (
             Sealer::new(seal, config.archive.sealing.clone()),
             Pruner::new(prune, config.live_window(), config.archive.copies.into()),
             Scrubber { catalog: log.clone(), healer: self.healer(), clock },
         );
-        ArchiveNode::new(self.store.clone(), self.heals.clone(), self.keys.clone(), work)
+        let sweep = SweepIo { log: log.clone(), store: self.store.clone(), catalog: log.clone(), steps };
+        ArchiveNode::new(self.store.clone(), self.heals.clone(), self.keys.clone(), work, sweep)
     }
 
     fn region(

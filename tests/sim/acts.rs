@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use archiver::seal::Demand;
-use archiver::sweep;
+use archiver::sweep::{self, SweepIo};
 use domain::append::{AppendError, AppendRequest, Appended};
 use domain::log::{Direction, EventLog, LogReader, ReadError};
 use domain::record::Record;
@@ -106,9 +106,10 @@ pub(crate) fn scrub(process: Arc<Process>, budget_bytes: u64) -> Work {
 
 pub(crate) fn sweep(process: Arc<Process>) -> Work {
     Box::pin(async move {
-        let store = process.region.store.as_ref();
-        match sweep::find(store, process.log.as_ref()).await {
-            Ok(orphans) => said(sweep::remove(store, &orphans).await.map(|()| orphans.len())),
+        let (log, store, steps) = (process.log.clone(), process.region.store.clone(), process.life.clone());
+        let io = SweepIo { log: log.clone(), store, catalog: log, steps };
+        match sweep::find(&io).await {
+            Ok(orphans) => said(sweep::remove(&io, &orphans).await.map(|()| orphans.len())),
             Err(error) => said::<(), _>(Err(error)),
         }
     })

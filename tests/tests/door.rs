@@ -5,6 +5,7 @@ mod door_common;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use domain::store::ObjectStore;
 use door_common::{Rig, text};
 use reqwest::{Client, Response, StatusCode};
 use rustix::process::Signal;
@@ -147,6 +148,77 @@ async fn log_1_a_server_that_ends_has_answered_what_it_accepted() {
     for (id, position) in &acknowledged {
         assert_eq!(stored.get(id), Some(position), "{id} was acknowledged");
     }
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn audit_replay_prints_the_log_as_it_was() {
+    let rig = Rig::serving().await;
+    let form = |oid: &str| json!({"author": "x", "change": "c", "oid": oid, "mode": "100644", "size": 3});
+    append(&rig, &content("1", "content.created", &form("one"))).await;
+    let thing = json!({"specversion": "1.0", "id": "event:2", "source": "/tests", "type": "t", "subject": "thing-1",
+                       "data": {"as written": 1.0, "subject": "content-x"}});
+    append(&rig, &thing).await;
+    append(&rig, &content("3", "content.revised", &form("two"))).await;
+    let log = get(&rig, &rig.region.tokens.reader, "/v1/log").await.text().await.expect("the log");
+    let live: Vec<&str> = log.lines().collect();
+    assert_eq!(live.len(), 3, "{log}");
+    assert!(rig.run(&["archive", "run", "--everything", "--yes"]).await.status.success());
+
+    let replayed = async |arguments: &[&str]| {
+        let output = rig.run(&[&["audit", "replay"], arguments].concat()).await;
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", text(&output.stderr));
+        text(&output.stdout).lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(replayed(&["--raw"]).await, live, "byte for byte");
+    let instant = |line: &str| {
+        let record: Value = serde_json::from_str(line).expect("a record");
+        record["recordedat"].as_str().expect("an instant").to_owned()
+    };
+    // Three requests, one after the other: none was recorded before the one in front of it.
+    let second = instant(live[1]);
+    let until_then = live.iter().filter(|line| instant(line) <= second).count();
+    assert_eq!(replayed(&["--raw", "--as-of", &second]).await, live[..until_then]);
+    assert_eq!(replayed(&["--raw", "--as-of", "2"]).await, live[..2], "a position");
+    assert_eq!(replayed(&["--raw", "--as-of", "2020-01-01T00:00:00Z"]).await, live[..0], "before everything");
+    assert_eq!(replayed(&["--raw", "--as-of", "event:event:2"]).await, live[..2], "an event");
+    assert_eq!(
+        replayed(&["--raw", "--as-of", "1", "--source", "/tests"]).await,
+        live[..1],
+        "an event whose id is a number"
+    );
+
+    // Without --raw content stands under its own id again, and nothing else is another.
+    let shown = replayed(&[]).await;
+    let stripped = |line: &str| line.replacen(r#""subject":"content-content-a/b""#, r#""subject":"content-a/b""#, 1);
+    assert_eq!(shown, [stripped(live[0]), live[1].to_owned(), stripped(live[2])]);
+    assert_ne!(shown[0], live[0]);
+    let absent = rig.run(&["audit", "replay", "--as-of", "event:never"]).await;
+    assert_eq!((absent.status.code(), text(&absent.stdout).as_str()), (Some(1), ""));
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn archive_sweep_shows_its_plan_and_removes_nothing_that_is_archived() {
+    let rig = Rig::serving().await;
+    append(&rig, &content("1", "content.created", &json!({"author": "x", "change": "c", "size": 1}))).await;
+    assert!(rig.run(&["archive", "run", "--everything", "--yes"]).await.status.success());
+    let nothing = rig.run(&["archive", "sweep"]).await;
+    assert_eq!(nothing.status.code(), Some(0), "there is nothing to do: {}", text(&nothing.stderr));
+
+    let (store, _config) = system_tests::regions::bucket(&rig.region);
+    let orphan = format!("seg/{:020}-{:020}-1-0123456789abcdef.ndjson.zst", 1, 1);
+    store.create(&orphan, b"what a kill left").await.expect("created");
+    let plan = rig.run(&["archive", "sweep"]).await;
+    assert_eq!(plan.status.code(), Some(2), "a plan is no deed");
+    assert!(text(&plan.stderr).contains(&orphan), "{}", text(&plan.stderr));
+    assert!(store.head(&orphan).await.expect("asked").is_some());
+    let done = rig.run(&["archive", "sweep", "--yes", "--json"]).await;
+    assert_eq!(done.status.code(), Some(0), "{}", text(&done.stderr));
+    let done: Value = serde_json::from_slice(&done.stdout).expect("JSON");
+    assert_eq!(done, json!({"keys": [orphan]}));
+    assert!(store.head(&orphan).await.expect("asked").is_none());
+    assert_eq!(rig.run(&["audit", "verify"]).await.status.code(), Some(0), "what is archived is whole");
     rig.end().await;
 }
 

@@ -230,9 +230,10 @@ fn refused(outcome: Result<(), StoreError>) -> Result<bool, StoreError> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::collections::BTreeMap;
     use std::sync::Mutex;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use domain::store::{Object, ObjectMeta};
     use domain::twin::MemoryStore;
@@ -240,15 +241,17 @@ mod tests {
     use super::*;
 
     /// A store that keeps all promises but one.
-    struct Sloppy {
-        inner: MemoryStore,
+    pub(crate) struct Sloppy {
+        pub(crate) inner: MemoryStore,
+        /// How often it was asked to store a wrong checksum: once a probe.
+        pub(crate) probes: AtomicUsize,
         breaks: Option<Check>,
         overwritten: Mutex<BTreeMap<String, Vec<u8>>>,
     }
 
     impl Sloppy {
-        fn new(breaks: Option<Check>) -> Self {
-            Self { inner: MemoryStore::new(), breaks, overwritten: Mutex::default() }
+        pub(crate) fn new(breaks: Option<Check>) -> Self {
+            Self { inner: MemoryStore::new(), probes: AtomicUsize::new(0), breaks, overwritten: Mutex::default() }
         }
 
         fn breaks(&self, check: Check) -> bool {
@@ -300,6 +303,7 @@ mod tests {
     #[async_trait]
     impl Probed for Sloppy {
         async fn put_with_wrong_checksum(&self, key: &str, bytes: &[u8]) -> Result<WrongChecksum, StoreError> {
+            self.probes.fetch_add(1, Ordering::SeqCst);
             if self.breaks(Check::WrongChecksum) {
                 self.inner.create(key, bytes).await?;
                 return Ok(WrongChecksum::Accepted);

@@ -1,6 +1,8 @@
 //! A region in memory, and what the tests of the archive do with it.
 #![allow(dead_code, unreachable_pub, reason = "each test uses its own part")]
 
+pub mod counted;
+
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -9,6 +11,7 @@ use archiver::audit::{self, AuditReport};
 use archiver::cold::ColdReader;
 use archiver::heal::{Finding, HealObserver, Healer};
 use archiver::seal::{Demand, SealIo, Sealer};
+use archiver::sweep::{self, SweepIo};
 use archiver::{ArchiveError, ArchiverConfig, Silent, StepObserver};
 use async_trait::async_trait;
 use domain::append::Role;
@@ -128,6 +131,15 @@ impl Region {
             publishing: Arc::default(),
             steps,
         }
+    }
+
+    pub fn sweep_io(&self, steps: Arc<dyn StepObserver>) -> SweepIo {
+        SweepIo { log: self.log.clone(), store: self.store.clone(), catalog: self.log.clone(), steps }
+    }
+
+    /// What a sweep would remove.
+    pub async fn orphans(&self) -> Vec<String> {
+        sweep::find(&self.sweep_io(Arc::new(Silent))).await.expect("found")
     }
 
     pub fn sealer(&self, config: &ArchiverConfig) -> Sealer {

@@ -1,4 +1,4 @@
-//! `coldstream archive status|run|verify|scrub`.
+//! `coldstream archive status|run|verify|scrub|sweep`.
 
 use clap::Subcommand;
 use segment_store::S3Store;
@@ -7,7 +7,7 @@ use serde_json::json;
 use super::Context;
 use super::audit::{self, print_report};
 use super::output::{CliError, confirm, counted, table};
-use crate::http::archive::{ArchiveRun, ArchiveStatus, ScrubRun};
+use crate::http::archive::{ArchiveRun, ArchiveStatus, Orphans, ScrubRun};
 use crate::node;
 
 #[derive(Debug, Subcommand)]
@@ -34,6 +34,12 @@ pub(super) enum ArchiveCommand {
         #[arg(long)]
         yes: bool,
     },
+    /// Remove objects that an interrupted seal left behind; the server does so by itself, a thousand every ten minutes
+    Sweep {
+        /// Do it
+        #[arg(long)]
+        yes: bool,
+    },
 }
 
 pub(super) async fn run(context: &Context, command: ArchiveCommand) -> Result<(), CliError> {
@@ -51,6 +57,7 @@ pub(super) async fn run(context: &Context, command: ArchiveCommand) -> Result<()
             context.output.data(&run, run_for_people)
         }
         ArchiveCommand::Verify => verify(context).await,
+        ArchiveCommand::Sweep { yes } => sweep(context, yes).await,
         ArchiveCommand::Scrub { bytes, yes } => {
             confirm(&["read stored objects again, and rewrite damaged ones from the other bucket".to_owned()], yes)?;
             let run: ScrubRun = context.client()?.post("/v1/admin/scrub", &json!({"bytes": bytes})).await?;
@@ -58,6 +65,20 @@ pub(super) async fn run(context: &Context, command: ArchiveCommand) -> Result<()
             if run.lost.is_empty() { Ok(()) } else { Err(CliError::NotProven("no good copy is left".to_owned())) }
         }
     }
+}
+
+async fn sweep(context: &Context, yes: bool) -> Result<(), CliError> {
+    let client = context.client()?;
+    let orphans: Orphans = client.get("/v1/archive/orphans", &[]).await?;
+    if !orphans.keys.is_empty() {
+        confirm(&orphans.keys.iter().map(|key| format!("remove {key}")).collect::<Vec<_>>(), yes)?;
+    }
+    // The server looks again: what it removes is what it finds then.
+    let removed: Orphans =
+        if orphans.keys.is_empty() { orphans } else { client.post("/v1/admin/sweep", &json!({})).await? };
+    context
+        .output
+        .data(&removed, |removed| table(&[("removed".to_owned(), listed(&removed.keys, "object", "objects"))]))
 }
 
 async fn verify(context: &Context) -> Result<(), CliError> {

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use archiver::ArchiveError;
 use archiver::seal::Demand;
+use archiver::{ArchiveError, sweep};
 use axum::Json;
 use axum::extract::State;
 use axum::routing::{get, post};
@@ -96,6 +96,13 @@ pub struct ScrubRun {
     pub lost: Vec<String>,
 }
 
+/// Objects that an interrupted seal left behind.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Orphans {
+    /// Their keys.
+    pub keys: Vec<String>,
+}
+
 pub(super) static ROUTES: &[Route] = &[
     Route {
         summary: "What is archived, verified, confirmed and pruned",
@@ -131,6 +138,27 @@ pub(super) static ROUTES: &[Route] = &[
         )
     },
     Route {
+        summary: "Objects that an interrupted seal left behind in the bucket of the region that seals",
+        kinds: OF_ACTS,
+        ..Route::get(
+            "/v1/archive/orphans",
+            OPERATORS,
+            || get(orphans),
+            &[Answer::json("They", &[(JSON, shape::<Orphans>)])],
+        )
+    },
+    Route {
+        summary: "Remove objects that an interrupted seal left behind",
+        bodies: &[Body { media: JSON, shape: shape::<SweepRequest>, example: "{}" }],
+        kinds: OF_ACTS,
+        ..Route::post(
+            "/v1/admin/sweep",
+            OPERATORS,
+            || post(remove_orphans),
+            &[Answer::json("What was removed", &[(JSON, shape::<Orphans>)])],
+        )
+    },
+    Route {
         summary: "Move simulated time on, in a log that was created with it",
         bodies: &[Body { media: JSON, shape: shape::<ClockRequest>, example: r#"{"now": "2030-01-01T00:00:00Z"}"# }],
         kinds: OF_ACTS,
@@ -160,9 +188,7 @@ fn archive(state: &ApiState) -> Result<&ArchiveApi, Problem> {
 
 async fn status(State(state): State<Arc<ApiState>>) -> Result<Json<ArchiveStatus>, Problem> {
     let archive = archive(&state)?;
-    let entries = archive.catalog.segments().await?;
-    let stored = entries.iter().map(|entry| entry.segment.bytes + entry.segment.index_bytes).sum::<u64>();
-    let records = entries.iter().map(|entry| entry.segment.record_bytes).sum::<u64>();
+    let totals = archive.catalog.totals().await?;
     let cosigned = archive.evidence.newest_checkpoint(true).await?;
     let manifest = archive.catalog.last_manifest().await?;
     let partitions = archive.partitions.partitions().await?.into_iter().map(|partition| PartitionStatus {
@@ -172,13 +198,13 @@ async fn status(State(state): State<Arc<ApiState>>) -> Result<Json<ArchiveStatus
         rows: partition.rows.to_string(),
     });
     Ok(Json(ArchiveStatus {
-        segments: entries.len().to_string(),
-        archived_head: entries.last().map_or(0, |entry| entry.segment.last.get()).to_string(),
-        verified: entries.iter().filter(|entry| entry.verified_at.is_some()).count().to_string(),
-        confirmed: entries.iter().filter(|entry| entry.confirmed_at.is_some()).count().to_string(),
-        stored_bytes: stored.to_string(),
-        record_bytes: records.to_string(),
-        oldest_verified_at: entries.iter().filter_map(|entry| entry.verified_at).min().map(|at| at.to_string()),
+        segments: totals.segments.to_string(),
+        archived_head: totals.archived.to_string(),
+        verified: totals.verified.to_string(),
+        confirmed: totals.confirmed.to_string(),
+        stored_bytes: totals.stored_bytes.to_string(),
+        record_bytes: totals.record_bytes.to_string(),
+        oldest_verified_at: totals.oldest_verified_at.map(|at| at.to_string()),
         manifest: manifest.map(|manifest| [manifest.epoch.to_string(), manifest.number.to_string()]),
         cosigned_head: cosigned.map(|checkpoint| checkpoint.size.to_string()),
         partitions: partitions.collect(),
@@ -233,6 +259,27 @@ async fn scrub(State(state): State<Arc<ApiState>>, Act(request): Act<ScrubReques
         damaged: report.damaged.to_string(),
         lost: report.lost,
     }))
+}
+
+async fn orphans(State(state): State<Arc<ApiState>>) -> Result<Json<Orphans>, Problem> {
+    Ok(Json(Orphans { keys: sweep::find(&archive(&state)?.node.sweep).await? }))
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct SweepRequest {}
+
+/// Looks again and removes what it finds: a list that is some minutes old is no reason to remove anything.
+async fn remove_orphans(
+    State(state): State<Arc<ApiState>>,
+    Act(SweepRequest {}): Act<SweepRequest>,
+) -> Result<Json<Orphans>, Problem> {
+    let io = archive(&state)?.node.sweep.clone();
+    let removed = async move {
+        let keys = sweep::find(&io).await?;
+        sweep::remove(&io, &keys).await.map(|()| keys)
+    };
+    Ok(Json(Orphans { keys: carried_through(removed).await? }))
 }
 
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]

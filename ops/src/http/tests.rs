@@ -350,6 +350,8 @@ async fn every_request_but_health_asks_for_a_token_with_a_role() {
         ("GET", "/v1/archive/status", &ROLES),
         ("POST", "/v1/admin/archive-run", &[TokenRole::Operator]),
         ("POST", "/v1/admin/scrub", &[TokenRole::Operator]),
+        ("GET", "/v1/archive/orphans", &[TokenRole::Operator]),
+        ("POST", "/v1/admin/sweep", &[TokenRole::Operator]),
         ("POST", "/v1/admin/clock", &[TokenRole::Operator]),
         ("GET", "/v1/replication/epoch", &[TokenRole::Operator, TokenRole::Replicator]),
         ("GET", "/v1/replication/batch?after=0", &[TokenRole::Replicator]),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use archiver::ArchiveError;
 use archiver::seal::Demand;
+use archiver::sweep::Sweeper;
 use async_trait::async_trait;
 use domain::log::LogReader;
 use event_log::PgLog;
@@ -16,7 +17,6 @@ use replication::follow::{self, Follower};
 use replication::{Region, cosign, mirror};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Interval, interval};
-use uuid::Uuid;
 
 use super::numbers::Heard;
 use crate::archive::ArchiveNode;
@@ -30,6 +30,8 @@ use crate::workers::{Done, RoundError, Worker};
 const MAINTENANCE_EVERY: Duration = Duration::from_secs(60);
 /// How often the files of certificates are looked at.
 const CERTIFICATES_EVERY: Duration = Duration::from_secs(10);
+/// How often some more objects of the bucket are looked at for orphans: there is no hurry.
+const SWEEP_EVERY: Duration = Duration::from_secs(600);
 /// After an error a view waits this long.
 const VIEW_EVERY: Duration = Duration::from_secs(1);
 
@@ -50,10 +52,11 @@ pub(super) fn of(config: &Config, node: &Arc<Node>, watch: Option<EpochWatch>, h
     ];
     if let Some(archive) = &node.archive {
         let scrub_every = Duration::from_secs(config.archive.scrub_interval_seconds);
-        all.push(("seal", archive_every, Box::new(SealWorker { archive: archive.clone(), probed: false })));
+        all.push(("seal", archive_every, Box::new(SealWorker(archive.clone()))));
         all.push(("prune", archive_every, Box::new(PruneWorker(archive.clone()))));
         let scrub = ScrubWorker { archive: archive.clone(), budget_bytes: config.archive.scrub_bytes };
         all.push(("scrub", scrub_every, Box::new(scrub)));
+        all.push(("sweep", SWEEP_EVERY, Box::new(SweepWorker(Sweeper::new(archive.sweep.clone())))));
     }
     if let Some(region) = &node.region {
         let watch = watch.map(|watch| WatchWorker(watch, heard.clone()));
@@ -142,35 +145,14 @@ impl Worker for MaintenanceWorker {
     }
 }
 
-struct SealWorker {
-    archive: Arc<ArchiveNode>,
-    probed: bool,
-}
-
-impl SealWorker {
-    /// A store is not trusted with a segment before it has shown that it keeps its promises.
-    async fn probe(&mut self) -> Result<(), RoundError> {
-        if self.probed {
-            return Ok(());
-        }
-        let nonce = Uuid::from_bytes(rand::random()).simple().to_string();
-        let report = segment_store::probe(&*self.archive.store, &nonce).await?;
-        for finding in &report.findings {
-            tracing::warn!(check = finding.check.as_str(), detail = finding.detail, "the store breaks a promise");
-        }
-        if !report.allows_sealing() {
-            return Err("the store does not keep the promises that sealing stands on: see config check".into());
-        }
-        self.probed = true;
-        Ok(())
-    }
-}
+struct SealWorker(Arc<ArchiveNode>);
 
 #[async_trait]
 impl Worker for SealWorker {
     async fn round(&mut self) -> Result<Done, RoundError> {
-        self.probe().await?;
-        match self.archive.sealer.lock().await.run(Demand::ByRules).await {
+        // Also where nothing is sealed: a bucket that breaks its promises is to be seen before it is needed.
+        self.0.store.ready().await?;
+        match self.0.sealer.lock().await.run(Demand::ByRules).await {
             Ok(sealed) => Ok(Done::for_now(format!("{} segments in the last round", sealed.len()))),
             Err(ArchiveError::NotActive { role, .. }) => Ok(Done::for_now(format!("the region is {}", role.as_str()))),
             // Another process of this region was faster: look again.
@@ -208,6 +190,22 @@ impl Worker for ScrubWorker {
         }
         let (segments, bytes, damaged) = (report.segments, report.bytes, report.damaged);
         Ok(Done::for_now(format!("{segments} segments, {bytes} bytes read again, {damaged} damaged")))
+    }
+}
+
+struct SweepWorker(Sweeper);
+
+#[async_trait]
+impl Worker for SweepWorker {
+    async fn round(&mut self) -> Result<Done, RoundError> {
+        match self.0.round().await {
+            Ok(report) => {
+                let (seen, removed) = (report.seen, report.removed.len());
+                Ok(Done::for_now(format!("{seen} objects looked at in the last round, {removed} orphans removed")))
+            }
+            Err(ArchiveError::NotActive { role, .. }) => Ok(Done::for_now(format!("the region is {}", role.as_str()))),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 
