@@ -86,6 +86,23 @@ fn domain_has_no_io_and_no_runtime() {
     must_be_empty("IO in domain", &found.collect::<Vec<_>>());
 }
 
+/// What deny.toml says too, for machines without cargo-deny.
+#[test]
+fn there_is_one_tls_stack_and_one_registry() {
+    let lock: toml::Table = read(Path::new("Cargo.lock")).parse().expect("a lock file");
+    let packages = lock["package"].as_array().expect("packages");
+    let text = |package: &toml::Value, member: &str| package.get(member).and_then(|it| it.as_str()).map(str::to_owned);
+    let policy: toml::Table = read(Path::new("deny.toml")).parse().expect("a policy");
+    let denied: Vec<String> =
+        policy["bans"]["deny"].as_array().expect("a list").iter().filter_map(|ban| text(ban, "crate")).collect();
+    assert!(["openssl", "native-tls", "aws-lc-rs"].iter().all(|stack| denied.iter().any(|name| name == stack)));
+    let names = packages.iter().filter_map(|package| text(package, "name"));
+    must_be_empty("banned packages", &names.filter(|name| denied.contains(name)).collect::<Vec<_>>());
+    let sources: std::collections::BTreeSet<String> =
+        packages.iter().filter_map(|package| text(package, "source")).collect();
+    assert!(sources.len() == 1 && sources.iter().all(|source| source.starts_with("registry+")), "{sources:?}");
+}
+
 #[test]
 fn source_stands_in_the_six_folders_only() {
     let wrong: Vec<String> = rust_files()
