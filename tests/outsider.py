@@ -2,7 +2,7 @@
 """Checks what a demo left behind, as somebody who does not trust us would: written from domain/FORMAT.md alone,
 with Python's standard library and the zstd command. It shares no code with Coldstream.
 
-    tests/outsider.py KEPT [--history FILE.ndjson.zst --oracle FILE.oracle.json]
+    tests/outsider.py KEPT [--history FILE.ndjson[.zst] --oracle FILE.oracle.json]
 
 KEPT is the folder that `ops/demo --keep KEPT` leaves: one folder a bucket (`home`, `dr`), `public-keys.txt`,
 `journals/*.ndjson` (what each writer was acknowledged) and `result.json`. Exit code 0 only if everything holds.
@@ -312,6 +312,14 @@ class Bucket:
         must(path.is_file(), f"{key} is missing")
         return path.read_bytes()
 
+    def claims(self):
+        """§9: epoch → fork."""
+        claims = {}
+        for key in self.list("epoch"):
+            value, _ = statement(self.get(key), "epoch", self.keys)
+            claims[int(value["epoch"])] = int(value["fork"])
+        return claims
+
     def manifests_that_count(self):
         """§7: from number 1 to the newest; and the void ones' keys."""
         by_epoch = {}
@@ -320,10 +328,7 @@ class Bucket:
             value, _ = statement(data, "manifest", self.keys)
             must(key == f"manifest/{int(value['epoch']):020}/{int(value['number']):020}.json", f"{key}: misplaced")
             by_epoch.setdefault(int(value["epoch"]), []).append((int(value["number"]), hashlib.sha256(data).hexdigest(), value))
-        claims = {}
-        for key in self.list("epoch"):
-            value, _ = statement(self.get(key), "epoch", self.keys)
-            claims[int(value["epoch"])] = int(value["fork"])
+        claims = self.claims()
         counting, epoch, until = [], max(by_epoch, default=0), None
         limit = min([fork for claimed, fork in claims.items() if claimed > epoch], default=None)
         total = sum(len(steps) for steps in by_epoch.values())
@@ -364,6 +369,11 @@ class Bucket:
         """§11. Returns what was found; raises at the first doubt."""
         in_force, manifests, void = self.segments_in_force()
         notes = [read_note(self.get(key).decode(), self.keys) for key in self.list("checkpoint")]
+        claims = self.claims()
+        # §11.4: what an older epoch said of positions beyond a later one's fork is of the branch that lost.
+        is_void = lambda note: any(epoch > note[3] and fork < note[1] for epoch, fork in claims.items())
+        void_notes = [note for note in notes if is_void(note)]
+        notes = [note for note in notes if not is_void(note)]
         wanted = {size for _, size, _, _, _ in notes}
         log = Log(each)
         plain_take = log.take
@@ -395,7 +405,8 @@ class Bucket:
                 must(log.roots[size] == root, f"the checkpoint at {size} has another root")
                 reached = max(reached, size if len(signers) > 1 else 0)
         return {"records": log.tree.size, "root": log.tree.root().hex(), "segments": len(in_force), "manifests": manifests,
-                "void_manifests": void, "checkpoints": len(notes), "proven_to": reached, "removed": log.removed,
+                "void_manifests": void, "checkpoints": len(notes),
+                "void_checkpoints": len(void_notes), "proven_to": reached, "removed": log.removed,
                 "confirmations": confirmed}
 
 
@@ -404,12 +415,15 @@ class Living:
     """Which items live after how many events of the history, from the records alone."""
 
     def __init__(self, history, oracle):
-        self.ids = [json.loads(line)["id"] for line in unzstd(pathlib.Path(history).read_bytes()).splitlines()]
+        data = pathlib.Path(history).read_bytes()
+        lines = (unzstd(data) if str(history).endswith(".zst") else data).split(b"\n")
+        events = [json.loads(line) for line in lines if line.strip()]
+        self.ids = [(event["source"], event["id"]) for event in events]
         self.points = {p["after_events"]: p for p in json.loads(pathlib.Path(oracle).read_text())["checkpoints"]}
         self.items, self.seen, self.checked = {}, 0, 0
 
     def take(self, record):
-        if self.seen == len(self.ids) or record.get("id") != self.ids[self.seen]:
+        if self.seen == len(self.ids) or (record.get("source"), record.get("id")) != self.ids[self.seen]:
             return
         self.seen += 1
         path = record["subject"].split("-", 1)[1]
@@ -429,35 +443,50 @@ class Living:
         must(self.checked == len(self.points), f"only {self.checked} of {len(self.points)} oracle points were reached")
 
 
-def acknowledged_and_lost(kept, surviving):
-    acknowledged, lost = 0, []
-    for journal in sorted((kept / "journals").glob("*.ndjson")):
+def read_journals(folder):
+    """What each writer was acknowledged: (source, id) → (position, version, epoch)."""
+    acknowledged = {}
+    for journal in sorted(folder.glob("*.ndjson")):
         for line in journal.read_text().splitlines():
             entry = json.loads(line)
-            acknowledged += 1
-            if surviving.get((entry["source"], entry["id"])) is None:
-                lost.append(entry["id"])
-    return acknowledged, lost
+            key = (entry["source"], entry["id"])
+            must(key not in acknowledged, f"{key} was acknowledged twice")
+            acknowledged[key] = tuple(int(entry[member]) for member in ("position", "version", "epoch"))
+    return acknowledged
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("kept", type=pathlib.Path)
-    parser.add_argument("--history")
-    parser.add_argument("--oracle")
-    args = parser.parse_args()
+def check_failover(failover, acknowledged, surviving):
+    """REP-3: what was acknowledged is there as it was said, or is above the fork and within the stated bound."""
+    head, fork, bound = int(failover["own_head"]), int(failover["fork"]), failover["bound_events"]
+    must(fork == head, f"the new epoch begins after {fork}, the stated head is {head}")
+    lost = 0
+    for (source, id_), said in acknowledged.items():
+        found = surviving.get((source, id_))
+        if found is None:
+            lost += 1
+            must(said[0] > head, f"{id_} was acknowledged at {said[0]}, which is not above the stated head {head}, and is lost")
+        else:
+            must(found == said, f"{id_} was acknowledged at (position, version, epoch) {said} and stands at {found}")
+            must(said[0] <= head, f"{id_} is there at {said[0]}, above the stated head {head}")
+    must(bound is None or lost <= bound, f"{lost} acknowledged events are lost, the stated bound is {bound}")
+    return {"acknowledged": len(acknowledged), "lost": lost, "bound": bound, "own_head": head, "fork": fork}
+
+
+def check(args):
     keys = read_keys((args.kept / "public-keys.txt").read_text())
-    result = json.loads((args.kept / "result.json").read_text())
+    failover = json.loads((args.kept / "result.json").read_text())["failover"]
     report = {}
     for name in ("home", "dr"):
         living = Living(args.history, args.oracle) if args.oracle else None
         surviving, doubles = {}, []
 
         def each(record):
-            key = (record.get("source"), record.get("id"))
+            if "removed" in record:
+                return
+            key = (record["source"], record["id"])
             if key in surviving:
                 doubles.append(key)
-            surviving[key] = int(record["position"])
+            surviving[key] = tuple(int(record[member]) for member in ("position", "version", "epoch"))
             if living:
                 living.take(record)
 
@@ -468,15 +497,25 @@ def main():
                 living.finish()
                 report[name]["oracle_points"] = living.checked
         except Doubt as doubt:
-            print(f"outsider: {name}: {doubt}", file=sys.stderr)
-            return 1
+            raise Doubt(f"{name}: {doubt}") from None
     # The DR bucket is the one that went on after the failover.
-    acknowledged, lost = acknowledged_and_lost(args.kept, surviving)
-    bound = result["failover"]["bound_events"]
-    report["failover"] = {"acknowledged": acknowledged, "lost": len(lost), "bound": bound}
-    print(json.dumps(report, indent=1))
-    if bound is not None and len(lost) > bound:
-        print(f"outsider: {len(lost)} acknowledged events are lost, the stated bound is {bound}", file=sys.stderr)
+    report["failover"] = check_failover(failover, read_journals(args.kept / "journals"), surviving)
+    return report
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("kept", type=pathlib.Path)
+    parser.add_argument("--history")
+    parser.add_argument("--oracle")
+    try:
+        print(json.dumps(check(parser.parse_args()), indent=1))
+    except Doubt as doubt:
+        print(f"outsider: {doubt}", file=sys.stderr)
+        return 1
+    except (OSError, ValueError, KeyError, TypeError, IndexError, struct.error) as error:
+        # What cannot even be read is no reason to believe it.
+        print(f"outsider: cannot be read: {error!r}", file=sys.stderr)
         return 1
     return 0
 

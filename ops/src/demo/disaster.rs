@@ -1,10 +1,10 @@
 //! Home dies under load, dr takes over, home comes back and is refused.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::time::Duration;
 
 use domain::record::{self, Record};
-use replication::failover::{AcceptLoss, Bound, Promote, Promoted};
+use replication::failover::{AcceptLoss, Bound, LossStatement, Promote, Promoted};
 
 use super::api::{Api, ApiError, number};
 use super::passage::until;
@@ -71,33 +71,44 @@ impl Demo {
             check(status == 201, || format!("dr acknowledges, it answered {status}"))?;
         }
         held(&format!("it acknowledges: {APPENDED_IN_DR} appends"));
-        let (lost, survived) = self.lost().await?;
-        check(lost + survived == self.figures.acknowledged, || {
-            "every acknowledged append is lost or there once".into()
+        check(promoted.fork == loss.own_head, || {
+            format!("the new epoch begins after {}, dr's head was stated as {}", promoted.fork, loss.own_head)
         })?;
-        let bound = match loss.bound {
-            Bound::Events(bound) => Some(bound),
-            Bound::UnknownSince(_) => None,
-        };
-        held(&format!(
-            "of {} acknowledged appends {} are there exactly once, {lost} went down with home",
-            counted(self.figures.acknowledged),
-            counted(survived),
-        ));
-        check(bound.is_none_or(|bound| lost <= bound), || format!("{lost} lost events are within {bound:?}"))?;
-        self.figures.failover(&loss.to_string(), bound, lost, [detected, promoted_after, first_write]);
+        let lost = self.hold_to_its_word(&loss).await?;
+        self.figures.failover(&loss, promoted.fork, lost, [detected, promoted_after, first_write]);
         Ok(())
     }
 
-    /// How many acknowledged appends are not in dr's log, and how many are, each once.
-    async fn lost(&self) -> Result<(u64, u64), DemoError> {
-        let mut there = HashSet::new();
+    /// Holds every acknowledged append against what was stated before the promotion: gives how many are lost.
+    async fn hold_to_its_word(&self, loss: &LossStatement) -> Result<u64, DemoError> {
+        let (lost, survived) = self.lost(loss.own_head.get()).await?;
+        check(lost + survived == self.figures.acknowledged, || {
+            "every acknowledged append is lost or there once".into()
+        })?;
+        held(&format!(
+            "of {} acknowledged appends {} are there exactly once, at the position and version that was said",
+            counted(self.figures.acknowledged),
+            counted(survived),
+        ));
+        if let Bound::Events(bound) = loss.bound {
+            check(lost <= bound, || format!("{lost} lost events are within {bound}"))?;
+        }
+        held(&format!("{lost} went down with home, all above the stated head {}", counted(loss.own_head)));
+        Ok(lost)
+    }
+
+    /// How many acknowledged appends are not in dr's log, all of them above the stated head, and how many are, each
+    /// once and as it was said.
+    async fn lost(&self, head: u64) -> Result<(u64, u64), DemoError> {
+        let mut there = HashMap::new();
         let from = self.figures.archived_head + 1;
         Api::of(&self.dr)
             .log::<DemoError>(from, None, |line| {
                 let record = record::read(line).map_err(|error| DemoError::Check(format!("a record: {error}")))?;
                 let Record::Event(event) = record else { return Ok(()) };
-                check(there.insert(event.event.id.clone()), || format!("{:?} is there once", event.event.id))
+                let place = [event.position.get(), event.version.get(), event.epoch.get()];
+                let doubled = there.insert((event.event.source.clone(), event.event.id.clone()), place);
+                check(doubled.is_none(), || format!("{:?} is there once", event.event.id))
             })
             .await?;
         let (mut lost, mut survived) = (0, 0);
@@ -107,7 +118,10 @@ impl Demo {
             for line in text.map_err(io("reading a journal"))?.lines() {
                 let entry: Acknowledged = serde_json::from_str(line)
                     .map_err(|error| DemoError::Check(format!("a journal's line: {error}")))?;
-                if there.contains(&entry.id) { survived += 1 } else { lost += 1 }
+                match survives(&entry, &there, head)? {
+                    true => survived += 1,
+                    false => lost += 1,
+                }
             }
         }
         Ok((lost, survived))
@@ -135,6 +149,32 @@ impl Demo {
     }
 }
 
+/// By source and id: position, version, epoch.
+type Places = HashMap<(String, String), [u64; 3]>;
+
+/// Whether an acknowledged append is in the log of the region that went on after `head`. What survives stands where it
+/// was said to stand; what is lost stood above the head that was stated, for nothing up to there may be missing (REP-3).
+fn survives(entry: &Acknowledged, there: &Places, head: u64) -> Result<bool, DemoError> {
+    let Acknowledged { source, id, position, version, epoch } = entry;
+    let said = [number(position)?, number(version)?, number(epoch)?];
+    match there.get(&(source.clone(), id.clone())) {
+        Some(found) => {
+            check(*found == said && said[0] <= head, || {
+                format!(
+                    "{id:?} stands at {said:?} (position, version, epoch), up to the stated head {head}, not {found:?}"
+                )
+            })?;
+            Ok(true)
+        }
+        None => {
+            check(said[0] > head, || {
+                format!("{id:?}, acknowledged at {}, is not above the stated head {head}", said[0])
+            })?;
+            Ok(false)
+        }
+    }
+}
+
 fn event(run: &str, number: u64) -> serde_json::Value {
     serde_json::json!({
         "specversion": "1.0", "id": format!("{run}:{number}"), "source": "/demo/dr", "type": "note.written",
@@ -146,5 +186,28 @@ fn event(run: &str, number: u64) -> serde_json::Value {
 impl super::Figures {
     fn since_disaster(&self) -> Duration {
         self.disaster.map_or(Duration::ZERO, |watch| watch.elapsed())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(id: &str, place: [u64; 3]) -> Acknowledged {
+        let [position, version, epoch] = place.map(|number| number.to_string());
+        Acknowledged { source: "/s".into(), id: id.into(), position, version, epoch }
+    }
+
+    #[test]
+    fn what_survives_stands_where_it_was_said_and_what_is_lost_stood_above_the_stated_head() {
+        let key = |id: &str| ("/s".to_owned(), id.to_owned());
+        let there = Places::from([(key("a"), [10, 2, 1]), (key("late"), [12, 1, 1])]);
+        assert!(survives(&entry("a", [10, 2, 1]), &there, 11).expect("as it was said"));
+        assert!(!survives(&entry("b", [12, 1, 1]), &there, 11).expect("lost, above the head"));
+        for wrong in [entry("a", [9, 2, 1]), entry("a", [10, 3, 1]), entry("a", [10, 2, 2])] {
+            survives(&wrong, &there, 11).expect_err("another place than was said");
+        }
+        survives(&entry("b", [11, 1, 1]), &there, 11).expect_err("nothing up to the stated head is missing");
+        survives(&entry("late", [12, 1, 1]), &there, 11).expect_err("what is above the fork is another epoch's");
     }
 }

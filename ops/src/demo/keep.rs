@@ -10,10 +10,12 @@ use segment_store::S3Store;
 use tokio::process::Command;
 
 use super::api::{Api, number};
+use super::report::Figures;
 use super::{Demo, DemoError, DemoOptions, chapter, check, counted, held, io, note};
 use crate::clock::Stopwatch;
 use crate::config::{Config, Overrides};
 use crate::dev::Region;
+use crate::dev::process::run_guarded;
 
 fn store_error(error: StoreError) -> DemoError {
     DemoError::Io { doing: "reading a bucket", source: std::io::Error::other(error) }
@@ -73,8 +75,7 @@ impl Demo {
         let keys = format!("{}\n{}\n", self.home.public_key, self.dr.public_key);
         std::fs::write(kept.join("public-keys.txt"), keys).map_err(io("writing the public keys"))?;
         copy_folder(&self.folder.join("journals"), &kept.join("journals"))?;
-        let result = serde_json::to_vec_pretty(&self.figures.to_json()).expect("figures are texts and numbers");
-        std::fs::write(kept.join("result.json"), result).map_err(io("writing the figures"))?;
+        write_result(&kept, &self.figures)?;
         match &options.outsider {
             None => Ok(()),
             Some(outsider) => self.run_outsider(outsider, &kept, oracle).await,
@@ -84,15 +85,21 @@ impl Demo {
     async fn run_outsider(&self, outsider: &Path, kept: &Path, oracle: Option<&Path>) -> Result<(), DemoError> {
         note("running tests/outsider.py: a verifier in Python, written from the format's description alone");
         let mut command = Command::new("python3");
-        command.arg(outsider).arg(kept).stdout(Stdio::null()).kill_on_drop(true);
+        command.arg(outsider).arg(kept).stderr(Stdio::inherit());
         if let Some(oracle) = oracle {
             command.arg("--history").arg(&self.history).arg("--oracle").arg(oracle);
         }
-        let status = command.status().await.map_err(io("running the outsider"))?;
+        let status = run_guarded(&mut command).await.map_err(io("running the outsider"))?.status;
         check(status.success(), || "the outsider finds everything as it should be".into())?;
         held("it comes to the same result, and to the oracle's");
         Ok(())
     }
+}
+
+/// Writes what was measured, for the outsider and for machines.
+pub(super) fn write_result(kept: &Path, figures: &Figures) -> Result<(), DemoError> {
+    let result = serde_json::to_vec_pretty(&figures.to_json()).expect("figures are texts and numbers");
+    std::fs::write(kept.join("result.json"), result).map_err(io("writing the figures"))
 }
 
 /// Copies a bucket's objects into files named after their keys.

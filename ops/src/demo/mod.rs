@@ -9,6 +9,7 @@ mod damage;
 mod disaster;
 mod generate;
 mod keep;
+mod on_disk;
 mod oracle;
 mod passage;
 mod report;
@@ -22,6 +23,8 @@ use domain::{Timestamp, TimestampError};
 use serde::Deserialize;
 use thiserror::Error;
 
+use crate::clock::Stopwatch;
+use crate::dev::Guardian;
 use crate::dev::region::{Plan, Region, RegionError};
 use api::ApiError;
 use oracle::{Oracle, OracleError};
@@ -99,7 +102,10 @@ struct Demo {
 /// # Errors
 /// The first thing that failed, or the first check that does not hold.
 pub async fn run(options: &DemoOptions) -> Result<(), DemoError> {
+    let watch = Stopwatch::start();
     let folder = tempfile::Builder::new().prefix("coldstream-demo").tempdir().map_err(io("making a folder"))?;
+    // A demo that is killed cannot clear up: this one does it.
+    let guardian = Guardian::that_removes(folder.path()).map_err(io("starting the folder's guardian"))?;
     chapter(
         "Two regions start",
         "Each is a PostgreSQL cluster, an S3 endpoint and a server. home takes appends, dr follows.",
@@ -119,12 +125,19 @@ pub async fn run(options: &DemoOptions) -> Result<(), DemoError> {
             note(&format!("the last lines of {}'s log:\n{}", region.name, tail(&region.server_log())));
         }
     }
-    let (home, dr) = (demo.home.end().await, demo.dr.end().await);
+    let Demo { home, dr, mut figures, .. } = demo;
+    let (home, dr) = (home.end().await, dr.end().await);
     done?;
     home?;
     dr?;
+    drop(guardian);
+    folder.close().map_err(io("removing the demo's folder"))?;
+    figures.took(watch.elapsed());
+    if let Some(kept) = &options.keep {
+        keep::write_result(kept, &figures)?;
+    }
     chapter("What was measured", "On this machine, just now.");
-    println!("{}", demo.figures.table());
+    println!("{}", figures.table());
     held("every check held");
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Holds what a log serves against what an oracle says of the history: which items lived after how many events.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::io::Read;
 use std::path::Path;
 
@@ -48,9 +49,9 @@ pub enum OracleError {
     /// Events of the history are missing, doubled or out of order.
     #[error("event {expected} of the history should follow, the log has {found:?}")]
     Order {
-        /// The id that should come.
+        /// The event that should come.
         expected: String,
-        /// The id that came; none if the log ended.
+        /// The event that came; none if the log ended.
         found: Option<String>,
     },
 }
@@ -67,16 +68,24 @@ struct Point {
     digest: String,
 }
 
-#[derive(Deserialize)]
+/// An id is one of its source only.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
 struct Identity {
     id: String,
     source: String,
 }
 
-/// A history's ids in order, and the points at which its oracle says what lives.
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {}", self.id, self.source)
+    }
+}
+
+/// A history's events in order, and the points at which its oracle says what lives.
 pub(super) struct Oracle {
-    source: String,
-    ids: Vec<String>,
+    /// What else a log holds is of none of these, and not the history's.
+    sources: BTreeSet<String>,
+    events: Vec<Identity>,
     points: BTreeMap<usize, Point>,
 }
 
@@ -94,12 +103,9 @@ impl Oracle {
     /// # Errors
     /// `File` or `Form` with the file's name.
     pub(super) fn read(history: &Path, oracle: Option<&Path>) -> Result<Self, OracleError> {
-        let (mut source, mut ids) = (String::new(), Vec::new());
-        for line in read_text(history)?.lines() {
-            let identity: Identity = parse(history, line)?;
-            source = identity.source;
-            ids.push(identity.id);
-        }
+        let text = read_text(history)?;
+        let events: Vec<Identity> = text.lines().map(|line| parse(history, line)).collect::<Result<_, _>>()?;
+        let sources = events.iter().map(|event| event.source.clone()).collect();
         let points = match oracle {
             None => BTreeMap::new(),
             Some(file) => {
@@ -107,13 +113,13 @@ impl Oracle {
                 oracle.checkpoints.into_iter().map(|point| (point.after_events, point)).collect()
             }
         };
-        Ok(Self { source, ids, points })
+        Ok(Self { sources, events, points })
     }
 
     /// How many events the history has.
     #[must_use]
     pub(super) fn events(&self) -> usize {
-        self.ids.len()
+        self.events.len()
     }
 
     /// How many points the oracle has.
@@ -137,13 +143,14 @@ impl Replay<'_> {
     pub(super) fn take(&mut self, line: &[u8]) -> Result<(), OracleError> {
         let record = record::read(line)?;
         let Record::Event(event) = &record else { return Ok(()) };
-        if event.event.source != self.oracle.source {
+        if !self.oracle.sources.contains(&event.event.source) {
             return Ok(());
         }
-        let expected = self.oracle.ids.get(self.events);
-        if expected != Some(&event.event.id) {
-            let expected = expected.cloned().unwrap_or_else(|| "nothing".into());
-            return Err(OracleError::Order { expected, found: Some(event.event.id.clone()) });
+        let expected = self.oracle.events.get(self.events);
+        if expected.is_none_or(|expected| expected.id != event.event.id || expected.source != event.event.source) {
+            let expected = expected.map_or_else(|| "nothing".into(), Identity::to_string);
+            let found = Identity { id: event.event.id.clone(), source: event.event.source.clone() };
+            return Err(OracleError::Order { expected, found: Some(found.to_string()) });
         }
         self.living.apply(&record);
         self.events += 1;
@@ -166,9 +173,9 @@ impl Replay<'_> {
     /// # Errors
     /// `Order` if events of the history are missing.
     pub(super) fn finish(self) -> Result<usize, OracleError> {
-        match self.oracle.ids.get(self.events) {
+        match self.oracle.events.get(self.events) {
             None => Ok(self.points),
-            Some(expected) => Err(OracleError::Order { expected: expected.clone(), found: None }),
+            Some(expected) => Err(OracleError::Order { expected: expected.to_string(), found: None }),
         }
     }
 }
@@ -196,4 +203,66 @@ fn read_text(file: &Path) -> Result<String, OracleError> {
 /// `File`.
 pub(super) fn first_line(history: &Path) -> Result<String, OracleError> {
     Ok(read_text(history)?.lines().next().unwrap_or_default().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::append::{AppendRequest, Role};
+    use domain::event::NewEvent;
+    use domain::log::{Direction, EventLog, LogReader};
+    use domain::twin::MemoryLog;
+    use domain::{FixedClock, Position, StreamName, Timestamp};
+
+    use super::*;
+
+    fn line(source: &str, id: &str) -> String {
+        format!(
+            r#"{{"specversion":"1.0","id":"{id}","source":"{source}","type":"content.created","subject":"f/{id}","data":{{"author":"x","change":"c","oid":"{id}","mode":"100644","size":1}}}}"#
+        )
+    }
+
+    /// The lines of a log that has these events.
+    async fn lines(events: &[String]) -> Vec<Vec<u8>> {
+        let now = Timestamp::parse_rfc3339("2026-05-01T08:00:00Z").expect("an instant");
+        let log = MemoryLog::new(std::sync::Arc::new(FixedClock(now)), now, Role::Active);
+        for line in events {
+            let event = NewEvent::from_cloudevent_with(line.as_bytes(), |id| StreamName::of("content", id));
+            let events = vec![event.expect("an event")];
+            log.append(AppendRequest { events, ..AppendRequest::default() }).await.expect("appended");
+        }
+        let records = log.read_log(Position::FIRST, Direction::Forward, 100).await.expect("readable");
+        records.iter().map(Record::to_line).collect()
+    }
+
+    fn replayed(oracle: &Oracle, lines: &[Vec<u8>]) -> Result<usize, OracleError> {
+        let mut replay = oracle.replay();
+        lines.iter().try_for_each(|line| replay.take(line))?;
+        replay.finish()
+    }
+
+    #[tokio::test]
+    async fn a_history_of_two_sources_plain_or_packed_is_held_against_the_log() {
+        let folder = tempfile::tempdir().expect("a folder");
+        // The same id twice: of two sources it is two events.
+        let history = [line("/one", "1"), line("/two", "1"), line("/one", "2")];
+        let (plain, packed) = (folder.path().join("h.ndjson"), folder.path().join("h.ndjson.zst"));
+        std::fs::write(&plain, history.join("\n")).expect("written");
+        std::fs::write(&packed, zstd::encode_all(history.join("\n").as_bytes(), 1).expect("packed")).expect("written");
+        let mut log = history.to_vec();
+        log.insert(1, line("/somebody-else", "9"));
+        for file in [plain, packed] {
+            let oracle = Oracle::read(&file, None).expect("a history");
+            assert_eq!(oracle.events(), 3);
+            replayed(&oracle, &lines(&log).await).expect("the whole history, in its order");
+            let swapped = [history[1].clone(), history[0].clone(), history[2].clone()];
+            let error = replayed(&oracle, &lines(&swapped).await).expect_err("another order");
+            assert_eq!(
+                error.to_string(),
+                r#"event 1 of /one of the history should follow, the log has Some("1 of /two")"#
+            );
+            let missing = [history[0].clone(), history[2].clone()];
+            replayed(&oracle, &lines(&missing).await).expect_err("one is missing");
+            replayed(&oracle, &lines(&history[..2]).await).expect_err("the last one is missing");
+        }
+    }
 }

@@ -9,10 +9,12 @@ use serde::Deserialize;
 use tokio::process::Command;
 
 use super::api::{Api, number};
+use super::on_disk::{database_bytes, folder_bytes, months_before};
 use super::report::{Place, megabytes, rate};
 use super::{Demo, DemoError, chapter, check, counted, held, io, note};
 use crate::clock::Stopwatch;
 use crate::dev::Region;
+use crate::dev::process::run_guarded;
 
 /// No step of the demo takes longer than this.
 pub(super) const PATIENCE: Duration = Duration::from_secs(90);
@@ -51,9 +53,9 @@ impl Demo {
         );
         let mut command = Command::new(std::env::current_exe().map_err(io("finding this binary"))?);
         command.arg("--config").arg(&self.home.config).args(["--json", "import", "--recorded-at", "source"]);
-        command.arg(&self.history).stdout(Stdio::piped()).stderr(Stdio::inherit()).kill_on_drop(true);
+        command.arg(&self.history).stderr(Stdio::inherit());
         self.figures.import_watch = Some(Stopwatch::start());
-        let output = command.output().await.map_err(io("running the import"))?;
+        let output = run_guarded(&mut command).await.map_err(io("running the import"))?;
         check(output.status.success(), || "the import ends well".into())?;
         let imported: Imported =
             serde_json::from_slice(&output.stdout).map_err(|error| DemoError::Check(format!("its report: {error}")))?;
@@ -117,7 +119,10 @@ impl Demo {
                 other => other,
             };
             pruned.await.map_err(last)?;
-            held(&aim);
+            // The log's own word is not enough: a partition that was detached and not dropped would still lie there.
+            let left = months_before(region, cutoff).await?;
+            check(left.is_empty(), || format!("{}'s database has no table of older months: {left:?}", region.name))?;
+            held(&format!("{aim}, and its database has no table of an older month"));
         }
         self.figures.pruned(watch.elapsed());
         Ok(())
@@ -137,15 +142,18 @@ impl Demo {
                 stored_bytes: number(&archive.stored_bytes)?,
                 record_bytes: number(&archive.record_bytes)?,
                 database_bytes: database_bytes(region).await?,
+                disk_bytes: folder_bytes(region.cluster.data_folder()).map_err(io("measuring the cluster's folder"))?,
             };
             let Place { head, pruned, live, .. } = place;
             check(live == head - pruned, || format!("{}: {live} rows are live, of {pruned}+1 to {head}", region.name))?;
             held(&format!(
-                "{}: {} events live in {} months ({}), all {} in {} segments ({})",
+                "{}: {} events pruned, {} live in {} months ({}; {} on disk), all {} in {} segments ({})",
                 region.name,
+                counted(pruned),
                 counted(live),
                 archive.partitions.len(),
                 megabytes(place.database_bytes),
+                megabytes(place.disk_bytes),
                 counted(place.archived),
                 place.segments,
                 megabytes(place.stored_bytes),
@@ -169,17 +177,4 @@ impl Demo {
         }
         Ok((points, rate(records, seconds)))
     }
-}
-
-/// Bytes of all tables and indexes of the log and its views.
-async fn database_bytes(region: &Region) -> Result<u64, DemoError> {
-    use sqlx::Connection;
-    let error =
-        |source: sqlx::Error| DemoError::Io { doing: "asking the database", source: std::io::Error::other(source) };
-    let mut connection = sqlx::PgConnection::connect(&region.superuser_url()).await.map_err(error)?;
-    let sql = "SELECT coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint FROM pg_class c \
-               JOIN pg_namespace n ON n.oid = c.relnamespace \
-               WHERE c.relkind = 'r' AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')";
-    let bytes: i64 = sqlx::query_scalar(sql).fetch_one(&mut connection).await.map_err(error)?;
-    u64::try_from(bytes).map_err(|_| DemoError::Check(format!("{bytes} bytes are a size")))
 }

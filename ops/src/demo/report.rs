@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use domain::Head;
+use replication::failover::{Bound, LossStatement};
 use serde_json::{Map, Value, json};
 
 use super::counted;
@@ -18,6 +20,8 @@ pub(super) struct Figures {
     pub(super) home_points: (usize, f64),
     pub(super) dr_points: (usize, f64),
     pub(super) audit_rate: f64,
+    /// How long the whole demo took, once it is over.
+    seconds: Option<f64>,
     rows: Vec<(String, String)>,
     json: Map<String, Value>,
 }
@@ -36,6 +40,8 @@ pub(super) struct Place {
     pub(super) record_bytes: u64,
     /// Bytes of all tables and indexes.
     pub(super) database_bytes: u64,
+    /// Bytes of all files in the cluster's folder: with its write-ahead log, and system tables.
+    pub(super) disk_bytes: u64,
 }
 
 /// Events per second.
@@ -93,14 +99,23 @@ impl Figures {
     }
 
     pub(super) fn place(&mut self, region: &str, place: &Place) {
-        let Place { head, pruned, live, archived, segments, stored_bytes, record_bytes, database_bytes } = place;
+        let Place { head, pruned, live, archived, segments, stored_bytes, record_bytes, database_bytes, disk_bytes } =
+            place;
         self.row(
             &format!("{region} holds"),
             format!(
-                "{} live and {} archived events; database {}, bucket {}",
+                "{} live and {} archived events, {} of them pruned",
                 counted(live),
                 counted(archived),
+                counted(pruned)
+            ),
+        );
+        self.row(
+            &format!("{region} takes"),
+            format!(
+                "{} of tables and indexes ({} in the cluster's folder, WAL included), {} in the bucket",
                 megabytes(*database_bytes),
+                megabytes(*disk_bytes),
                 megabytes(*stored_bytes)
             ),
         );
@@ -109,13 +124,17 @@ impl Figures {
         }
         let place = json!({
             "head": head.to_string(), "pruned": pruned.to_string(), "live_rows": live,
-            "database_bytes": database_bytes, "stored_bytes": stored_bytes.to_string(),
+            "database_bytes": database_bytes, "disk_bytes": disk_bytes, "stored_bytes": stored_bytes.to_string(),
             "record_bytes": record_bytes.to_string(), "segments": segments,
         });
         self.json.insert(region.into(), place);
     }
 
-    pub(super) fn failover(&mut self, said: &str, bound: Option<u64>, lost: u64, after: [Duration; 3]) {
+    pub(super) fn failover(&mut self, loss: &LossStatement, fork: Head, lost: u64, after: [Duration; 3]) {
+        let bound = match loss.bound {
+            Bound::Events(bound) => Some(bound),
+            Bound::UnknownSince(_) => None,
+        };
         let [detected, promoted, first_write] = after.map(|after| after.as_millis());
         self.row("RPO", format!("{lost} of {} acknowledged events", counted(self.acknowledged)));
         self.row(
@@ -123,10 +142,16 @@ impl Figures {
             format!("{first_write} ms from the kill to the first write in dr (promoted after {promoted} ms)"),
         );
         let failover = json!({
-            "stated": said, "bound_events": bound, "lost_events": lost, "acknowledged_events": self.acknowledged,
+            "stated": loss.to_string(), "own_head": loss.own_head.to_string(), "fork": fork.to_string(),
+            "bound_events": bound, "lost_events": lost, "acknowledged_events": self.acknowledged,
             "noticed_ms": detected.to_string(), "promoted_ms": promoted.to_string(), "first_write_ms": first_write.to_string(),
         });
         self.json.insert("failover".into(), failover);
+    }
+
+    /// The demo is over.
+    pub(super) fn took(&mut self, whole: Duration) {
+        self.seconds = Some(whole.as_secs_f64());
     }
 
     fn rest(&self) -> Vec<(String, String)> {
@@ -134,12 +159,14 @@ impl Figures {
             0 => format!("{} events/s", counted(speed.round())),
             _ => format!("{} events/s, right at {points} points in time", counted(speed.round())),
         };
-        vec![
+        let mut rest = vec![
             ("healed on read".into(), format!("{} objects", self.healed)),
             ("replay at home".into(), replay(self.home_points)),
             ("replay in dr".into(), replay(self.dr_points)),
             ("audit".into(), format!("{} events/s", counted(self.audit_rate.round()))),
-        ]
+        ];
+        rest.extend(self.seconds.map(|seconds| ("the whole demo".into(), format!("{seconds:.1} s"))));
+        rest
     }
 
     /// The table.
@@ -159,6 +186,9 @@ impl Figures {
         json.insert("healed_objects".into(), json!(self.healed));
         json.insert("replay_events_per_second".into(), json!({ "home": self.home_points.1, "dr": self.dr_points.1 }));
         json.insert("audit_events_per_second".into(), json!(self.audit_rate));
+        if let Some(seconds) = self.seconds {
+            json.insert("seconds".into(), json!(seconds));
+        }
         Value::Object(json)
     }
 }

@@ -21,6 +21,10 @@ pub(super) struct Acknowledged {
     pub(super) id: String,
     /// Where it was said to stand.
     pub(super) position: String,
+    /// Its version, as it was said.
+    pub(super) version: String,
+    /// The epoch that acknowledged it.
+    pub(super) epoch: String,
 }
 
 /// Writers at work.
@@ -43,12 +47,14 @@ struct Writer {
 
 #[derive(Deserialize)]
 struct Answer {
-    events: Vec<AnswerEvent>,
+    events: [AnswerEvent; 1],
 }
 
 #[derive(Deserialize)]
 struct AnswerEvent {
     position: String,
+    version: String,
+    epoch: String,
 }
 
 impl Writers {
@@ -104,12 +110,12 @@ impl Writer {
             number += 1;
             let id = format!("{}:{number}", self.name);
             // An error is no acknowledgement: this writer goes on with its next event, as one that lost interest.
-            let Ok(position) = self.append(&source, &id).await else {
+            let Ok(AnswerEvent { position, version, epoch }) = self.append(&source, &id).await else {
                 // The region is dead or refuses: one more try each tenth of a second is enough.
                 pace.tick().await;
                 continue;
             };
-            let line = Acknowledged { source: source.clone(), id, position };
+            let line = Acknowledged { source: source.clone(), id, position, version, epoch };
             let mut line = serde_json::to_vec(&line)?;
             line.push(b'\n');
             journal.write_all(&line).await?;
@@ -119,7 +125,7 @@ impl Writer {
         journal.sync_all().await
     }
 
-    async fn append(&self, source: &str, id: &str) -> Result<String, reqwest::Error> {
+    async fn append(&self, source: &str, id: &str) -> Result<AnswerEvent, reqwest::Error> {
         let event = serde_json::json!({
             "specversion": "1.0", "id": id, "source": source, "type": "content.revised",
             "subject": format!("note-{}", self.name), "datacontenttype": "application/json",
@@ -127,7 +133,7 @@ impl Writer {
         });
         let request = self.http.post(&self.url).bearer_auth(&self.token).timeout(Duration::from_secs(10));
         let request = request.header("content-type", "application/cloudevents+json").body(event.to_string());
-        let answer: Answer = request.send().await?.error_for_status()?.json().await?;
-        Ok(answer.events.into_iter().next().map_or_else(String::new, |event| event.position))
+        let Answer { events: [event] } = request.send().await?.error_for_status()?.json().await?;
+        Ok(event)
     }
 }

@@ -10,5 +10,5 @@ pub mod region;
 
 pub use object_server::{Credentials, ObjectServer, ObjectServerError};
 pub use postgres::{PostgresCluster, PostgresError, PostgresOptions};
-pub use process::Server;
+pub use process::{Guardian, Server};
 pub use region::Region;

@@ -2,12 +2,14 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command as Blocking, Stdio};
+use std::process::{Child, Command as Blocking, Output, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use thiserror::Error;
+use tokio::io::AsyncReadExt;
 use tokio::process::{Child as Running, Command};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
@@ -46,10 +48,68 @@ pub enum ServerError {
 
 /// A running server.
 pub struct Server {
+    // Dropped first: its target's number may be another process's once we have reaped it.
+    _guardian: Guardian,
     child: Running,
     pid: u32,
-    // Reads from a pipe that only we hold: when we are gone, however that came, it kills the server.
-    guardian: Child,
+}
+
+/// A shell that reads from a pipe that only we hold: when we are gone, however that came, it does its work. Dropped while
+/// we live it does nothing.
+#[derive(Debug)]
+pub struct Guardian(Child);
+
+impl Guardian {
+    /// Kills the process `pid` when we are gone. Drop it before that process is reaped.
+    ///
+    /// # Errors
+    /// If it was not started.
+    pub fn that_kills(pid: u32) -> io::Result<Self> {
+        Self::start("read -r _; kill -9 \"$1\" 2>/dev/null", pid.to_string().as_ref())
+    }
+
+    /// Removes `folder` when we are gone. Others may die at the same moment and still write there: so it looks again, and
+    /// gives up after some seconds.
+    ///
+    /// # Errors
+    /// If it was not started.
+    pub fn that_removes(folder: &Path) -> io::Result<Self> {
+        let script = "read -r _; for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do \
+                      rm -rf \"$1\" 2>/dev/null && break; sleep 0.5; done";
+        Self::start(script, folder.as_os_str())
+    }
+
+    fn start(script: &str, what: &std::ffi::OsStr) -> io::Result<Self> {
+        let mut watch = Blocking::new("sh");
+        // Ctrl-C and a runner that kills its group must reach us only; the pipe tells the guardian.
+        watch.arg("-c").arg(script).arg("guardian").arg(what).process_group(0).current_dir("/");
+        watch.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        watch.spawn().map(Self)
+    }
+}
+
+impl Drop for Guardian {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.kill().and_then(|()| self.0.wait()) {
+            tracing::warn!(%error, "a guardian was not ended");
+        }
+    }
+}
+
+/// Runs a command to its end and gives its stdout; it ends with us, also when we are killed.
+///
+/// # Errors
+/// If it was not started.
+pub async fn run_guarded(command: &mut Command) -> io::Result<Output> {
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true).spawn()?;
+    let guardian = child.id().map(Guardian::that_kills).transpose()?;
+    let mut stdout = Vec::new();
+    if let Some(mut pipe) = child.stdout.take() {
+        pipe.read_to_end(&mut stdout).await?;
+    }
+    // Its output has ended, so it is at its end; nobody has reaped it yet, so its number is still its own.
+    drop(guardian);
+    Ok(Output { status: child.wait().await?, stdout, stderr: Vec::new() })
 }
 
 impl Server {
@@ -71,11 +131,7 @@ impl Server {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr).kill_on_drop(true);
         let child = command.spawn().map_err(start)?;
         let pid = child.id().ok_or_else(|| start(io::Error::other("it ended at once")))?;
-        let mut watch = Blocking::new("sh");
-        watch.arg("-c").arg("read -r _; kill -9 \"$1\" 2>/dev/null").arg("guardian").arg(pid.to_string());
-        watch.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-        let guardian = watch.spawn().map_err(start)?;
-        let mut server = Self { child, pid, guardian };
+        let mut server = Self { _guardian: Guardian::that_kills(pid).map_err(start)?, child, pid };
         match timeout(READY_WITHIN, server.ready(url)).await {
             Ok(true) => Ok(server),
             Ok(false) | Err(_) => Err(ServerError::NotReady { said: last_lines(log) }),
@@ -153,15 +209,6 @@ impl Server {
             if asked.is_ok_and(|answer| answer.status().is_success()) {
                 return true;
             }
-        }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // The guardian first: its target's number may be another process's once we have reaped it.
-        if let Err(error) = self.guardian.kill().and_then(|()| self.guardian.wait()) {
-            tracing::warn!(%error, "a server's guardian was not ended");
         }
     }
 }
