@@ -27,6 +27,7 @@ fn import(bytes: &[u8]) -> Verdict {
     let log = Arc::new(MemoryLog::new(clock.clone(), earliest, Role::Active));
     let job = Import {
         log: log.clone(),
+        reader: log.clone(),
         simulated: None,
         clock,
         file: file.path().to_owned(),

@@ -112,7 +112,8 @@ async fn a_second_run_of_an_import_changes_nothing() {
     let second = report(rig.run(&arguments).await);
     assert_eq!((&second["events"], &second["lines_before"]), (&0.into(), &300.into()));
     let source = rig.run(&["import", file.to_str().expect("UTF-8"), "--recorded-at", "source"]).await;
-    assert!(source.status.success(), "it is done already, whatever is to be recorded");
+    assert_eq!(source.status.code(), Some(1), "what is recorded is not the source's times");
+    assert!(text(&source.stderr).contains("begun with recordedat from the clock"), "{}", text(&source.stderr));
     let other = write(&rig, "other.ndjson.zst", &history(4, 10));
     let refused = rig.run(&["import", other.to_str().expect("UTF-8"), "--recorded-at", "source"]).await;
     assert_eq!(refused.status.code(), Some(1), "the log has content");

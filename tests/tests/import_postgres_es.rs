@@ -410,6 +410,8 @@ async fn times_of_the_source_order_its_streams_and_can_be_recorded() {
     ];
     assert_eq!(seen[0].1, expected[0].1, "the opening event does not stand above the times that follow");
     assert_eq!(seen[1..], expected.map(|(name, at)| (name.to_owned(), at.to_owned())));
+    let other = service.run(false, &["--timestamps", "written", "--snapshots-table", "none"]).await;
+    assert!(text(&other.stderr).contains("begun with recordedat from the source"), "{}", text(&other.stderr));
     service.pool.execute("UPDATE events SET written = 'infinity' WHERE aggregate_id = 'c'").await.expect("changed");
     let refused = service.run(false, &arguments).await;
     let said = text(&refused.stderr);

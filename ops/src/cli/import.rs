@@ -20,16 +20,19 @@ use crate::node::Node;
 pub(super) struct ImportArgs {
     /// The history: CloudEvents 1.0, one a line, oldest first; plain or zstd
     file: PathBuf,
-    /// What stands in recordedat. `source`: the times of the lines, only into a log without content
+    /// What stands in recordedat. `source`: the times of the lines, only into a log without content; while it runs, let
+    /// nobody else append. A run that is resumed goes on as it began
     #[arg(long, value_enum, default_value_t = RecordedAt::Clock)]
     recorded_at: RecordedAt,
 }
 
 pub(super) async fn import(context: &Context, args: ImportArgs) -> Result<(), CliError> {
-    let log = Arc::new(context.log().await?);
+    let node = Node::open(&context.config).await.map_err(CliError::failed("opening database and archive"))?;
+    let log = node.log.clone();
     let simulated = log.log_head().await.map_err(CliError::failed("reading the log's head"))?.simulated;
     let job = Import {
         log: log.clone(),
+        reader: node.reader.clone(),
         simulated: simulated.then(|| Arc::new(PgSimulatedClock(log.clone())) as Arc<dyn SimulatedClock>),
         clock: Arc::new(SystemClock),
         file: args.file,

@@ -6,7 +6,11 @@
 //! always a beginning of the file, and a run that was killed is resumed by running it again.
 //!
 //! Original times stay in `time`. With [`RecordedAt::Source`] they are recorded too, which is for a log
-//! without content; the import's opening event says so, with the file's digest and the true time.
+//! without content; the import's opening event says so, with the file's digest and the true time. That there is
+//! none holds up to the import's first group, which is stored under the head's lock only if nothing at all was
+//! appended since that was looked at. What others append after it, they append into a log with content: the times
+//! of later lines are then raised to what is recorded of theirs (LOG-2).
+//! A run goes on as the first one began; one that asks for another `recordedat` is refused.
 //!
 //! The tables of a service that uses postgres-es have an importer of their own: [`postgres_es`].
 
@@ -24,8 +28,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::append::AppendError;
-use domain::log::{EventLog, ReadError};
+use domain::append::{AppendCondition, AppendError, ConditionItem};
+use domain::log::{EventLog, LogReader, ReadError};
 use domain::{Clock, ClockError, ErrorKind, content};
 use thiserror::Error;
 
@@ -79,6 +83,14 @@ pub enum ImportError {
         /// A stream that is there.
         stream: String,
     },
+    /// An earlier run of this import recorded other instants.
+    #[error("this import was begun with recordedat from the {}, not from the {}", .began.as_str(), .asked.as_str())]
+    OtherMode {
+        /// What the opening event says.
+        began: RecordedAt,
+        /// What this run was to do.
+        asked: RecordedAt,
+    },
     /// The file is not the one that the import began with.
     #[error("{} changed while it was imported", path.display())]
     Changed {
@@ -102,7 +114,7 @@ impl ImportError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Read { .. } | Self::BadLine(_) => ErrorKind::Invalid,
-            Self::NotEmpty { .. } | Self::Changed { .. } => ErrorKind::Conflict,
+            Self::NotEmpty { .. } | Self::OtherMode { .. } | Self::Changed { .. } => ErrorKind::Conflict,
             Self::Refused { source, .. } | Self::Opening(source) => source.kind(),
             Self::Log(error) => error.kind(),
             Self::Clock(_) => ErrorKind::Unavailable,
@@ -127,6 +139,10 @@ impl RecordedAt {
             Self::Source => "source",
         }
     }
+
+    fn parse(text: &str) -> Option<Self> {
+        [Self::Clock, Self::Source].into_iter().find(|mode| mode.as_str() == text)
+    }
 }
 
 /// Is told how far an import is.
@@ -141,6 +157,8 @@ pub trait Progress: Send + Sync {
 pub struct Import {
     /// Where to.
     pub log: Arc<dyn EventLog>,
+    /// Reads live log and archive as one: an import that is resumed late finds its beginning in the archive.
+    pub reader: Arc<dyn LogReader>,
     /// The log's clock, if it is a simulated one.
     pub simulated: Option<Arc<dyn SimulatedClock>>,
     /// The true time.
@@ -183,10 +201,15 @@ impl Import {
         let survey_seconds = watch.elapsed().as_secs_f64();
         let watch = Stopwatch::start();
         let consumer = opening::consumer(&survey.file.sha256);
+        if let Some(began) = opening::began(&*self.reader, &consumer).await?
+            && began != self.recorded_at
+        {
+            return Err(ImportError::OtherMode { began, asked: self.recorded_at });
+        }
         let before = self.log.consumer_checkpoint(&consumer).await?;
         progress.surveyed(survey.lines, before);
         if before == 0 {
-            self.check_empty().await?;
+            self.nothing_since().await?;
             self.open(&survey).await?;
         }
         let mut place = Place { done: before, ..Place::default() };
@@ -210,12 +233,15 @@ impl Import {
         survey.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
     }
 
-    async fn check_empty(&self) -> Result<(), ImportError> {
+    /// What the first group demands, where the source's times are recorded: that the log still has no content. There is
+    /// none up to the head that is read first, and a condition keeps out everything after it.
+    async fn nothing_since(&self) -> Result<Option<AppendCondition>, ImportError> {
         if self.recorded_at == RecordedAt::Clock {
-            return Ok(());
+            return Ok(None);
         }
+        let after = self.log.log_head().await?.head;
         match self.log.streams(content::CATEGORY, None, 1).await?.first() {
-            None => Ok(()),
+            None => Ok(Some(AppendCondition { fail_if_events_match: vec![ConditionItem::default()], after })),
             Some((stream, _)) => Err(ImportError::NotEmpty { stream: stream.to_string() }),
         }
     }
@@ -252,6 +278,8 @@ impl Import {
             // it was, and the next attempt starts from there.
             let passes = match error.kind() {
                 ErrorKind::Unavailable | ErrorKind::Indeterminate => retries <= RETRIES_MAX,
+                // The next attempt looks whether it was content.
+                _ if is_overtaken(&error) => retries <= RETRIES_MAX,
                 _ => progress && is_checkpoint_moved(&error),
             };
             if !passes {
@@ -265,6 +293,11 @@ impl Import {
 
 fn is_checkpoint_moved(error: &ImportError) -> bool {
     matches!(error, ImportError::Refused { source: AppendError::CheckpointMoved { .. }, .. })
+}
+
+/// Something was appended between a look at the log and the first group.
+fn is_overtaken(error: &ImportError) -> bool {
+    matches!(error, ImportError::Refused { source: AppendError::ConditionFailed { .. }, .. })
 }
 
 /// The name of the file at the end of a path, for those who read the opening event.

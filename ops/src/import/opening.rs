@@ -4,7 +4,9 @@ use std::fmt::Write as _;
 
 use domain::append::{AppendRequest, Expectation, ExpectedVersion};
 use domain::event::{Data, NewEvent};
-use domain::{StreamName, Timestamp};
+use domain::log::{Direction, LogReader, ReadError};
+use domain::record::Record;
+use domain::{StreamName, StreamVersion, Timestamp};
 use serde_json::{Value, json};
 
 use super::survey::Survey;
@@ -25,6 +27,29 @@ pub(super) fn hexadecimal(bytes: &[u8]) -> String {
         write!(text, "{byte:02x}").expect("writing to a String cannot fail");
         text
     })
+}
+
+/// How the import `name` was begun, as its opening event says; `None` if it was not, or if that is removed.
+///
+/// # Errors
+/// `Unavailable` where the event is archived and `reader` reads no archive.
+pub(super) async fn began(reader: &dyn LogReader, name: &str) -> Result<Option<RecordedAt>, ReadError> {
+    let stream = StreamName::parse(name).expect("import- and hexadecimal digits");
+    if reader.stream_head(&stream).await?.is_none() {
+        return Ok(None);
+    }
+    let records = reader.read_stream(&stream, StreamVersion::FIRST, Direction::Forward, 1).await?;
+    match records.into_iter().next() {
+        Some(Record::Event(event)) if event.version == StreamVersion::FIRST => {
+            let Data::Json(data) = &event.event.data else { return Ok(None) };
+            let data: Value = serde_json::from_str(data).unwrap_or_default();
+            Ok(data["recordedat"].as_str().and_then(RecordedAt::parse))
+        }
+        Some(Record::Removed(_)) => Ok(None),
+        _ => Err(ReadError::Unavailable {
+            reason: format!("the opening event of {stream} is in the archive, which archive.store does not name"),
+        }),
+    }
 }
 
 /// The append of the opening event of a file's import. `now` is the true time: where the source's times are recorded,

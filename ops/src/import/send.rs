@@ -7,7 +7,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::Poll;
 
-use domain::append::{AppendError, AppendRequest, Appended, ConsumerCheckpoint};
+use domain::append::{AppendCondition, AppendError, AppendRequest, Appended, ConsumerCheckpoint};
 use futures::StreamExt;
 use futures::future::{Either, Ready, ready};
 use futures::stream::FuturesOrdered;
@@ -69,6 +69,7 @@ impl Sender<'_> {
     pub(super) async fn attempt(&mut self, place: &mut Place) -> Result<(), ImportError> {
         let checkpoint = self.import.log.consumer_checkpoint(self.consumer).await?;
         place.done = place.done.max(checkpoint);
+        let mut condition = if place.done == 0 { self.import.nothing_since().await? } else { None };
         let (path, recorded_at, done) = (self.import.file.clone(), self.import.recorded_at, place.done);
         let (groups, mut read) = mpsc::channel(READ_AHEAD);
         let reading = tokio::task::spawn_blocking(move || {
@@ -76,7 +77,7 @@ impl Sender<'_> {
             each_group(&path, recorded_at, |group| group.last_line <= done || groups.blocking_send(group).is_ok())
         });
         let mut in_flight = InFlight::default();
-        let sent = self.send(&mut read, &mut in_flight, checkpoint, place).await;
+        let sent = self.send(&mut read, &mut in_flight, (checkpoint, &mut condition), place).await;
         // What was refused after the first refusal was refused because of it; what was stored is found out by
         // the next attempt from the checkpoint.
         while in_flight.appends.next().await.is_some() {}
@@ -93,7 +94,7 @@ impl Sender<'_> {
         &'a self,
         read: &mut mpsc::Receiver<Group>,
         in_flight: &mut InFlight<'a>,
-        checkpoint: u64,
+        (checkpoint, condition): (u64, &mut Option<AppendCondition>),
         place: &mut Place,
     ) -> Result<(), ImportError> {
         let mut from = checkpoint;
@@ -121,14 +122,20 @@ impl Sender<'_> {
                 self.import.move_clock(stretch).await?;
             }
             let last_line = group.last_line;
-            self.begin(group, from, in_flight).await;
+            self.begin(group, from, condition.take(), in_flight).await;
             from = last_line;
         }
         self.drain(in_flight, place).await
     }
 
     /// Puts a group into the appender's queue: behind the one before it, since it is polled here already.
-    async fn begin<'a>(&'a self, group: Group, from: u64, in_flight: &mut InFlight<'a>) {
+    async fn begin<'a>(
+        &'a self,
+        group: Group,
+        from: u64,
+        condition: Option<AppendCondition>,
+        in_flight: &mut InFlight<'a>,
+    ) {
         let recorded_at = match self.import.recorded_at {
             RecordedAt::Clock => None,
             RecordedAt::Source => group.time,
@@ -136,7 +143,8 @@ impl Sender<'_> {
         let (first_line, last_line, bytes) = (group.first_line, group.last_line, group.bytes);
         let events = u64::try_from(group.events.len()).expect("a group has few events");
         let checkpoint = Some(ConsumerCheckpoint { consumer: self.consumer.to_owned(), from, to: last_line });
-        let request = AppendRequest { events: group.events, recorded_at, checkpoint, ..AppendRequest::default() };
+        let conditions = condition.into_iter().collect();
+        let request = AppendRequest { events: group.events, conditions, recorded_at, checkpoint, ..Default::default() };
         let mut append: Pin<Box<dyn Future<Output = Sent> + Send + 'a>> = Box::pin(async move {
             let result = self.import.log.append(request).await;
             Sent { first_line, last_line, events, bytes, result }

@@ -67,7 +67,8 @@ fn log() -> Arc<MemoryLog> {
 
 fn import(log: &Arc<MemoryLog>, file: &tempfile::NamedTempFile, recorded_at: RecordedAt) -> Import {
     let clock = Arc::new(FixedClock(now()));
-    Import { log: log.clone(), simulated: None, clock, file: file.path().to_owned(), recorded_at }
+    let file = file.path().to_owned();
+    Import { log: log.clone(), reader: log.clone(), simulated: None, clock, file, recorded_at }
 }
 
 async fn run(import: &Import) -> Result<ImportReport, ImportError> {
@@ -191,4 +192,117 @@ async fn a_simulated_clock_follows_the_history_and_stops_at_its_last_event() {
     let recorded: Vec<_> = events(&log).await.iter().map(|event| event.recorded_at).collect();
     assert_eq!(recorded, [first, first, first, first, last]);
     assert_eq!(clock.0.lock().expect("not poisoned").last(), Some(&last));
+}
+
+#[tokio::test]
+async fn an_import_goes_on_as_it_began_or_not_at_all() {
+    for (began, other) in [(RecordedAt::Source, RecordedAt::Clock), (RecordedAt::Clock, RecordedAt::Source)] {
+        let (log, file) = (log(), file(&history()));
+        let first = import(&log, &file, began);
+        first.open(&first.survey().await.expect("valid")).await.expect("opened, and then killed");
+        let error = run(&import(&log, &file, other)).await.expect_err("refused");
+        assert_eq!(error.kind(), ErrorKind::Conflict);
+        let says = format!("begun with recordedat from the {}, not from the {}", began.as_str(), other.as_str());
+        assert!(error.to_string().contains(&says), "{error}");
+        assert_eq!(run(&first).await.expect("goes on").events, 4);
+        run(&import(&log, &file, other)).await.expect_err("also when it is done");
+        assert_eq!(events(&log).await.len(), 5);
+    }
+}
+
+/// Somebody else appends an event of `stream` at the moment when the import has just begun to send.
+struct Overtaken {
+    log: Arc<MemoryLog>,
+    stream: &'static str,
+    left: Mutex<u32>,
+}
+
+impl Overtaken {
+    async fn appends(&self, nth: u32) {
+        let line = line(100 + nth, "x", "2026-04-01T00:00:00Z");
+        let event = NewEvent::from_cloudevent_with(line.as_bytes(), |_| domain::StreamName::parse(self.stream));
+        let events = vec![event.expect("an event")];
+        self.log.append(AppendRequest { events, ..AppendRequest::default() }).await.expect("appended");
+    }
+}
+
+#[async_trait]
+impl EventLog for Overtaken {
+    async fn append(&self, request: AppendRequest) -> Result<domain::append::Appended, AppendError> {
+        let first = request.checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.from == 0);
+        let nth = {
+            let mut left = self.left.lock().expect("not poisoned");
+            let nth = *left;
+            *left -= u32::from(first && nth > 0);
+            nth
+        };
+        if first && nth > 0 {
+            self.appends(nth).await;
+        }
+        self.log.append(request).await
+    }
+    async fn consumer_checkpoint(&self, consumer: &str) -> Result<u64, ReadError> {
+        self.log.consumer_checkpoint(consumer).await
+    }
+}
+
+#[async_trait]
+impl LogReader for Overtaken {
+    async fn log_head(&self) -> Result<domain::append::LogHead, ReadError> {
+        self.log.log_head().await
+    }
+    async fn read_log(&self, from: Position, way: Direction, limit: usize) -> Result<Vec<Record>, ReadError> {
+        self.log.read_log(from, way, limit).await
+    }
+    async fn read_stream(
+        &self,
+        stream: &domain::StreamName,
+        from: domain::StreamVersion,
+        way: Direction,
+        limit: usize,
+    ) -> Result<Vec<Record>, ReadError> {
+        self.log.read_stream(stream, from, way, limit).await
+    }
+    async fn stream_head(&self, stream: &domain::StreamName) -> Result<Option<domain::append::StreamHead>, ReadError> {
+        self.log.stream_head(stream).await
+    }
+    async fn streams(
+        &self,
+        category: &str,
+        after: Option<&domain::StreamName>,
+        limit: usize,
+    ) -> Result<Vec<(domain::StreamName, domain::append::StreamHead)>, ReadError> {
+        self.log.streams(category, after, limit).await
+    }
+    async fn find_event(&self, source: &str, id: &str) -> Result<Option<Position>, ReadError> {
+        self.log.find_event(source, id).await
+    }
+    async fn head_as_of(&self, at: Timestamp) -> Result<domain::Head, ReadError> {
+        self.log.head_as_of(at).await
+    }
+    async fn wait_beyond(&self, seen: domain::Head) -> Result<domain::Head, ReadError> {
+        self.log.wait_beyond(seen).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn content_that_comes_between_the_look_and_the_first_group_ends_an_import_of_the_sources_times() {
+    for (stream, recorded_at, stored) in [
+        ("content-somebody", RecordedAt::Source, None),
+        ("finding-1", RecordedAt::Source, Some(4)),
+        ("content-somebody", RecordedAt::Clock, Some(4)),
+    ] {
+        let (log, file) = (log(), file(&history()));
+        let overtaken = Arc::new(Overtaken { log: log.clone(), stream, left: Mutex::new(2) });
+        let import = Import { log: overtaken, ..import(&log, &file, recorded_at) };
+        let done = run(&import).await;
+        match stored {
+            Some(events) => assert_eq!(done.expect("imported").events, events, "{stream}"),
+            None => {
+                let error = done.expect_err("refused");
+                assert!(matches!(&error, ImportError::NotEmpty { stream } if stream == "content-somebody"), "{error}");
+                assert_eq!(events(&log).await.len(), 2, "the opening and somebody's: nothing of the file");
+            }
+        }
+    }
 }

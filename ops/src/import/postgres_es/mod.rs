@@ -26,7 +26,7 @@ mod tests;
 use std::fmt;
 use std::sync::Arc;
 
-use domain::append::{AppendError, AppendRequest};
+use domain::append::{AppendCondition, AppendError, AppendRequest, ConditionItem};
 use domain::log::{EventLog, LogReader, ReadError};
 use domain::{Clock, ClockError, ErrorKind, Head, StreamName, Timestamp};
 use serde::Serialize;
@@ -91,6 +91,14 @@ pub enum PostgresEsError {
         /// How many.
         head: Head,
     },
+    /// An earlier run of this import recorded other instants. This run stored nothing.
+    #[error("this import was begun with recordedat from the {}, not from the {}", .began.as_str(), .asked.as_str())]
+    OtherMode {
+        /// What the opening event says.
+        began: RecordedAt,
+        /// What this run was to do.
+        asked: RecordedAt,
+    },
     /// The source has no times to record. Nothing was stored.
     #[error("recordedat can be taken from the source only where a column of times is named")]
     NoTimes,
@@ -132,7 +140,7 @@ impl PostgresEsError {
         match self {
             Self::Source { .. } | Self::Clock(_) => ErrorKind::Unavailable,
             Self::NoTable { .. } | Self::BadRows(_) | Self::SameCategory { .. } | Self::NoTimes => ErrorKind::Invalid,
-            Self::NotEmpty { .. } | Self::HasEvents { .. } => ErrorKind::Conflict,
+            Self::NotEmpty { .. } | Self::HasEvents { .. } | Self::OtherMode { .. } => ErrorKind::Conflict,
             Self::Opening(source) | Self::Refused { source, .. } => source.kind(),
             Self::Log(error) => error.kind(),
             Self::Differs { .. } | Self::Unsteady(_) => ErrorKind::Corrupt,
@@ -305,9 +313,14 @@ impl PostgresEsImport {
     /// Appends the opening event, if an earlier run has not. It comes first and alone: what the log says of the import
     /// is durable before anything that it imported is.
     async fn open(&self, surveyed: &Surveyed) -> Result<(), PostgresEsError> {
-        let request = self.opening(surveyed, self.clock.now().await?);
+        let mut request = self.opening(surveyed, self.clock.now().await?);
         if self.log.stream_head(&request.events[0].stream).await?.is_some() {
-            return Ok(());
+            return match opening::began(&*self.reader, &surveyed.name).await? {
+                Some(began) if began != self.recorded_at => {
+                    Err(PostgresEsError::OtherMode { began, asked: self.recorded_at })
+                }
+                _ => Ok(()),
+            };
         }
         for of_type in surveyed.survey.types() {
             if let Some((stream, _)) = self.log.streams(&of_type.category, None, 1).await?.into_iter().next() {
@@ -315,10 +328,21 @@ impl PostgresEsImport {
             }
         }
         let head = self.log.log_head().await?.head;
-        if self.recorded_at == RecordedAt::Source && head != Head::EMPTY {
-            return Err(PostgresEsError::HasEvents { head });
+        if self.recorded_at == RecordedAt::Source {
+            if head != Head::EMPTY {
+                return Err(PostgresEsError::HasEvents { head });
+            }
+            // Nor does anything come in between: this is decided under the head's lock.
+            let anything = vec![ConditionItem::default()];
+            request.conditions = vec![AppendCondition { fail_if_events_match: anything, after: head }];
         }
-        self.log.append(request).await.map(drop).map_err(PostgresEsError::Opening)
+        match self.log.append(request).await {
+            Ok(_) => Ok(()),
+            Err(AppendError::ConditionFailed { position, .. }) => {
+                Err(PostgresEsError::HasEvents { head: position.as_head() })
+            }
+            Err(error) => Err(PostgresEsError::Opening(error)),
+        }
     }
 
     fn opening(&self, surveyed: &Surveyed, now: Timestamp) -> AppendRequest {
