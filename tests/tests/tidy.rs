@@ -49,21 +49,48 @@ fn must_be_empty(what: &str, found: &[String]) {
     assert!(found.is_empty(), "{what}:\n{}", found.join("\n"));
 }
 
+/// The packages that a manifest depends on, for whatever target and under whatever name it calls them.
+fn named(manifest: &toml::Table, workspace: &toml::Table) -> Vec<String> {
+    let table = |of: &toml::Table, name: &str| of.get(name).and_then(toml::Value::as_table).cloned();
+    let targets = table(manifest, "target").unwrap_or_default();
+    let parts = targets.values().filter_map(toml::Value::as_table).chain([manifest]);
+    let sections = ["dependencies", "dev-dependencies", "build-dependencies"];
+    let dependencies = parts.flat_map(|part| sections.map(|section| table(part, section))).flatten().flatten();
+    let shared = table(workspace, "workspace").and_then(|part| table(&part, "dependencies")).unwrap_or_default();
+    let package = |value: &toml::Value| value.get("package").and_then(toml::Value::as_str).map(str::to_owned);
+    let real = |(name, value): (String, toml::Value)| {
+        let own = package(&value).or_else(|| shared.get(&name).and_then(package));
+        own.unwrap_or(name)
+    };
+    dependencies.map(real).collect()
+}
+
+#[test]
+fn an_arrow_is_seen_for_one_target_too_and_under_another_name() {
+    let parse = |text: &str| text.parse::<toml::Table>().expect("TOML");
+    let workspace = parse("[workspace.dependencies]\nhidden = { path = \"x\", package = \"replication\" }");
+    let manifest = parse(
+        "[dependencies]\nserde = \"1\"\nhidden.workspace = true\n\
+         [target.'cfg(unix)'.dev-dependencies]\nother = { path = \"y\", package = \"archiver\" }\n\
+         [target.'cfg(windows)'.dependencies]\nprojections.workspace = true",
+    );
+    let mut found = named(&manifest, &workspace);
+    found.sort();
+    assert_eq!(found, ["archiver", "projections", "replication", "serde"]);
+}
+
 #[test]
 fn arrows_point_down() {
     let names: Vec<&str> = ARROWS[7].1.iter().copied().chain(["ops", "system-tests"]).collect();
+    let workspace: toml::Table = read(Path::new("Cargo.toml")).parse().expect("a manifest");
     let mut wrong = Vec::new();
     for (folder, allowed) in ARROWS {
         let manifest: toml::Table = read(&Path::new(folder).join("Cargo.toml")).parse().expect("a manifest");
-        for section in ["dependencies", "dev-dependencies", "build-dependencies"] {
-            let named =
-                manifest.get(section).and_then(|table| table.as_table()).into_iter().flat_map(|table| table.keys());
-            for name in named.filter(|name| names.contains(&name.as_str())) {
-                // A dev-dependency on oneself only turns a feature on.
-                let own = manifest["package"]["name"].as_str() == Some(name);
-                if !own && !allowed.contains(&name.as_str()) {
-                    wrong.push(format!("{folder} names {name}"));
-                }
+        for name in named(&manifest, &workspace).iter().filter(|name| names.contains(&name.as_str())) {
+            // A dev-dependency on oneself only turns a feature on.
+            let own = manifest["package"]["name"].as_str() == Some(name);
+            if !own && !allowed.contains(&name.as_str()) {
+                wrong.push(format!("{folder} names {name}"));
             }
         }
     }
@@ -73,14 +100,17 @@ fn arrows_point_down() {
 #[test]
 fn domain_has_no_io_and_no_runtime() {
     let manifest: toml::Table = read(Path::new("domain/Cargo.toml")).parse().expect("a manifest");
-    let named: Vec<&String> = manifest["dependencies"].as_table().expect("a table").keys().collect();
+    // What its own tests use is no part of it.
+    let without = |part: &str| part == "dependencies" || part == "target";
+    let manifest: toml::Table = manifest.into_iter().filter(|(part, _)| without(part)).collect();
+    let named = named(&manifest, &read(Path::new("Cargo.toml")).parse().expect("a manifest"));
     for forbidden in ["tokio", "sqlx", "reqwest", "hyper", "axum", "aws-sdk-s3", "rand", "tracing"] {
-        assert!(!named.iter().any(|name| *name == forbidden), "domain names {forbidden}");
+        assert!(!named.iter().any(|name| name == forbidden), "domain names {forbidden}");
     }
     let io = ["std::fs", "std::net", "std::process", "std::env::"];
     let own = |file: &Path| file.starts_with("domain/src");
     let found = rust_files().into_iter().filter(|(file, _)| own(file)).flat_map(|(file, text)| {
-        let code = text.split("#[cfg(test)]").next().unwrap_or_default().to_owned();
+        let code: String = before_tests(&text).join("\n");
         io.iter().filter(move |word| code.contains(**word)).map(move |word| format!("{}: {word}", file.display()))
     });
     must_be_empty("IO in domain", &found.collect::<Vec<_>>());
@@ -114,11 +144,36 @@ fn source_stands_in_the_six_folders_only() {
     must_be_empty("source outside of the stages", &wrong);
 }
 
+/// The lines of a file before the block `mod tests { … }` at its end; all of them if it does not end with one, also
+/// where its tests stand in a file of their own.
+fn before_tests(text: &str) -> Vec<&str> {
+    let lines: Vec<&str> = text.lines().collect();
+    let opens = |at: &usize| {
+        let mut next = lines[*at..].iter().skip_while(|line| line.starts_with("#["));
+        lines[*at].starts_with("#[cfg(test)]") && next.next().is_some_and(|line| line.starts_with("mod tests {"))
+    };
+    let Some(at) = (0..lines.len()).find(opens) else { return lines };
+    let closes = lines[at..].iter().position(|line| *line == "}").map(|after| at + after + 1);
+    if closes == Some(lines.len()) { lines[..at].to_vec() } else { lines }
+}
+
+#[test]
+fn only_a_block_of_tests_at_the_end_is_not_counted() {
+    let block = "#[cfg(test)]\n#[allow(clippy::x)]\nmod tests {\n    fn a() {}\n}\n";
+    let near_the_top = "//! x\n#[cfg(test)]\nmod tests;\nfn a() {}\nfn b() {}\n";
+    assert_eq!(before_tests(near_the_top).len(), 5);
+    assert_eq!(before_tests(&format!("//! x\nfn a() {{}}\n{block}")).len(), 2);
+    assert_eq!(before_tests(&format!("{near_the_top}{block}")).len(), 5);
+    assert_eq!(before_tests(&format!("{block}fn after() {{}}\n")).len(), 6, "code behind tests is code");
+    let one = "//! x\n#[cfg(test)]\nuse a::b;\nfn a() {}\n";
+    assert_eq!(before_tests(one).len(), 4);
+}
+
 #[test]
 fn files_are_short_and_say_what_they_own() {
     let mut wrong = Vec::new();
     for (file, text) in rust_files() {
-        let lines = text.lines().take_while(|line| !line.starts_with("#[cfg(test)]")).count();
+        let lines = before_tests(&text).len();
         if lines > FILE_LINES_MAX {
             wrong.push(format!("{}: {lines} lines before its tests, at most {FILE_LINES_MAX}", file.display()));
         }
