@@ -50,7 +50,7 @@ want_promtool() {
     if [ ! -x "$tools/usr/bin/promtool" ]; then
         mkdir -p "$tools"
         fetch_promtool || { refresh_packages && fetch_promtool; } || {
-            say "promtool cannot be had: the alerts are not held to their tests (Debian: apt-get install prometheus)"
+            skip "promtool: the alerts are not held to their tests (apt-get install prometheus)"
             return 0
         }
     fi
@@ -64,22 +64,67 @@ fetch_promtool() {
     ) >/dev/null 2>&1
 }
 
-# schemathesis from PyPI, in an environment of its own beside the build. The test that needs it says so where it cannot
-# be had, and is skipped.
-want_schemathesis() {
-    command -v schemathesis >/dev/null 2>&1 && return 0
-    venv=${CARGO_TARGET_DIR:-$PWD/target}/schemathesis
-    if [ ! -x "$venv/bin/schemathesis" ]; then
-        fetch_schemathesis >/dev/null 2>&1 || {
-            say "schemathesis cannot be had: its requests are not sent (pip install schemathesis)"
-            return 0
-        }
-    fi
+# schemathesis and DuckDB from PyPI, in an environment of their own beside the build. The tests that need them say so where
+# they cannot be had, and are skipped.
+want_python_tools() {
+    venv=${CARGO_TARGET_DIR:-$PWD/target}/python-tools
     PATH=$PATH:$venv/bin; export PATH
+    command -v schemathesis >/dev/null 2>&1 || fetch_from_pypi schemathesis==4.32.5 || true
+    has_duckdb || fetch_from_pypi duckdb==1.4.2 || true
+    command -v schemathesis >/dev/null 2>&1 || skip "schemathesis: its requests are not sent (pip install schemathesis)"
+    has_duckdb || skip "DuckDB: it does not read our segments (pip install duckdb)"
 }
 
-fetch_schemathesis() {
-    python3 -m venv "$venv" && timeout 300 "$venv/bin/pip" install --quiet schemathesis==4.32.5
+# Names the Python that has it.
+has_duckdb() {
+    for DUCKDB_PYTHON in "$venv/bin/python3" python3; do
+        "$DUCKDB_PYTHON" -c 'import duckdb' >/dev/null 2>&1 && { export DUCKDB_PYTHON; return 0; }
+    done
+    unset DUCKDB_PYTHON
+    return 1
+}
+
+fetch_from_pypi() {
+    { [ -x "$venv/bin/pip" ] || python3 -m venv "$venv"; } >/dev/null 2>&1 &&
+        timeout 300 "$venv/bin/pip" install --quiet "$1" >/dev/null 2>&1
+}
+
+# Debian's radosgw with the Ceph that it stands on (69 MB, half a minute), for the object store's suite against an
+# endpoint that is not ours. Only the download is bounded: an installation that is cut off would leave packages broken.
+want_radosgw() {
+    has_radosgw && return 0
+    if may_install; then
+        say "installing: $radosgw_packages"
+        fetch_radosgw || { refresh_packages && fetch_radosgw; } || true
+    fi
+    has_radosgw || skip "radosgw: the object store's suite runs against ours only (apt-get install $radosgw_packages)"
+}
+
+radosgw_packages="radosgw ceph-mon ceph-osd"
+
+has_radosgw() {
+    for program in radosgw radosgw-admin ceph ceph-authtool ceph-mon ceph-osd monmaptool; do
+        command -v "$program" >/dev/null 2>&1 || return 1
+    done
+}
+
+fetch_radosgw() {
+    # shellcheck disable=SC2086
+    as_root timeout 180 apt-get install -y -qq --no-install-recommends --download-only $radosgw_packages >/dev/null 2>&1 &&
+        as_root env DEBIAN_FRONTEND=noninteractive \
+            apt-get install -y -qq --no-install-recommends --no-download $radosgw_packages >/dev/null 2>&1
+}
+
+# What is not proven on this machine; said at once, and again at the end.
+skipped=""
+skip() {
+    say "skipped: $1"
+    skipped="$skipped
+  $1"
+}
+
+say_what_was_skipped() {
+    if [ -n "$skipped" ]; then say "skipped, for want of what this machine does not have:$skipped"; else say "nothing was skipped"; fi
 }
 
 refresh_packages() {
