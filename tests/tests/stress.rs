@@ -1,22 +1,34 @@
-//! LOG-1 to LOG-4 and PRJ-1 all at once: 64 writers in every mode, readers that follow, a service that reads what it has
-//! just written, and SIGKILL for server or PostgreSQL every few seconds. Judged by what was asked and answered, and when.
+//! LOG-1 to LOG-4 and PRJ-1 all at once: 64 writers in every mode, a tail of lines and a subscriber to server-sent events, a
+//! service that reads what it has just written, a view that is rebuilt again and again, and SIGKILL for server or
+//! PostgreSQL every few seconds. Judged by what was asked and answered, and when; and the view is the fold in the end.
 //! STRESS_SECONDS makes it longer; the long form is ten minutes.
 
 mod log_common;
+mod prj_common;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use coldstream_client::{Client as Reader, From, Settings};
 use domain::append::{AppendRequest, Expectation, ExpectedVersion};
 use domain::event::NewEvent;
-use domain::record::Record;
+use domain::record::{self, Record};
 use domain::{StreamName, StreamVersion};
+use event_log::{PgConfig, PgLog};
 use log_common::{Database, is_sound};
+use ops::clock::SystemClock;
 use ops::dev::region::Region;
+use prj_common::Model;
+use projections::content::ContentNow;
+use projections::status;
 use rand::Rng;
+use sqlx::PgPool;
 use system_tests::torture::{ALONE, Client, Journal, Stored, Writers, plan, served};
-use system_tests::two_regions::{event, random};
+use system_tests::two_regions::{event, random, until};
+use tokio::process::Command;
 use tokio::sync::watch;
 use tokio::time::{Instant, interval};
 
@@ -24,6 +36,7 @@ const WRITERS: usize = 64;
 /// Each writer sends a request so often at most: the load is steady, and a test machine has air for the rest.
 const EVERY: Duration = Duration::from_millis(50);
 const KILL_EVERY: Duration = Duration::from_secs(10);
+const REBUILD_EVERY: Duration = Duration::from_secs(1);
 /// Longer than any outage here.
 const GIVE_UP: Duration = Duration::from_secs(60);
 
@@ -60,6 +73,120 @@ async fn follow(reader: Reader, mut end: watch::Receiver<Option<u64>>) -> Vec<St
     }
 }
 
+/// Follows the log as server-sent events, as a browser does: after each break it says which event it has seen last.
+async fn subscribe(url: String, token: String, mut end: watch::Receiver<Option<u64>>) -> Vec<String> {
+    let http = reqwest::Client::builder().read_timeout(GIVE_UP / 6).build().expect("a client");
+    let (mut ids, mut seen, mut breaks) = (Vec::new(), None::<String>, 0);
+    let mut pace = interval(EVERY);
+    loop {
+        if let Some(end) = *end.borrow_and_update()
+            && ids.len() as u64 >= end
+        {
+            println!("the subscriber came back {breaks} times");
+            return ids;
+        }
+        pace.tick().await;
+        let mut request = http.get(format!("{url}/v1/log?from=1&follow=true")).bearer_auth(&token);
+        request = request.header("accept", "text/event-stream");
+        if let Some(seen) = &seen {
+            request = request.header("last-event-id", seen);
+        }
+        breaks += 1;
+        let Ok(mut answer) = request.send().await.and_then(reqwest::Response::error_for_status) else { continue };
+        let mut pending = Vec::new();
+        loop {
+            let chunk = tokio::select! {
+                chunk = answer.chunk() => chunk,
+                changed = end.changed() => {
+                    changed.expect("the test says when it is over");
+                    Ok(Some(Default::default()))
+                }
+            };
+            let Ok(Some(chunk)) = chunk else { break };
+            pending.extend_from_slice(&chunk);
+            take_events(&mut pending, &mut seen, &mut ids);
+            if end.borrow().is_some_and(|end| ids.len() as u64 >= end) {
+                break;
+            }
+        }
+    }
+}
+
+/// Takes what is whole: an event is its token (`id`) and its record (`data`), ended by an empty line.
+fn take_events(pending: &mut Vec<u8>, seen: &mut Option<String>, ids: &mut Vec<String>) {
+    while let Some(end) = pending.windows(2).position(|pair| pair == b"\n\n") {
+        let event: Vec<u8> = pending.drain(..end + 2).collect();
+        let text = String::from_utf8(event).expect("UTF-8");
+        let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name));
+        let Some(data) = field("data: ") else { continue };
+        let Ok(Record::Event(event)) = record::read(data.as_bytes()) else { panic!("no event: {data}") };
+        assert_eq!(event.position.get(), ids.len() as u64 + 1, "LOG-2: each position once, in order");
+        ids.push(event.event.id);
+        *seen = Some(field("id: ").expect("each event has its token").to_owned());
+    }
+}
+
+/// People at work on content: what the view is the fold of.
+async fn edit_content(service: Reader, stop: watch::Receiver<bool>) -> u64 {
+    let mut pace = interval(EVERY);
+    let mut nth = 0;
+    while !*stop.borrow() {
+        pace.tick().await;
+        let (item, data) = (format!("page/{}", nth * 7 % 40), prj_common::form(&format!("{nth:08x}")));
+        let kinds = ["content.created", "content.revised", "content.revised", "content.deleted"];
+        let events = vec![prj_common::event(nth, &item, kinds[nth as usize % 3 + usize::from(nth % 11 == 0)], &data)];
+        service.append(&AppendRequest { events, ..AppendRequest::default() }).await.expect("acknowledged in the end");
+        nth += 1;
+    }
+    nth
+}
+
+/// One `coldstream projection rebuild`. It may fail when what it works on dies; it may not find a difference.
+async fn rebuild(config: &Path) -> bool {
+    let mut command = Command::new(system_tests::binary());
+    command.arg("--config").arg(config).args(["projection", "rebuild", "--yes"]).stdin(Stdio::null());
+    let output = command.kill_on_drop(true).output().await.expect("the binary runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_ne!(output.status.code(), Some(3), "PRJ-1: the rebuilt view is another one: {said}");
+    output.status.success()
+}
+
+/// Rebuilds the view again and again; gives how many came to their end, and how many did not.
+async fn rebuild_again_and_again(config: PathBuf, stop: watch::Receiver<bool>) -> (u32, u32) {
+    let (mut ended, mut cut) = (0, 0);
+    let mut pace = interval(REBUILD_EVERY);
+    while !*stop.borrow() {
+        pace.tick().await;
+        if rebuild(&config).await { ended += 1 } else { cut += 1 }
+    }
+    (ended, cut)
+}
+
+/// PRJ-1: what the view holds is the fold of the whole log.
+async fn view_is_the_fold(region: &Region, head: u64) {
+    let pool = PgPool::connect(&region.database_url()).await.expect("connected");
+    let cutoff = until("the view has come to the log's end", async || {
+        let status = status::of_all(&pool).await.map_err(|error| error.to_string())?.remove(0);
+        if status.checkpoint.get() == head { Ok(status.cutoff) } else { Err(status.checkpoint.to_string()) }
+    })
+    .await;
+    let log = PgLog::connect(PgConfig::at(&region.database_url()), Arc::new(SystemClock)).await.expect("opened");
+    let log = Arc::new(log);
+    let events = log_common::all(&*log).await;
+    let lines = events.iter().map(|record| serde_json::from_slice(&record.to_line()).expect("JSON"));
+    let view = Model::read(&ContentNow::new(pool, log.clone())).await;
+    assert!(!view.items.is_empty(), "people have worked on content");
+    assert_eq!(view, Model::of_events(lines, cutoff), "PRJ-1");
+}
+
+/// The most memory that a server's process has ever had, in KiB, as Linux says (VmHWM).
+fn peak_kib(region: &mut Region) -> (u32, u64) {
+    let pid = region.server().expect("it runs").pid();
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
+    (pid, peak.trim().trim_end_matches(" kB").parse().expect("a number"))
+}
+
 /// A service that reads back, at once, each event that was acknowledged to it.
 async fn read_own_writes(service: Reader, stop: watch::Receiver<bool>) -> u64 {
     let stream = StreamName::parse("probe-1").expect("a stream");
@@ -92,6 +219,13 @@ fn is_the_log(seen: &[String], stored: &Stored) {
     }
 }
 
+/// The last look at each process says its peak.
+fn memory(peaks: &[(u32, u64)]) -> String {
+    let by_process: BTreeMap<u32, u64> = peaks.iter().copied().collect();
+    let each: Vec<String> = by_process.values().map(|kib| (kib / 1024).to_string()).collect();
+    format!("peak memory of each process of the server in MiB: {}", each.join(", "))
+}
+
 #[expect(clippy::disallowed_methods, reason = "how long it goes on is real time")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sixty_four_writers_and_their_readers_agree_on_one_history_whatever_dies() {
@@ -101,16 +235,24 @@ async fn sixty_four_writers_and_their_readers_agree_on_one_history_whatever_dies
     let database =
         Database { name: "coldstream".into(), url: region.database_url(), admin_url: region.superuser_url() };
     let ((over, stop), (say, end)) = (watch::channel(false), watch::channel(None));
-    let tails: Vec<_> = (0..2).map(|_| tokio::spawn(follow(client(&region), end.clone()))).collect();
-    let service = tokio::spawn(read_own_writes(client(&region), stop));
+    let readers = [
+        tokio::spawn(follow(client(&region), end.clone())),
+        tokio::spawn(subscribe(region.url.clone(), region.tokens.reader.clone(), end)),
+    ];
+    let service = tokio::spawn(read_own_writes(client(&region), stop.clone()));
+    let people = tokio::spawn(edit_content(client(&region), stop.clone()));
+    let rebuilding = tokio::spawn(rebuild_again_and_again(region.config.clone(), stop));
     let (url, token) = (region.url.clone(), region.tokens.appender.clone());
     let mut writers = Writers::start_paced((WRITERS, EVERY), "s", &[&url], &token, &mut rng);
 
     let until = Instant::now() + seconds();
     let mut kills = interval(KILL_EVERY);
     kills.tick().await;
+    // Of each process of the server, in the order in which they ran.
+    let mut peaks = Vec::new();
     while Instant::now() < until {
         kills.tick().await;
+        peaks.push(peak_kib(&mut region));
         let victim = ALONE[rng.random_range(0..ALONE.len())];
         victim.dies(&mut region, None).await;
         writers.go_on(WRITERS as u64).await;
@@ -120,12 +262,24 @@ async fn sixty_four_writers_and_their_readers_agree_on_one_history_whatever_dies
     let journals = writers.stop().await;
     over.send_replace(true);
     let probes = service.await.expect("it read what it wrote");
+    let edits = people.await.expect("they were acknowledged");
+    let (ended, cut) = rebuilding.await.expect("no rebuild found a difference");
     let stored = served(&Client::new(&token), &url).await;
     say.send_replace(Some(stored.len() as u64));
-    for tail in tails {
-        is_the_log(&tail.await.expect("a reader found nothing wrong"), &stored);
+    for reader in readers {
+        is_the_log(&reader.await.expect("a reader found nothing wrong"), &stored);
     }
-    assert_eq!(is_sound(&database).await.get(), stored.len() as u64);
+    let head = stored.len() as u64;
+    assert_eq!(is_sound(&database).await.get(), head);
+    assert!(rebuild(&region.config).await, "nothing dies any more");
+    view_is_the_fold(&region, head).await;
+    peaks.push(peak_kib(&mut region));
+    println!("{}", memory(&peaks));
+    println!(
+        "the view was rebuilt {ended} times while others died, {cut} rebuilds were cut off, and the last one ended"
+    );
+    let (edited, stored): (Stored, Stored) = stored.into_iter().partition(|(_, place)| place.0.starts_with("content-"));
+    assert_eq!(edited.len() as u64, edits, "LOG-1: each edit is there once");
     let (written, probed): (Stored, Stored) = stored.into_iter().partition(|(id, _)| !id.starts_with("probe:"));
     assert_eq!(probed.len() as u64, probes, "LOG-1: each probe is there once");
     Journal::are_all_of(&journals, &written);

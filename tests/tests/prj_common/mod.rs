@@ -207,9 +207,15 @@ impl Model {
     /// What has to stand in the view as of `progress`.
     pub async fn of(log: &MemoryLog, progress: Progress) -> Self {
         let records = log.read_log(Position::FIRST, Direction::Forward, usize::MAX).await.expect("readable");
+        let within = records.iter().filter(|record| progress.checkpoint.includes(record.position()));
+        let lines = within.map(|record| serde_json::from_slice(&record.to_line()).expect("JSON"));
+        Self::of_events(lines, progress.cutoff)
+    }
+
+    /// What has to stand in the view of a log that has these events.
+    pub fn of_events(events: impl IntoIterator<Item = Value>, cutoff: Timestamp) -> Self {
         let mut streams: BTreeMap<String, Vec<Value>> = BTreeMap::new();
-        for record in records.iter().filter(|record| progress.checkpoint.includes(record.position())) {
-            let event: Value = serde_json::from_slice(&record.to_line()).expect("JSON");
+        for event in events {
             let subject = event["subject"].as_str().expect("text").to_owned();
             if let Some(id) = subject.strip_prefix("content-") {
                 streams.entry(id.to_owned()).or_default().push(event);
@@ -218,7 +224,7 @@ impl Model {
         let mut model = Self::default();
         for (id, events) in streams {
             let Some((stub, rest, changed_at)) = row(&events) else { continue };
-            if changed_at < progress.cutoff {
+            if changed_at < cutoff {
                 model.stubs.insert(id, stub);
             } else {
                 model.items.insert(id, stub + &rest);
