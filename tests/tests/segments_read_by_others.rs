@@ -97,7 +97,7 @@ fn duckdb_reads_the_segments_and_refuses_a_flipped_bit() {
     let folder = tempfile::tempdir().expect("a folder");
     for segment in segments() {
         for file in damaged(&segment, folder.path()) {
-            let output = read(&[file.clone()]);
+            let output = read(std::slice::from_ref(&file));
             assert!(!output.status.success(), "{}: {}", file.display(), String::from_utf8_lossy(&output.stdout));
         }
     }
