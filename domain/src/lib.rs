@@ -18,6 +18,7 @@ pub mod cqrs;
 pub mod event;
 pub mod evidence;
 pub mod filter;
+pub mod group;
 pub mod json;
 pub mod keys;
 pub mod log;

@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use async_trait::async_trait;
 use domain::append::AppendRequest;
+use domain::conformance::groups::Timed;
 use domain::conformance::log::{Prunable, run_pruned};
-use domain::conformance::{conditions, search};
+use domain::conformance::{conditions, groups, search};
 use domain::filter::{Filter, SEARCH_POSITIONS_MAX};
 use domain::log::{Direction, EventLog, LogReader};
 use domain::tiered::TieredLog;
@@ -16,7 +17,7 @@ use domain::twin::MemoryArchive;
 use domain::{Head, Position, Timestamp};
 use event_log::PgLog;
 use log_common::pruning::prune_as_of;
-use log_common::{Rig, at, event, new_log, new_simulated, recorded};
+use log_common::{Database, Rig, at, event, new_log, new_simulated, recorded};
 use rand::Rng;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -79,6 +80,41 @@ async fn the_catalog_on_postgresql_passes_the_suite() {
     domain::conformance::catalog::check(&database.open().await, prune_to).await;
     domain::conformance::catalog::check_answers(&rig.log(new_log()).await).await;
     domain::conformance::catalog::check_whole(&rig.log(new_log()).await).await;
+}
+
+/// Groups on PostgreSQL. Their time is the database's, which cannot be moved: what is due is moved instead.
+struct Groups {
+    log: PgLog,
+    database: Database,
+}
+
+#[async_trait]
+impl Timed for Groups {
+    type Log = PgLog;
+    type Groups = PgLog;
+
+    fn log(&self) -> &PgLog {
+        &self.log
+    }
+
+    fn groups(&self) -> &PgLog {
+        &self.log
+    }
+
+    async fn pass(&self, seconds: u32) {
+        let earlier = format!("UPDATE coldstream.group_events SET due_at = due_at - interval '{seconds} seconds'");
+        self.database.run(&earlier).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn consumer_groups_on_postgresql_pass_the_suite() {
+    let rig = Rig::start().await;
+    groups::run(async || {
+        let database = rig.database(new_log()).await;
+        Groups { log: database.open().await, database }
+    })
+    .await;
 }
 
 /// What streams and types are called here: what SQL's patterns, other alphabets and a careless concatenation trip over.

@@ -19,6 +19,7 @@ mod clock;
 mod config;
 mod error;
 mod follower;
+mod groups;
 mod holder;
 mod instant;
 mod log;

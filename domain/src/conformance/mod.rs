@@ -2,6 +2,7 @@
 
 pub mod catalog;
 pub mod conditions;
+pub mod groups;
 pub mod log;
 pub mod peer;
 pub mod persistence;

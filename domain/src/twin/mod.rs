@@ -5,11 +5,13 @@ mod archive;
 mod between;
 mod catalog;
 mod conditions;
+mod groups;
 mod log;
 mod peer;
 mod store;
 
 pub use archive::MemoryArchive;
 pub use between::{Between, Interposed};
+pub use groups::MemoryGroups;
 pub use log::MemoryLog;
 pub use store::MemoryStore;
