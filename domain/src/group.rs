@@ -27,8 +27,8 @@ pub use delivery::{
 };
 pub use reading::{Listing, look_on, records_at};
 pub use settings::{
-    ConsumerName, GroupName, GroupSettings, InvalidGroup, LEASE_SECONDS_MAX, NewGroup, REASON_BYTES_MAX,
-    RETRY_SECONDS_MAX, Start, UNSETTLED_MAX,
+    ATTEMPTS_MAX, ConsumerName, GroupName, GroupSettings, InvalidGroup, LEASE_SECONDS_MAX, NAME_BYTES_MAX, NewGroup,
+    REASON_BYTES_MAX, RETRY_SECONDS_MAX, Start, UNSETTLED_MAX,
 };
 
 use crate::append::Role;

@@ -11,6 +11,7 @@ pub mod clock;
 pub mod config;
 pub mod demo;
 pub mod dev;
+pub mod groups;
 pub mod heals;
 pub mod http;
 pub mod import;

@@ -5,6 +5,7 @@
 //! | `POST /v1/append` | appender | [`append`] |
 //! | `GET /v1/log`, `/v1/stream`, `/v1/content/history` | appender, reader, auditor | [`read`], [`search`] |
 //! | `GET /v1/content`, `/v1/content/list` | appender, reader, auditor | [`content`] |
+//! | `GET /v1/groups`, `/v1/group/*` | appender, reader; some operator, auditor | [`groups`] |
 //! | `GET /v1/status`, `GET /metrics` | any | [`status`] |
 //! | `GET /v1/openapi.json` | any | [`openapi`] |
 //! | `GET /v1/archive/status`, `POST /v1/admin/{archive-run,scrub,clock}` | any; operator | [`archive`] |
@@ -22,6 +23,7 @@ pub mod auth;
 mod body;
 mod coding;
 pub mod content;
+pub mod groups;
 mod handshake;
 pub mod metrics;
 pub mod openapi;
@@ -63,6 +65,7 @@ use uuid::Uuid;
 use crate::chance;
 use crate::clock::{SimulatedClock, Stopwatch};
 use crate::config::HttpConfig;
+use crate::groups::Groups;
 use crate::spans::Spans;
 use crate::tls::ServerTls;
 use crate::workers::Workers;
@@ -96,6 +99,8 @@ pub struct Parts {
     pub log: Arc<dyn EventLog>,
     /// Live log and archive as one.
     pub reader: Arc<dyn LogReader>,
+    /// The consumer groups of the log.
+    pub groups: Groups,
     /// The view "content now".
     pub content: ContentNow,
     /// Who may come in.
@@ -169,6 +174,7 @@ fn routes() -> impl Iterator<Item = &'static Route> {
         append::ROUTES,
         read::ROUTES,
         content::ROUTES,
+        groups::ROUTES,
         archive::ROUTES,
         regions::ROUTES,
         status::ROUTES,

@@ -160,10 +160,7 @@ pub(super) async fn log(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let (filter, rest) = search::filter(&uri)?;
-    match filter.categories() {
-        [] => caller.scope.check_everything()?,
-        named => named.iter().try_for_each(|category| caller.scope.check(category))?,
-    }
+    caller.scope.check_filter(&filter)?;
     let mut query: LogQuery = query(&rest)?;
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let events = query.follow && text(header::ACCEPT.as_str()).is_some_and(|accepted| accepted.contains(EVENTS));

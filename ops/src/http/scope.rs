@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 
 use domain::append::AppendRequest;
+use domain::filter::Filter;
 use domain::{ErrorKind, StreamName};
 
 use super::problem::Problem;
@@ -76,6 +77,17 @@ impl Scope {
         let written = request.events.iter().map(|event| &event.stream);
         let asked = request.expect.iter().map(|expectation| &expectation.stream);
         written.chain(asked).map(StreamName::category).try_for_each(|category| self.check(category))
+    }
+
+    /// Refuses a filter unless it names categories, and this opens all of them.
+    ///
+    /// # Errors
+    /// Denied, with the categories that it opens.
+    pub(super) fn check_filter(&self, filter: &Filter) -> Result<(), Problem> {
+        match filter.categories() {
+            [] => self.check_everything(),
+            named => named.iter().try_for_each(|category| self.check(category)),
+        }
     }
 
     /// Refuses an operation that touches more than it opens.

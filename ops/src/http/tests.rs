@@ -16,7 +16,7 @@ use async_trait::async_trait;
 use axum::http::StatusCode;
 use domain::append::{AppendError, AppendRequest, Appended, Role};
 use domain::log::{Direction, EventLog, FollowerLog, LogReader, ReadError};
-use domain::twin::{Between, Interposed, MemoryLog};
+use domain::twin::{Between, Interposed, MemoryGroups, MemoryLog};
 use domain::{Epoch, FixedClock, Head, Position, Timestamp};
 use futures::StreamExt;
 use projections::content::ContentNow;
@@ -31,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 use super::auth::{TokenRole, new_token};
 use super::{ApiState, Door, Parts, ServeError, router, serve};
 use crate::config::HttpConfig;
+use crate::groups::Groups;
 use crate::spans::Spans;
 use crate::tls::ServerTls;
 use crate::workers::Workers;
@@ -103,6 +104,7 @@ impl Api {
         let nowhere = sqlx::PgPool::connect_lazy("postgres://127.0.0.1:1/none").expect("a URL");
         let parts = Parts {
             region: "home".to_owned(),
+            groups: Groups::new(Arc::new(MemoryGroups::new(log.clone(), Arc::new(FixedClock(now)))), log.clone()),
             content: ContentNow::new(nowhere, log.clone()),
             log: log.clone(),
             reader: log.clone(),

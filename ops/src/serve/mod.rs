@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::chain::chain;
 use crate::clock::{PgSimulatedClock, SimulatedClock, Stopwatch, SystemClock};
 use crate::config::Config;
+use crate::groups::Groups;
 use crate::http::archive::ArchiveApi;
 use crate::http::auth::Tokens;
 use crate::http::regions::RegionApi;
@@ -256,6 +257,7 @@ async fn parts(
         region: config.region.name.clone(),
         log: node.log.clone(),
         reader: node.reader.clone(),
+        groups: Groups::new(node.log.clone(), node.reader.clone()),
         content: node.content.clone(),
         tokens: tokens(config, node)?,
         tls: None,
