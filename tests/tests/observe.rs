@@ -56,7 +56,7 @@ fn every_alert_says_whom_it_wakes_which_promise_it_watches_and_what_to_do() {
         }
     }
     let promises = ["LOG-1", "LOG-2", "LOG-5", "PRJ-1", "ARC-1", "ARC-2", "ARC-4", "EVD-1", "REP-1", "REP-2", "REP-3"];
-    for promise in promises.into_iter().chain(["SEC-1"]) {
+    for promise in promises.into_iter().chain(["SEC-1", "GRP-1"]) {
         assert!(text.contains(&format!("promise: {promise}}}")), "nothing watches {promise}");
     }
 }

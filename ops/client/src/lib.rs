@@ -23,6 +23,26 @@
 //! # }
 //! ```
 //!
+//! Work that many processes share goes through a consumer group, which the server keeps: each event is handed out to one
+//! of them at a time, those of a stream one after another, until it is done or parked.
+//!
+//! ```no_run
+//! # async fn example(client: coldstream_client::Client) -> Result<(), Box<dyn std::error::Error>> {
+//! use coldstream_client::{ConsumerName, Filter, GroupName, NewGroup, Outcome, Reason, Work};
+//!
+//! let filter = Filter::default().category("order")?;
+//! let group = client.create_group(&NewGroup { filter, ..NewGroup::called(GroupName::parse("mailer")?) }).await?;
+//! # async fn send(_: &domain::record::Record) -> Result<(), std::io::Error> { Ok(()) }
+//! # async fn told_to_stop() {}
+//! let work = Work::of(ConsumerName::parse("mailer-1")?);
+//! group.work(&work, told_to_stop(), async |delivery: coldstream_client::Delivery| match send(&delivery.record).await {
+//!     Ok(()) => Outcome::Done,
+//!     Err(error) => Outcome::Retry { after_seconds: None, reason: Reason::of(&error.to_string()) },
+//! }).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! In other languages the same takes three rules. **Which region:** `GET /health/ready` of each (no token) answers
 //! `ready active` in the one that takes appends; or append to any of them, and turn to the next one where the answer
 //! has the kind `fenced` or does not come. **Appends:** choose each event's `id` once, and send the same document
@@ -30,11 +50,14 @@
 //! **Reads:** keep `position@epoch` of the last record and go on with `token=position@epoch`. A filtered answer
 //! (`category`, `type`, `stream_prefix`, `recorded_from`, `recorded_before`) is a page: go on with the `Coldstream-Resume`
 //! of its header while that has `Coldstream-Next` too; of a filtered tail a line with `resume` alone is such a token.
+//! A worker of a **group** takes (`POST /v1/group/take`), settles each event before the deadline, or extends; at the first
+//! event of a stream that fails it gives the later ones of that stream back (`release`).
 //!
 //! It never invents an event id, and never takes a part of an answer for the whole.
 
 mod answer;
 mod error;
+mod group;
 mod records;
 mod regions;
 
@@ -43,10 +66,14 @@ use std::time::Duration;
 
 use domain::append::{AppendRequest, Appended};
 pub use domain::filter::Filter;
+pub use domain::group::{
+    ConsumerName, GroupName, GroupSettings, NewGroup, Outcome, Reason, Settled, Settlement, Start,
+};
 use domain::{Position, ResumeToken, StreamName, StreamVersion};
 use reqwest::{Certificate, Identity, Method, RequestBuilder};
 
 pub use error::ClientError;
+pub use group::{Delivery, Group, Lease, Work};
 pub use records::Records;
 
 use regions::{Patience, Region, Regions};

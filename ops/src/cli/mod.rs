@@ -11,6 +11,7 @@ mod content;
 mod db;
 mod demo;
 mod dev;
+mod group;
 mod import;
 mod key;
 pub mod output;
@@ -74,6 +75,9 @@ enum Command {
     /// Content: what it is and how it came to be
     #[command(subcommand)]
     Content(content::ContentCommand),
+    /// Consumer groups: where they stand, and what to do with what they have parked
+    #[command(subcommand)]
+    Group(group::GroupCommand),
     /// The views: where they stand, and their rebuild
     #[command(subcommand)]
     Projection(projection::ProjectionCommand),
@@ -149,6 +153,7 @@ impl Cli {
         match self.command {
             Command::Serve => serve::serve(&context).await,
             Command::Dev(args) => dev::dev(&context, args).await,
+            Command::Group(command) => group::run(&context, command).await,
             Command::Projection(command) => projection::run(&context, command).await,
             Command::Archive(command) => archive::run(&context, command).await,
             Command::Replication(command) => regions::replication(&context, command).await,

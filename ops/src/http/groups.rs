@@ -1,6 +1,7 @@
 //! `/v1/groups` and `/v1/group/…`: named consumer groups (GRP-1). Reads, answers, and asks whether its caller may: a token
 //! that is limited to categories uses only groups that want nothing of any other. What is handed out is decided elsewhere.
 
+mod deliveries;
 mod forms;
 
 use std::sync::Arc;
@@ -23,11 +24,12 @@ use super::route::{self, Answer, JSON, Route, members, shape};
 use super::scope::Touches;
 use super::{ApiState, audit, query};
 use crate::groups::{Handed, Wanted};
+use deliveries::{Extend, ExtendedAnswer, Settle, SettledAnswer, TakeAnswer, TakeForm};
 use forms::{
-    Create, Discard, Extend, ExtendedAnswer, GroupInfo, Named, ParkedAnswer, ParkedQuery, Remove, RemovedAnswer,
-    Replay, Replayed, Settle, SettledAnswer, StatusAnswer, StatusQuery, TakeAnswer, TakeForm, lease_number, positions,
+    Create, Discard, Named, ParkedAnswer, ParkedQuery, Remove, RemovedAnswer, Replay, Replayed, StatusAnswer,
+    StatusQuery, lease_number, positions,
 };
-pub use forms::{GroupStatusAnswer, ParkedEvent};
+pub use forms::{GroupInfo, GroupStatusAnswer, ParkedEvent};
 
 /// A settlement names many events with a reason each.
 const SETTLE_BYTES_MAX: usize = 2 << 20;

@@ -4,6 +4,8 @@ mod coding;
 mod documented;
 mod events;
 mod filters;
+mod gate;
+mod groups;
 mod tls;
 mod tokens;
 mod trace;
@@ -36,38 +38,12 @@ use crate::spans::Spans;
 use crate::tls::ServerTls;
 use crate::workers::Workers;
 use documented::Documented;
+use gate::Gate;
 use tokens::KnownTokens;
 
 const SINGLE: &str = "application/cloudevents+json";
 const BATCH: &str = "application/cloudevents-batch+json";
 const DOCUMENT: &str = "application/vnd.coldstream.append+json";
-
-/// Each append waits here for a permit, and says that it has come; a read that waits is told of appends.
-struct Gate {
-    permits: Semaphore,
-    arrived: Semaphore,
-    news: Notify,
-}
-
-#[async_trait]
-impl Between for Gate {
-    async fn wait_beyond(&self, log: &dyn LogReader, seen: Head) -> Result<Head, ReadError> {
-        let news = self.news.notified();
-        if log.wait_beyond(seen).await? <= seen {
-            // Either there is news or the time is up: the caller reads again in both cases.
-            let _ = tokio::time::timeout(Duration::from_secs(1), news).await;
-        }
-        log.wait_beyond(seen).await
-    }
-
-    async fn append(&self, log: &dyn EventLog, request: AppendRequest) -> Result<Appended, AppendError> {
-        self.arrived.add_permits(1);
-        self.permits.acquire().await.expect("open").forget();
-        let appended = log.append(request).await;
-        self.news.notify_waiters();
-        appended
-    }
-}
 
 struct Api {
     url: String,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use domain::append::{LogHead, Role};
 use domain::archive::catalog::Doubt;
+use domain::group::{ConsumerGroups as _, GroupStatus};
 use domain::log::{Direction, LogReader};
 use domain::{Epoch, Head, Position, Timestamp};
 use event_log::{COMMIT_MICROS_BOUNDS, Figures, GROUP_EVENTS_BOUNDS, LogMetrics, QUEUE_REQUESTS_MAX};
@@ -15,7 +16,7 @@ use replication::Standing;
 use crate::clock::SystemClock;
 use crate::config::LogConfig;
 use crate::http::metrics::families::*;
-use crate::http::metrics::{MetricsText, Numbers};
+use crate::http::metrics::{Family, MetricsText, Numbers};
 use crate::http::status::{seconds, unix_seconds, write_role};
 use crate::node::{Node, VIEW_CONNECTIONS};
 use crate::spans::Spans;
@@ -102,6 +103,7 @@ impl Numbers for RegionNumbers {
         let heard = self.heard.lock().clone();
         write_heard(text, &heard, self.node.region.as_ref().is_some_and(|region| region.peer.is_some()));
         let Some(head) = head else { return };
+        self.ask_groups(text, head).await;
         let asked = async {
             let figures = self.node.log.figures().await?;
             Ok::<_, event_log::EventLogError>((figures, self.unfollowed_since(head, &heard).await))
@@ -150,6 +152,25 @@ impl RegionNumbers {
         text.value(&VIEW_STOPPED_POSITION, &[view], seen.stopped.map_or(0, Position::get));
     }
 
+    /// Group state belongs to a region; the one that is not active hands nothing out, and its groups stand.
+    async fn ask_groups(&self, text: &mut MetricsText, head: &LogHead) {
+        if head.role != Role::Active {
+            return;
+        }
+        let statuses = match tokio::time::timeout(DATABASE_LIMIT, self.node.log.statuses()).await {
+            Ok(Ok(statuses)) => statuses,
+            Ok(Err(error)) => {
+                tracing::warn!(error = %crate::chain::chain(&error), "the consumer groups' metrics are left out");
+                return;
+            }
+            Err(_) => {
+                tracing::warn!("the consumer groups' metrics are left out: the database does not answer in time");
+                return;
+            }
+        };
+        write_groups(text, &statuses, head.head);
+    }
+
     fn write_work(&self, text: &mut MetricsText) {
         let Some(archive) = &self.node.archive else { return };
         let counts = archive.heals.counts();
@@ -193,6 +214,20 @@ fn word(doubt: &Doubt) -> &'static str {
         Doubt::Rows(_) => "rows",
         Doubt::OlderFirst => "older_month",
     }
+}
+
+fn write_groups(text: &mut MetricsText, statuses: &[GroupStatus], head: Head) {
+    let mut all = |family: &'static Family, value: &dyn Fn(&GroupStatus) -> u64| {
+        for status in statuses {
+            text.value(family, &[status.group.name().as_str()], value(status));
+        }
+    };
+    all(&GROUP_CHECKPOINT, &|status| status.checkpoint.get());
+    all(&GROUP_LAG, &|status| status.lag(head));
+    all(&GROUP_UNSETTLED, &|status| status.unsettled);
+    all(&GROUP_OLDEST, &|status| status.oldest_unsettled_seconds.unwrap_or(0));
+    all(&GROUP_PARKED, &|status| status.parked);
+    all(&GROUP_LAPSES, &|status| status.lapses);
 }
 
 fn leads(role: Role) -> bool {

@@ -115,6 +115,18 @@ families! {
         "PRJ-1: 1 while the view stands at an event that it cannot fold"
     VIEW_STOPPED_POSITION: Gauge "coldstream_view_stopped_position" ["view"]
         "PRJ-1: position of that event, 0 if there is none"
+    GROUP_CHECKPOINT: Gauge "coldstream_consumer_group_checkpoint" ["group"]
+        "GRP-1: up to here every event that the group wants was done, parked or given up"
+    GROUP_LAG: Gauge "coldstream_consumer_group_lag_events" ["group"]
+        "GRP-1: events between that and the log's head, whether the group wants them or not"
+    GROUP_UNSETTLED: Gauge "coldstream_consumer_group_unsettled_events" ["group"]
+        "GRP-1: events of the group that are ready, handed out, or wait for another attempt"
+    GROUP_OLDEST: Gauge "coldstream_consumer_group_oldest_unsettled_seconds" ["group"]
+        "GRP-1: how long ago the oldest of these was listed, 0 if there is none"
+    GROUP_PARKED: Gauge "coldstream_consumer_group_parked_events" ["group"]
+        "GRP-1: events of the group that were tried in vain and wait for a person"
+    GROUP_LAPSES: Counter "coldstream_consumer_group_lease_expirations_total" ["group"]
+        "GRP-1: attempts that ended because their lease ran out: a consumer died, or is too slow for lease_seconds"
     WINDOW_CUTOFF: Gauge "coldstream_window_cutoff_timestamp_seconds" []
         "PRJ-2: start of the live window when it was last looked at, in seconds since 1970"
 
@@ -183,6 +195,7 @@ families! {
 
 /// What bounds the values of each label: nothing that a client sends becomes one.
 const LABELS: &[(&str, &str)] = &[
+    ("group", "the consumer groups of the log, 256 at most"),
     ("limit", "`requests`, `bytes`, `failures`"),
     ("method", "the methods of HTTP; any other is `other`"),
     ("outcome", "a word of the code; of appends `new`, `replayed` or the kind of the error"),
@@ -252,7 +265,7 @@ mod tests {
     fn every_promise_that_is_kept_today_has_a_metric() {
         let promises = [
             "LOG-1", "LOG-2", "LOG-3", "LOG-4", "LOG-5", "PRJ-1", "PRJ-2", "ARC-1", "ARC-2", "ARC-3", "ARC-4", "EVD-1",
-            "REP-1", "REP-2", "REP-3", "SEC-1",
+            "REP-1", "REP-2", "REP-3", "SEC-1", "GRP-1",
         ];
         for promise in promises {
             assert!(ALL.iter().any(|family| family.help.contains(promise)), "{promise}");
