@@ -101,6 +101,10 @@ impl Groups {
         let taken = self.look(group, wanted, (&turn, &mut ahead), watch, ending).await;
         // The next one may look while this one reads.
         drop(ahead);
+        if let Err(GroupError::NotFound { .. }) = &taken {
+            // It was removed by another server.
+            self.turns().remove(&group.id);
+        }
         match taken? {
             Some(lease) => self.read(group, lease).await.map(Some),
             None => Ok(None),

@@ -12,6 +12,7 @@ use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json};
+use domain::append::{LogHead, Role};
 use domain::group::{
     ConsumerName, Created, Group, GroupError, GroupName, InvalidGroup, PARKED_PAGE_MAX, TAKE_EVENTS_MAX,
 };
@@ -51,7 +52,7 @@ const fn act(path: &'static str, roles: &'static [TokenRole], answers: &'static 
     Route { path, roles, answers, touches: Touches::WhatItNames, ..route }
 }
 
-const FOUND: &[ErrorKind] = &[ErrorKind::NotFound, ErrorKind::Corrupt];
+const FOUND: &[ErrorKind] = &[ErrorKind::NotFound, ErrorKind::Fenced, ErrorKind::Corrupt];
 const HANDED: &[ErrorKind] = &[ErrorKind::NotFound, ErrorKind::Fenced, ErrorKind::Corrupt, ErrorKind::Conflict];
 
 pub(super) static ROUTES: &[Route] = &[
@@ -191,7 +192,7 @@ pub(super) static ROUTES: &[Route] = &[
         Route {
             summary: "Remove a group with all that it remembers. No event is touched",
             bodies: &[route::Body { media: JSON, shape: shape::<Remove>, example: r#"{"group": "no-longer-used"}"# }],
-            kinds: &[ErrorKind::Corrupt],
+            kinds: &[ErrorKind::Fenced, ErrorKind::Corrupt],
             ..Route::post("", &[], || post(remove), &[])
         },
     ),
@@ -215,11 +216,20 @@ impl From<InvalidGroup> for Problem {
     }
 }
 
-/// The group of that name, if the caller may use it.
+/// The group of that name, if the caller may use it. A region that is not active may know none because groups are not
+/// shipped: then the other one is to be asked.
 async fn find(state: &ApiState, caller: &Caller, name: &str) -> Result<Group, Problem> {
-    let group = state.groups.kept.find(&GroupName::parse(name)?).await?;
-    caller.scope.check_filter(group.filter())?;
-    Ok(group)
+    match state.groups.kept.find(&GroupName::parse(name)?).await {
+        Ok(group) => {
+            caller.scope.check_filter(group.filter())?;
+            Ok(group)
+        }
+        Err(missing @ GroupError::NotFound { .. }) => match state.reader.log_head().await? {
+            LogHead { role: Role::Active, .. } => Err(missing.into()),
+            LogHead { role, epoch, .. } => Err(GroupError::Fenced { role, epoch }.into()),
+        },
+        Err(error) => Err(error.into()),
+    }
 }
 
 async fn create(

@@ -135,6 +135,9 @@ pub(super) struct Outcomes {
 impl Outcomes {
     pub(super) fn of(events: &[Settlement]) -> Self {
         let mut all = Self { positions: vec![], words: vec![], after_seconds: vec![], reasons: vec![] };
+        // By position, as everybody locks them.
+        let mut events: Vec<&Settlement> = events.iter().collect();
+        events.sort_unstable_by_key(|event| event.position);
         for Settlement { position, outcome } in events {
             let (word, after, reason) = match outcome {
                 Outcome::Done => ("done", None, ""),

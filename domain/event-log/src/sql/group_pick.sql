@@ -6,7 +6,7 @@ WITH ready AS MATERIALIZED (
     WHERE e.group_id = $1 AND e.state = 'ready' AND NOT EXISTS (
         SELECT FROM coldstream.group_events b
         WHERE b.group_id = $1 AND b.category = e.category AND b.stream_id = e.stream_id
-            AND b.state IN ('leased', 'waiting') AND (b.state = 'leased' OR b.position < e.position)
+            AND b.state <> 'ready' AND b.state <> 'parked' AND (b.state = 'leased' OR b.position < e.position)
     )
     ORDER BY e.position LIMIT $2
 ), lease AS MATERIALIZED (

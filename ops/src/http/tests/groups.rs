@@ -134,7 +134,8 @@ async fn a_region_that_is_not_active_hands_nothing_out() {
     api.done("create", json!({"group": "g"})).await;
     let log = &api.log.log;
     log.change_role((Epoch::FIRST, Role::Active), (Epoch::FIRST, Role::Follower)).await.expect("changed");
-    for (verb, body) in [("take", json!({"group": "g", "consumer": "x"})), ("create", json!({"group": "h"}))] {
+    let take = |group: &str| json!({"group": group, "consumer": "x"});
+    for (verb, body) in [("take", take("g")), ("take", take("none")), ("create", json!({"group": "h"}))] {
         let (status, problem) = api.act(TokenRole::Reader, verb, &body).await;
         let said = (status, &problem["kind"], &problem["epoch"]);
         assert_eq!(said, (StatusCode::SERVICE_UNAVAILABLE, &json!("fenced"), &json!("1")), "{problem}");
