@@ -16,6 +16,7 @@ use domain::event::NewEvent;
 use domain::record::Record;
 use domain::{ErrorKind, Position, StreamName};
 use door_common::{Rig, binary, text};
+use ops::dev::Region;
 use ops::dev::process::Server;
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -110,6 +111,16 @@ async fn work(group: Group, name: String, mut random: StdRng, done: Arc<Mutex<Do
     }
 }
 
+/// A second server of a region's log, and its URL.
+async fn beside(region: &Region) -> (Server, String) {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port").port();
+    let (bind, url) = (format!("127.0.0.1:{port}"), format!("http://127.0.0.1:{port}"));
+    let log = region.config.with_file_name("beside.log");
+    let environment = [("COLDSTREAM_HTTP__BIND", bind.as_str())];
+    let server = Server::start(&binary(), &region.config, &log, &url, &environment).await.expect("a second server");
+    (server, url)
+}
+
 /// The group as its status says.
 async fn status(rig: &Rig, group: &str) -> Value {
     let said = rig.run(&["group", "show", group, "--json"]).await;
@@ -152,10 +163,16 @@ async fn competing_consumers_do_everything_in_order_whatever_dies_and_park_what_
     let group = client.create_group(&new).await.expect("created");
     client.create_group(&new).await.expect("it is the same");
 
+    let (second, there) = beside(&rig.region).await;
+    let (here, token) = (rig.region.url.clone(), rig.region.tokens.appender.clone());
     let done = Arc::new(Mutex::new(Done::default()));
     let start = |name: usize, random: &mut StdRng| {
         let seed = rand::SeedableRng::seed_from_u64(random.random());
-        tokio::spawn(work(group.clone(), format!("worker {name}"), seed, done.clone()))
+        // Each asks one of the two servers, and the other one while that is dead.
+        let urls = if name % 2 == 0 { [&here, &there] } else { [&there, &here] };
+        let settings = Settings::new(urls[0], &token).or_region(urls[1], &token).give_up_after(GIVE_UP);
+        let group = Client::new(settings).expect("a client").group(&group_name("workers"));
+        tokio::spawn(work(group, format!("worker {name}"), seed, done.clone()))
     };
     let mut workers: Vec<_> = (0..4).map(|name| start(name, &mut random)).collect();
     let count = || done.lock().expect("no panic").events.len();
@@ -184,6 +201,7 @@ async fn competing_consumers_do_everything_in_order_whatever_dies_and_park_what_
         println!("{} done again, {} leases ran out", done.again, settled["leases_run_out"]);
     }
     the_parked_one_is_replayed(&rig, &group, poison).await;
+    second.stop().await.expect("it ends");
     rig.end().await;
 }
 
@@ -254,6 +272,50 @@ async fn who_waits_is_told_and_who_is_late_changes_nothing() {
     rig.end().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_extends_its_lease_keeps_the_order_and_gives_back_what_it_has_not_begun() {
+    let rig = Rig::serving().await;
+    let client = client(&rig.region.url, &rig.region.tokens.appender);
+    let settings =
+        GroupSettings { lease_seconds: 1, retry_first_seconds: 0, retry_max_seconds: 0, ..GroupSettings::default() };
+    let new = NewGroup { settings, ..NewGroup::called(group_name("work")) };
+    let group = client.create_group(&new).await.expect("created");
+    let events = [("a-1", "slow"), ("b-1", "fails"), ("b-1", "after"), ("a-1", "last"), ("a-1", "not begun")];
+    append(&client, events.iter().map(|(stream, id)| new_event(stream, id, "thing.made")).collect()).await;
+    let (stop, mut stopped) = tokio::sync::watch::channel(false);
+    let seen = Mutex::new(Vec::new());
+    let handle = async |delivery: Delivery| {
+        let Record::Event(event) = &delivery.record else { panic!("nothing is removed here") };
+        let id = event.event.id.clone();
+        seen.lock().expect("no panic").push((id.clone(), delivery.attempt));
+        match (id.as_str(), delivery.attempt) {
+            // Three leases' time, in which nobody else gets anything.
+            ("slow", _) => {
+                let other = group.take(&consumer("other"), 9, Duration::from_secs(3)).await.expect("answered");
+                assert_eq!(other, None);
+                Outcome::Done
+            }
+            ("fails", 1) => Outcome::Retry { after_seconds: None, reason: Reason::of("no") },
+            ("last", _) => {
+                stop.send(true).expect("it listens");
+                Outcome::Done
+            }
+            _ => Outcome::Done,
+        }
+    };
+    let stop = async move { drop(stopped.wait_for(|stop| *stop).await) };
+    group.work(&Work::of(consumer("one")), stop, handle).await.expect("it ends when it is told to");
+    let seen = seen.into_inner().expect("no panic");
+    let seen: Vec<(&str, u32)> = seen.iter().map(|(id, attempt)| (id.as_str(), *attempt)).collect();
+    assert_eq!(seen, [("slow", 1), ("fails", 1), ("last", 1)], "what comes after a failure waits for it");
+    let rest = take(&group, 9).await;
+    let rest: Vec<(u64, u32)> = rest.deliveries.iter().map(|of| (position(of).get(), of.attempt)).collect();
+    assert_eq!(rest, [(2, 2), (3, 1), (5, 1)], "what was not begun counts no attempt");
+    let status = status(&rig, "work").await;
+    assert_eq!((&status["leases_run_out"], &status["checkpoint"]), (&json!("0"), &json!("1")), "{status}");
+    rig.end().await;
+}
+
 async fn scrape(rig: &Rig) -> String {
     let asked =
         reqwest::Client::new().get(format!("{}/metrics", rig.region.url)).bearer_auth(&rig.region.tokens.reader);
@@ -276,11 +338,7 @@ async fn a_group_reads_what_is_pruned_and_two_servers_of_one_log_share_it() {
     let api = Api::of(&region);
     until("two months are pruned", async || (number(&api.status().await.pruned) == 1400).then_some(())).await;
 
-    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port").port();
-    let (bind, url) = (format!("127.0.0.1:{port}"), format!("http://127.0.0.1:{port}"));
-    let beside = region.config.with_file_name("beside.log");
-    let environment = [("COLDSTREAM_HTTP__BIND", bind.as_str())];
-    let second = Server::start(&binary(), &region.config, &beside, &url, &environment).await.expect("a second server");
+    let (second, url) = beside(&region).await;
 
     let filter = Filter::default().category("order").expect("a filter");
     let new =
