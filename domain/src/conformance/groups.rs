@@ -138,9 +138,7 @@ impl<T: Timed> Bench<T> {
             if idle.room == 0 {
                 return None;
             }
-            let Some(listing) = look_on(self.0.log(), group, idle.listed_to, idle.room).await.expect("readable") else {
-                return None;
-            };
+            let listing = look_on(self.0.log(), group, idle.listed_to, idle.room).await.expect("readable")?;
             let listed = self.0.groups().list(group, idle.listed_to, &listing).await.expect("listed");
             assert_eq!(listed, Listed::Stored, "nobody else lists");
         }

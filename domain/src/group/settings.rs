@@ -216,9 +216,7 @@ impl NewGroup {
             values.dedup();
             values
         };
-        let named = |filter: &Filter| {
-            [filter.categories(), filter.event_types(), filter.stream_prefixes()].map(|values| sorted(values))
-        };
+        let named = |filter: &Filter| [filter.categories(), filter.event_types(), filter.stream_prefixes()].map(sorted);
         if named(&self.filter) != named(&other.filter) {
             return Some("filter");
         }

@@ -1,6 +1,7 @@
 //! A worker: takes, has each event handled, settles, extends while it works, and gives back what it has not begun.
 
 use std::collections::HashSet;
+use std::future::ready;
 use std::pin::{Pin, pin};
 use std::time::Duration;
 
@@ -90,6 +91,12 @@ impl Held<'_> {
         for delivery in &self.lease.deliveries {
             let stream = delivery.record.stream();
             let mut outcome = Outcome::Release;
+            // Whoever is told to stop while an event ends begins no other.
+            tokio::select! {
+                biased;
+                () = &mut stop, if !*stopped => *stopped = true,
+                () = ready(()) => {}
+            }
             if !*stopped && !self.failed.contains(stream) {
                 let mut handling = pin!(handle(delivery.clone()));
                 outcome = loop {
