@@ -169,7 +169,7 @@ async fn competing_consumers_do_everything_in_order_whatever_dies_and_park_what_
     let start = |name: usize, random: &mut StdRng| {
         let seed = rand::SeedableRng::seed_from_u64(random.random());
         // Each asks one of the two servers, and the other one while that is dead.
-        let urls = if name % 2 == 0 { [&here, &there] } else { [&there, &here] };
+        let urls = if name.is_multiple_of(2) { [&here, &there] } else { [&there, &here] };
         let settings = Settings::new(urls[0], &token).or_region(urls[1], &token).give_up_after(GIVE_UP);
         let group = Client::new(settings).expect("a client").group(&group_name("workers"));
         tokio::spawn(work(group, format!("worker {name}"), seed, done.clone()))

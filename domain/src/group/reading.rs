@@ -9,6 +9,10 @@ use crate::record::Record;
 use crate::tiered::{ANSWER_BYTES, bytes_of};
 use crate::{Head, Position, StreamName};
 
+/// Events that stand so near each other are searched for together: to look at so many positions costs about what one more
+/// question does.
+const NEAR_POSITIONS: u64 = 128;
+
 /// What a search after a group's `listed_to` has found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listing {
@@ -42,8 +46,8 @@ pub async fn look_on(
     Err(ReadError::Corrupt { reason: format!("a search after {listed_to} says that it looked up to {to}") })
 }
 
-/// The records of `events` of `group`, in their order, until they have many bytes: the first at least. It never reads one
-/// by one what lies near each other, and jumps over what lies between.
+/// The records of `events` of `group`, in their order, until they have many bytes: the first at least. Those that stand near
+/// each other are read together; it jumps over what lies between the others.
 ///
 /// # Errors
 /// As [`LogReader::search_log`]; `Corrupt` where a record is not where it was listed.
@@ -51,7 +55,7 @@ pub async fn records_at(reader: &dyn LogReader, group: &Group, events: &[Deliver
     let mut wanted: VecDeque<Position> = events.iter().map(|event| event.position).collect();
     let (mut records, mut bytes) = (Vec::with_capacity(wanted.len()), 0);
     while let Some(next) = wanted.front().copied().filter(|_| bytes < ANSWER_BYTES) {
-        let found = reader.search_log(next, Direction::Forward, group.filter(), wanted.len()).await?;
+        let found = reader.search_log(next, Direction::Forward, group.filter(), near(&wanted)).await?;
         let mut found = found.records;
         if found.first().is_none_or(|first| first.position() != next) {
             // What was removed since it was listed has no type any more, and still has its place.
@@ -70,4 +74,10 @@ pub async fn records_at(reader: &dyn LogReader, group: &Group, events: &[Deliver
         }
     }
     Ok(records)
+}
+
+/// How many positions stand together at the front. A search for so many ends with the last of them at the latest.
+fn near(wanted: &VecDeque<Position>) -> usize {
+    let pairs = wanted.iter().zip(wanted.iter().skip(1));
+    1 + pairs.take_while(|(one, next)| next.get() - one.get() <= NEAR_POSITIONS).count()
 }

@@ -267,7 +267,7 @@ async fn status(
     let head = state.reader.log_head().await?.head;
     let statuses = state.groups.kept.statuses().await?;
     let found = statuses.iter().find(|status| status.group.id == group.id);
-    let found = found.ok_or_else(|| GroupError::NotFound { name: asked.group })?;
+    let found = found.ok_or(GroupError::NotFound { name: asked.group })?;
     Ok(Json(GroupStatusAnswer::of(found, head)))
 }
 

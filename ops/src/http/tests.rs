@@ -12,14 +12,13 @@ mod trace;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use axum::http::StatusCode;
-use domain::append::{AppendError, AppendRequest, Appended, Role};
-use domain::log::{Direction, EventLog, FollowerLog, LogReader, ReadError};
-use domain::twin::{Between, Interposed, MemoryGroups, MemoryLog};
-use domain::{Epoch, FixedClock, Head, Position, Timestamp};
+use domain::append::Role;
+use domain::log::{Direction, FollowerLog, LogReader};
+use domain::twin::{Interposed, MemoryGroups, MemoryLog};
+use domain::{Epoch, FixedClock, Position, Timestamp};
 use futures::StreamExt;
 use projections::content::ContentNow;
 use reqwest::{Client, RequestBuilder, Response};
