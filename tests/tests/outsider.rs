@@ -159,7 +159,7 @@ fn history() -> (Vec<Value>, Value) {
         let text = String::from_utf8(zstd::decode_all(&packed[..]).expect("zstd")).expect("UTF-8");
         for line in text.lines() {
             let record: Value = serde_json::from_str(line).expect("a record");
-            if record["position"] == REMOVED.to_string() {
+            if record["position"].as_str().and_then(|text| text.parse().ok()) == Some(REMOVED) {
                 continue;
             }
             let path =
