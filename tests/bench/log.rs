@@ -12,6 +12,8 @@ use event_log::PgLog;
 use futures::StreamExt;
 use log_common::{Rig, event, is_sound, new_log, request};
 use ops::clock::Stopwatch;
+use sqlx::{Executor, Row};
+use uuid::Uuid;
 
 /// Appends `requests`, `in_flight` at once, and prints events per second.
 async fn measure(what: &str, log: &PgLog, requests: Vec<AppendRequest>, in_flight: usize) {
@@ -72,11 +74,56 @@ async fn an_import_of_twelve_years() {
     log.shut_down().await;
 }
 
+/// What it costs that each id is stored once (LOG-4): the rows of ids by themselves against the appends that they belong to.
+async fn what_ids_cost() {
+    const GROUPS: usize = 300;
+    const EVENTS: usize = 1000;
+    let rig = Rig::start().await;
+    let database = rig.database(new_log()).await;
+    let log = database.open().await;
+    let requests = (0..GROUPS).map(|group| AppendRequest {
+        events: (0..EVENTS).map(|i| event(&format!("thing-{}", i % 500), &format!("{group}/{i}"))).collect(),
+        ..AppendRequest::default()
+    });
+    let watch = Stopwatch::start();
+    let mut answers = futures::stream::iter(requests).map(|request| log.append(request)).buffered(8);
+    while let Some(answer) = answers.next().await {
+        answer.expect("acknowledged");
+    }
+    let all = watch.elapsed().as_secs_f64();
+    let mut admin = database.superuser().await;
+    admin.execute("CREATE TABLE ids (LIKE coldstream.event_ids INCLUDING ALL)").await.expect("a table");
+    let insert =
+        "INSERT INTO ids (id_hash, position) SELECT id, $2 + n FROM unnest($1::uuid[]) WITH ORDINALITY AS u (id, n)";
+    let watch = Stopwatch::start();
+    for group in 0..GROUPS {
+        // Sorted, as the appender writes them.
+        let mut ids: Vec<Uuid> = (0..EVENTS).map(|_| Uuid::from_u128(rand::random())).collect();
+        ids.sort_unstable();
+        let first = i64::try_from(group * EVENTS).expect("few");
+        sqlx::query(insert).bind(ids).bind(first).execute(&mut admin).await.expect("stored");
+    }
+    let ids = watch.elapsed().as_secs_f64();
+    let sizes = "SELECT pg_total_relation_size('coldstream.event_ids') AS ids, sum(pg_total_relation_size(c.oid))::bigint AS rows
+        FROM pg_class c WHERE c.relname LIKE 'events_2%' AND c.relkind = 'r'";
+    let sizes = admin.fetch_one(sizes).await.expect("sizes");
+    let (of_ids, of_rows): (i64, i64) = (sizes.get("ids"), sizes.get("rows"));
+    let events = GROUPS * EVENTS;
+    println!(
+        "ids: {ids:.2} s by themselves, of {all:.2} s for {events} appended events ({:.0} %); {} bytes an event beside {} of its row",
+        100.0 * ids / all,
+        of_ids / i64::try_from(events).expect("few"),
+        of_rows / i64::try_from(events).expect("few"),
+    );
+    log.shut_down().await;
+}
+
 fn main() {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
     runtime.block_on(async {
         single_appends_by_many_writers().await;
         an_import_of_twelve_years().await;
+        what_ids_cost().await;
     });
 }
