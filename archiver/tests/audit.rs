@@ -161,13 +161,17 @@ async fn signed(halves: [&[Record]; 2]) -> MemoryStore {
     store
 }
 
-/// The records with the newest one of a stream that has an event in the first 300 changed by `change`.
-async fn with_a_wrong_record(change: impl Fn(&mut RecordedEvent)) -> (MemoryStore, Position) {
+/// A bucket in whose second segment one stream's events are changed by `change`, and the position of the first of them.
+/// Within a segment versions are dense all the same: it could not be sealed otherwise.
+async fn with_a_wrong_stream(change: impl Fn(&mut RecordedEvent)) -> (MemoryStore, Position) {
     let records = Region::with_events(600).await.all_records().await;
     let mut second = records[300..].to_vec();
-    let Record::Event(event) = &mut second[250] else { panic!("nothing was removed") };
-    change(event);
-    let position = event.position;
+    let (stream, position) = (second[0].stream().clone(), second[0].position());
+    assert!(records[..300].iter().any(|record| *record.stream() == stream));
+    for record in second.iter_mut().filter(|record| *record.stream() == stream) {
+        let Record::Event(event) = record else { panic!("nothing was removed") };
+        change(event);
+    }
     (signed([&records[..300], &second]).await, position)
 }
 
@@ -182,9 +186,9 @@ async fn a_signed_archive_in_which_a_stream_has_a_gap_is_not_proven() {
     let previous = |event: &mut RecordedEvent| event.previous = event.previous.and_then(|p| Position::new(p.get() - 1));
     let none = |event: &mut RecordedEvent| event.previous = None;
     let wrong = [
-        (with_a_wrong_record(version).await, "version"),
-        (with_a_wrong_record(previous).await, "before it"),
-        (with_a_wrong_record(none).await, "at 0"),
+        (with_a_wrong_stream(version).await, "version"),
+        (with_a_wrong_stream(previous).await, "before it"),
+        (with_a_wrong_stream(none).await, "first event"),
     ];
     for ((store, position), word) in wrong {
         let report = audit(&store, &keys()).await;

@@ -1,2 +1,7 @@
--- They follow each other, so the ends of the range bound both columns, and either index gives the rest.
-SELECT * FROM coldstream.segments WHERE last_position >= $1 AND first_position <= $2 ORDER BY first_position
+-- The segments follow each other, so the one that holds $1 is the last that begins there or before: from it on, one range
+-- of the primary key, however long the catalog is.
+SELECT * FROM coldstream.segments
+WHERE first_position BETWEEN
+        (SELECT coalesce(max(first_position), 0) FROM coldstream.segments WHERE first_position <= $1) AND $2
+    AND last_position >= $1
+ORDER BY first_position
