@@ -205,8 +205,9 @@ async fn the_coming_month_has_its_partition_before_it_comes() {
     let rig = Rig::start().await;
     let database = rig.database(new_log()).await;
     let log = database.open().await;
-    let done = log.maintain().await.expect("maintained");
-    assert!(done.coming_partition);
+    assert!(!log.figures().await.expect("readable").coming_partition, "nobody has made it");
+    log.maintain().await.expect("maintained");
+    assert!(log.figures().await.expect("readable").coming_partition);
     let mut admin = database.superuser().await;
     let months: i64 =
         sqlx::query_scalar("SELECT count(*) FROM coldstream.partitions").fetch_one(&mut admin).await.expect("a count");
@@ -218,3 +219,29 @@ async fn the_coming_month_has_its_partition_before_it_comes() {
     assert_eq!(log.append(empty).await.expect_err("empty").kind(), ErrorKind::Invalid);
     assert_eq!(log.read_log(Position::FIRST, Direction::Forward, 0).await.expect("nothing asked"), []);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_partition_that_cannot_be_made_is_told_and_keeps_nothing_else_from_being_done() {
+    let rig = Rig::start().await;
+    let database = rig.database(new_log()).await;
+    let log = database.open().await;
+    log.append(request(&[("a-1", "1")], &[])).await.expect("acknowledged");
+    database.run("SELECT coldstream.make_partitions(ARRAY['2020-01-01T00:00:00Z'::timestamptz])").await;
+    database.run(NO_TABLES).await;
+    let error = log.maintain().await.expect_err("no table can be made");
+    assert!(format!("{error:?}").contains("no room for tables"), "{error:?}");
+    assert!(!log.figures().await.expect("readable").coming_partition);
+    let mut admin = database.superuser().await;
+    let count = "SELECT count(*) FROM coldstream.partitions";
+    let months: i64 = sqlx::query_scalar(count).fetch_one(&mut admin).await.expect("a count");
+    assert_eq!(months, 1, "the unused one of 2020 was dropped all the same");
+    database.run("DROP EVENT TRIGGER no_tables").await;
+    log.maintain().await.expect("maintained");
+    assert!(log.figures().await.expect("readable").coming_partition);
+}
+
+const NO_TABLES: &str = "CREATE FUNCTION public.no_tables() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN
+        RAISE EXCEPTION 'no room for tables';
+    END $$;
+    CREATE EVENT TRIGGER no_tables ON ddl_command_start WHEN TAG IN ('CREATE TABLE')
+        EXECUTE FUNCTION public.no_tables()";

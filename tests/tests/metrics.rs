@@ -6,6 +6,7 @@ use ops::dev::Region;
 use ops::http::metrics::families::ALL;
 use ops::http::metrics::{Family, Kind};
 use sqlx::{Connection, Executor, PgConnection};
+use system_tests::torture::plan;
 use system_tests::two_regions::{TwoRegions, append_run, head_beyond, seal_all, until};
 
 /// The samples of one scrape, by name and labels as they are written.
@@ -141,4 +142,26 @@ async fn figures_move_with_what_happens_to_two_regions() {
     Scrape::says(&regions.home, &level).await;
     Scrape::says(&regions.dr, &level).await;
     regions.end().await;
+}
+
+const NO_TABLES: &str = "CREATE FUNCTION public.no_tables() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN
+        RAISE EXCEPTION 'no room for tables';
+    END $$;
+    CREATE EVENT TRIGGER no_tables ON ddl_command_start WHEN TAG IN ('CREATE TABLE')
+        EXECUTE FUNCTION public.no_tables()";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_coming_month_without_its_partition_is_an_alarm_from_the_first_scrape_on() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut region = Region::single(&plan(folder.path(), None)).await.expect("a region");
+    let mut admin = PgConnection::connect(&region.superuser_url()).await.expect("connected");
+    admin.execute(NO_TABLES).await.expect("made");
+    region.serve().await.expect("it serves");
+    let alarm = [("coldstream_log_coming_partition", 0.0), (r#"coldstream_worker_up{worker="maintenance"}"#, 0.0)];
+    Scrape::says(&region, &alarm).await;
+    admin.execute("DROP EVENT TRIGGER no_tables").await.expect("dropped");
+    region.stop_server().await.expect("it ends");
+    region.serve().await.expect("it serves again");
+    Scrape::says(&region, &alarm.map(|(sample, _)| (sample, 1.0))).await;
+    region.end().await.expect("it ends");
 }

@@ -150,6 +150,8 @@ impl Counters {
 pub struct Figures {
     /// The database's clock.
     pub database_now: Timestamp,
+    /// Whether the coming month has its partition. `false` is an alarm: the next month's first append waits for it.
+    pub coming_partition: bool,
     /// Segments in force.
     pub segments: u64,
     /// Bytes of their objects, indexes included.
@@ -214,6 +216,7 @@ fn figures(row: &PgRow) -> Result<Figures, sqlx::Error> {
     let instant = |column: &str| Ok::<_, sqlx::Error>(row.try_get::<Option<Instant>, _>(column)?.map(|at| at.0));
     Ok(Figures {
         database_now: row.try_get::<Instant, _>("database_now")?.0,
+        coming_partition: row.try_get("coming_partition")?,
         segments: count("segments")?,
         stored_bytes: count("stored_bytes")?,
         record_bytes: count("record_bytes")?,

@@ -30,7 +30,6 @@ pub(super) struct Heard(Mutex<HeardNow>);
 
 #[derive(Debug, Clone, Default)]
 struct HeardNow {
-    coming_partition: Option<bool>,
     /// How many did not answer the watch.
     silent: Option<usize>,
     peer_answers: bool,
@@ -49,11 +48,6 @@ struct PeerNow {
 }
 
 impl Heard {
-    /// Maintenance has looked for the coming month's partition.
-    pub(super) fn coming_partition(&self, there: bool) {
-        self.lock().coming_partition = Some(there);
-    }
-
     /// The watch has asked everybody.
     pub(super) fn watched(&self, peer: Option<&Standing>, silent: usize) {
         let mut heard = self.lock();
@@ -110,6 +104,7 @@ impl Numbers for RegionNumbers {
         };
         match tokio::time::timeout(DATABASE_LIMIT, asked).await {
             Ok(Ok((figures, unfollowed_since))) => {
+                text.value(&LOG_COMING_PARTITION, &[], u8::from(figures.coming_partition));
                 if self.node.archive.is_some() {
                     write_archive(text, &figures, &heard);
                 }
@@ -255,9 +250,6 @@ fn write_log(text: &mut MetricsText, log: &LogMetrics, config: &LogConfig) {
 }
 
 fn write_heard(text: &mut MetricsText, heard: &HeardNow, has_peer: bool) {
-    if let Some(there) = heard.coming_partition {
-        text.value(&LOG_COMING_PARTITION, &[], u8::from(there));
-    }
     let Some(silent) = heard.silent else { return };
     text.value(&FENCE_SILENT, &[], silent);
     if has_peer {

@@ -48,7 +48,7 @@ pub(super) fn of(config: &Config, node: &Arc<Node>, watch: Option<EpochWatch>, h
             VIEW_EVERY,
             Box::new(ViewWorker { runner: node.content_runner.clone(), reader: node.reader.clone() }),
         ),
-        ("maintenance", MAINTENANCE_EVERY, Box::new(MaintenanceWorker(node.log.clone(), heard.clone()))),
+        ("maintenance", MAINTENANCE_EVERY, Box::new(MaintenanceWorker(node.log.clone()))),
     ];
     if let Some(archive) = &node.archive {
         let scrub_every = Duration::from_secs(config.archive.scrub_interval_seconds);
@@ -131,16 +131,12 @@ impl Worker for ViewWorker {
     }
 }
 
-struct MaintenanceWorker(Arc<PgLog>, Arc<Heard>);
+struct MaintenanceWorker(Arc<PgLog>);
 
 #[async_trait]
 impl Worker for MaintenanceWorker {
     async fn round(&mut self) -> Result<Done, RoundError> {
         let done = self.0.maintain().await?;
-        self.1.coming_partition(done.coming_partition);
-        if !done.coming_partition {
-            tracing::warn!("the coming month has no partition yet: its first append will wait for it");
-        }
         Ok(Done::for_now(format!("{} dropped, {} rebuilt", done.dropped, done.rebuilt.len())))
     }
 }

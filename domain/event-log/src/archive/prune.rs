@@ -27,8 +27,6 @@ const REBUILT: [&str; 2] = ["event_ids", "streams"];
 /// What a run of maintenance found and did.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Maintenance {
-    /// Whether the coming month has its partition. `false` is an alarm: the next month's first append waits for it.
-    pub coming_partition: bool,
     /// Pruned partitions whose table was dropped only now.
     pub dropped: u32,
     /// Tables that were written anew.
@@ -113,10 +111,17 @@ impl PgLog {
     /// freed. Meant to be run every few minutes, and after pruning.
     ///
     /// # Errors
-    /// `Database`; what was done stays done.
+    /// `Database`; what was done stays done, and nothing is left undone because the partition could not be made.
     pub async fn maintain(&self) -> Result<Maintenance, EventLogError> {
+        let made = self.make_coming().await;
+        let done = self.tidy().await;
+        made.and(done)
+    }
+
+    /// Drops what earlier runs have left, and gives back space.
+    async fn tidy(&self) -> Result<Maintenance, EventLogError> {
         let (mut session, _) = session::open(&self.shared().config, Purpose::Maintain).await?;
-        let mut done = Maintenance { coming_partition: self.make_coming().await?, ..Maintenance::default() };
+        let mut done = Maintenance::default();
         let failed = EventLogError::database("removing what pruning has left");
         let dropped: i32 = sqlx::query_scalar("SELECT coldstream.drop_detached() + coldstream.drop_unused()")
             .fetch_one(&mut session)
@@ -152,15 +157,15 @@ impl PgLog {
 
     /// Makes the partitions of this month and the next, in real time. Simulated time jumps over months that then
     /// never have an event; there they are made when they are needed.
-    async fn make_coming(&self) -> Result<bool, EventLogError> {
+    async fn make_coming(&self) -> Result<(), EventLogError> {
         if self.shared().simulated {
-            return Ok(true);
+            return Ok(());
         }
-        let Ok(now) = self.shared().clock.now().await else { return Ok(false) };
-        let Ok(next) = now.month_start().months_after(1) else { return Ok(false) };
+        // Whoever watches asks the database whether it is there (`figures`).
+        let Ok(now) = self.shared().clock.now().await else { return Ok(()) };
+        let Ok(next) = now.month_start().months_after(1) else { return Ok(()) };
         let made = self.shared().partitions.make(&[now.month_start(), next]).await;
-        made.map_err(EventLogError::database("making the coming partition"))?;
-        Ok(true)
+        made.map_err(EventLogError::database("making the coming partition"))
     }
 
     /// Pruning goes by the database's clock; if that or ours is wrong, nothing is pruned.

@@ -1,6 +1,13 @@
 -- Everything that a scrape asks the database for, in one round trip. The segments are some thousands at most: one pass.
 SELECT
     clock_timestamp() AS database_now,
+    -- Simulated time jumps over months: there each partition is made when it is needed.
+    (SELECT simulated_now IS NOT NULL FROM coldstream.log_head) OR EXISTS (
+        SELECT FROM coldstream.partitions p
+        JOIN pg_catalog.pg_inherits i ON i.inhrelid = to_regclass(format('coldstream.%I', p.name))
+        WHERE p.month AT TIME ZONE 'UTC'
+            = date_trunc('month', clock_timestamp() AT TIME ZONE 'UTC') + interval '1 month'
+    ) AS coming_partition,
     s.*,
     coalesce((SELECT number FROM coldstream.last_manifest), 0) AS manifest,
     coalesce((SELECT max(size) FROM coldstream.signed_checkpoints), 0) AS signed,
