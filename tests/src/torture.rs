@@ -91,12 +91,20 @@ impl Second {
         }
     }
 
-    /// SIGTERM; gives its exit code.
+    /// SIGTERM; gives its exit code. It may be started again.
+    ///
+    /// # Panics
+    /// If it does not end.
+    pub async fn end(&mut self) -> Option<i32> {
+        let server = self.server.take().expect("it was started");
+        server.stop().await.expect("it ends")
+    }
+
+    /// The same, for good.
     ///
     /// # Panics
     /// If it does not end.
     pub async fn stop(mut self) -> Option<i32> {
-        let server = self.server.take().expect("it was started");
-        server.stop().await.expect("it ends")
+        self.end().await
     }
 }

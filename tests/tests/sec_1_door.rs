@@ -10,8 +10,8 @@ use std::process::Stdio;
 use coldstream_client::{Client, Settings};
 use domain::append::AppendRequest;
 use domain::event::NewEvent;
+use door_common::certificates::Authority;
 use door_common::{Rig, text};
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use reqwest::{Certificate, Identity, StatusCode};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -72,30 +72,6 @@ async fn a_token_opens_its_categories_until_its_end_at_its_rate_and_every_refusa
     assert!(["shop", "late", "bulk"].into_iter().all(refused), "{log}");
     assert!(![shop, late, bulk].iter().any(|token| log.contains(token)), "no token is logged");
     rig.end().await;
-}
-
-/// Who signs certificates, and the files in which they lie.
-struct Authority {
-    issuer: Issuer<'static, KeyPair>,
-    pem: String,
-}
-
-impl Authority {
-    fn new(name: &str) -> Self {
-        let key = KeyPair::generate().expect("a key");
-        let mut params = CertificateParams::new(Vec::new()).expect("no names");
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(DnType::CommonName, name);
-        let pem = params.self_signed(&key).expect("signed").pem();
-        Self { issuer: Issuer::new(params, key), pem }
-    }
-
-    /// A certificate for this machine, and its key.
-    fn signs(&self) -> (String, String) {
-        let key = KeyPair::generate().expect("a key");
-        let params = CertificateParams::new(["127.0.0.1".to_owned()]).expect("a name");
-        (params.signed_by(&key, &self.issuer).expect("signed").pem(), key.serialize_pem())
-    }
 }
 
 /// A region whose server speaks TLS and asks clients for certificates.

@@ -31,10 +31,10 @@ use clap::{Parser, Subcommand};
 use event_log::{PgConfig, PgLog};
 
 use crate::clock::SystemClock;
-use crate::config::{Config, Overrides, TelemetryConfig};
+use crate::config::{Config, ConfigError, Overrides, TelemetryConfig};
 use crate::http::metrics::families;
 use crate::http::openapi;
-use crate::telemetry;
+use crate::telemetry::{self, Telemetry};
 use client::{Client, ServerArgs};
 use output::{CliError, Output, say};
 
@@ -116,8 +116,22 @@ enum Command {
 /// What all commands share.
 struct Context {
     config: Config,
+    source: Source,
+    telemetry: Telemetry,
     output: Output,
     server: ServerArgs,
+}
+
+/// Where the configuration comes from, to read it again.
+struct Source {
+    file: Option<PathBuf>,
+    overrides: Overrides,
+}
+
+impl Source {
+    fn load(&self) -> Result<Config, ConfigError> {
+        Config::load(self.file.as_deref(), &self.overrides)
+    }
 }
 
 impl Context {
@@ -147,9 +161,10 @@ impl Cli {
 
     async fn try_run(self) -> Result<(), CliError> {
         let overrides = Overrides { environment: environment(), flags: self.settings };
-        let config = Config::load(config_file(self.config).as_deref(), &overrides)?;
-        let context = Context { config, output: Output { json: self.json }, server: self.server };
-        start_telemetry(&context.config.telemetry, &self.command)?;
+        let source = Source { file: config_file(self.config), overrides };
+        let config = source.load()?;
+        let telemetry = start_telemetry(&config.telemetry, &self.command)?;
+        let context = Context { config, source, telemetry, output: Output { json: self.json }, server: self.server };
         match self.command {
             Command::Serve => serve::serve(&context).await,
             Command::Dev(args) => dev::dev(&context, args).await,
@@ -186,7 +201,7 @@ fn config_file(given: Option<PathBuf>) -> Option<PathBuf> {
     given.or_else(|| usual.exists().then_some(usual))
 }
 
-fn start_telemetry(config: &TelemetryConfig, command: &Command) -> Result<(), CliError> {
+fn start_telemetry(config: &TelemetryConfig, command: &Command) -> Result<Telemetry, CliError> {
     let filter = if matches!(command, Command::Serve | Command::Dev(_)) {
         config.filter.clone()
     } else {

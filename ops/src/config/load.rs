@@ -224,6 +224,26 @@ mod tests {
         assert_eq!(warnings(&near), [""; 0]);
         let far = ["replication.token_file=t", "replication.peer_url=http://dr.example:7400"];
         assert!(warnings(&far)[0].starts_with("replication.peer_url"));
+        let database = |rest: &str| warnings(&[&format!("log.url=postgres://app@{rest}")]);
+        for quiet in [
+            "/log",
+            "localhost/log",
+            "127.0.0.1/log",
+            "[::1]/log",
+            "%2Frun%2Fpostgresql/log",
+            "db/log?sslmode=verify-full",
+        ] {
+            assert_eq!(database(quiet), [""; 0], "{quiet}");
+        }
+        for loud in ["db/log", "db/log?sslmode=disable", "db/log?sslmode=prefer", "10.0.0.1/log?sslmode=require"] {
+            assert!(database(loud)[0].starts_with("log.url"), "{loud}");
+        }
+        let store = |endpoint: &str| {
+            warnings(&["archive.peer_store.bucket=b", &format!("archive.peer_store.endpoint={endpoint}")])
+        };
+        assert_eq!(store("https://s3.example"), [""; 0]);
+        assert_eq!(store("http://127.0.0.1:9000"), [""; 0]);
+        assert!(store("http://s3.example:9000")[0].starts_with("archive.peer_store.endpoint"));
         assert!(warnings(&["archive.copies=one-accepted-by-operator"])[0].starts_with("archive.copies"));
         assert!(warnings(&["log.allow_superuser=true"])[0].starts_with("log.allow_superuser"));
     }

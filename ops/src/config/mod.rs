@@ -2,12 +2,14 @@
 //!
 //! Defaults < file < environment < flag. This module only describes and checks; it opens nothing.
 
+mod changed;
 mod door;
 mod load;
 mod secret;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use archiver::ArchiverConfig;
 use domain::ErrorKind;
@@ -18,8 +20,10 @@ use event_log::PgConfig;
 use reqwest::Url;
 use segment_store::StoreConfig;
 use serde::{Deserialize, Serialize};
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use thiserror::Error;
 
+pub use changed::changed;
 pub use door::{ClientCertificates, OidcAlgorithm, OidcConfig, PeerConfig, RateConfig, RatesConfig, TlsConfig};
 pub use load::{ENVIRONMENT_PREFIX, Overrides};
 pub use secret::SecretUrl;
@@ -265,6 +269,9 @@ pub struct HttpConfig {
     pub send_seconds: u64,
     /// A request that is not a tail is answered within this time.
     pub answer_seconds: u64,
+    /// Told to end, the process serves on for this long while `/health/ready` refuses: as long as a load balancer takes to
+    /// notice. More makes a rolling restart slower; 0: there is none, and clients know another server by themselves.
+    pub drain_seconds: u64,
     /// At a shutdown, requests under way have this long.
     pub shutdown_seconds: u64,
 }
@@ -282,6 +289,7 @@ impl Default for HttpConfig {
             receive_seconds: 30,
             send_seconds: 60,
             answer_seconds: 60,
+            drain_seconds: 0,
             shutdown_seconds: 30,
         }
     }
@@ -407,6 +415,28 @@ impl Config {
         if self.replication.peer_url.as_deref().is_some_and(is_clear_text_abroad) {
             warnings.push("replication.peer_url: without https the token crosses the network in clear text");
         }
+        if is_clear_text_database(self.log.url.reveal()) {
+            warnings.push(
+                "log.url: password and events may cross the network in clear text, and any server is believed: \
+                 write sslmode=verify-full&sslrootcert=FILE",
+            );
+        }
+        let stores = [
+            (
+                &self.archive.store,
+                "archive.store.endpoint: without https the archive crosses the network in clear text",
+            ),
+            (
+                &self.archive.peer_store,
+                "archive.peer_store.endpoint: without https the archive crosses the network in clear text",
+            ),
+        ];
+        for (store, warning) in stores {
+            let endpoint = store.as_ref().and_then(|store| store.endpoint.as_deref());
+            if endpoint.is_some_and(is_clear_text_abroad) {
+                warnings.push(warning);
+            }
+        }
         warnings.into_iter().map(str::to_owned).collect()
     }
 
@@ -455,6 +485,19 @@ pub fn is_http_url(text: &str) -> bool {
 fn is_clear_text_abroad(url: &str) -> bool {
     let Ok(url) = Url::parse(url) else { return false };
     let host = url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
-    let near = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
-    url.scheme() == "http" && !near
+    url.scheme() == "http" && !is_near(host)
+}
+
+/// Whether what is sent to this database can be read on its way, or goes to whoever answers. A URL that is none is refused
+/// by who opens it.
+fn is_clear_text_database(url: &str) -> bool {
+    let Ok(options) = PgConnectOptions::from_str(url) else { return false };
+    let host = options.get_host().trim_start_matches('[').trim_end_matches(']');
+    let verified = matches!(options.get_ssl_mode(), PgSslMode::VerifyCa | PgSslMode::VerifyFull);
+    // A host that is a path is a socket's folder.
+    !(verified || options.get_socket().is_some() || host.starts_with('/') || is_near(host))
+}
+
+fn is_near(host: &str) -> bool {
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }

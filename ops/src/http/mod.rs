@@ -64,7 +64,7 @@ use uuid::Uuid;
 
 use crate::chance;
 use crate::clock::{SimulatedClock, Stopwatch};
-use crate::config::HttpConfig;
+use crate::config::{HttpConfig, RatesConfig};
 use crate::groups::Groups;
 use crate::spans::Spans;
 use crate::tls::ServerTls;
@@ -107,6 +107,8 @@ pub struct Parts {
     pub tokens: Arc<dyn Tokens>,
     /// TLS of the door, for its numbers.
     pub tls: Option<Arc<ServerTls>>,
+    /// Cancelled a while before the shutdown: load balancers are told to go elsewhere, and what comes is served.
+    pub leaving: CancellationToken,
     /// What the background workers last did.
     pub workers: Workers,
     /// What an operator has accepted and should not forget.
@@ -148,6 +150,11 @@ impl ApiState {
         let bodies = Bodies::new(limits.body_bytes_in_flight_max);
         let rates = Rates::new(limits.rates, !limits.behind_tls_proxy);
         Self { parts, metrics: ApiMetrics::default(), rates, limits, shutdown, bodies }
+    }
+
+    /// From now on these rates hold.
+    pub fn change_rates(&self, rates: RatesConfig) {
+        self.rates.change(rates);
     }
 
     /// The API's own metrics.
@@ -247,12 +254,14 @@ async fn observe(State(state): State<Arc<ApiState>>, mut request: Request, next:
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();
     let mut response = if state.shutdown.is_cancelled() && route != "/health/live" {
-        let mut refused = Problem::new(ErrorKind::Unavailable, "the server is shutting down").into_response();
-        refused.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-        refused
+        Problem::new(ErrorKind::Unavailable, "the server is shutting down").into_response()
     } else {
         next.run(request).await
     };
+    if state.leaving.is_cancelled() || state.shutdown.is_cancelled() {
+        // The next request comes over a new connection, and so to whom the balancer chooses now.
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     response.headers_mut().insert(REQUEST_ID, id.clone());
     let id = id.to_str().unwrap_or_default();
     problem::identify(&mut response, id);

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use axum::http::StatusCode;
@@ -49,7 +49,7 @@ impl Limit {
 
 /// What callers have left of their rates.
 pub(super) struct Rates {
-    config: RatesConfig,
+    config: RwLock<RatesConfig>,
     /// Whether the address of a connection is its client's.
     by_address: bool,
     running: Stopwatch,
@@ -62,7 +62,17 @@ pub(super) struct Rates {
 impl Rates {
     pub(super) fn new(config: RatesConfig, by_address: bool) -> Self {
         let (requests, bytes, failures) = Default::default();
+        let config = RwLock::new(config);
         Self { config, by_address, running: Stopwatch::start(), requests, bytes, failures, refused: Default::default() }
+    }
+
+    /// From now on these rates hold. What a caller has left stays as it is: it is counted in time.
+    pub(super) fn change(&self, config: RatesConfig) {
+        *self.config.write().unwrap_or_else(PoisonError::into_inner) = config;
+    }
+
+    fn config(&self) -> RatesConfig {
+        *self.config.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes a request from a caller's rate.
@@ -133,7 +143,7 @@ impl Rates {
     }
 
     fn of(&self, role: TokenRole) -> RateConfig {
-        let RatesConfig { appender, reader, operator, auditor, replicator, .. } = self.config;
+        let RatesConfig { appender, reader, operator, auditor, replicator, .. } = self.config();
         match role {
             TokenRole::Appender => appender,
             TokenRole::Reader => reader,
@@ -150,7 +160,7 @@ impl Rates {
     /// Whose bucket a failure is taken from, and what it costs.
     fn failing(&self, peer: Option<PeerAddress>) -> Option<(IpAddr, Duration)> {
         let peer = peer.filter(|_| self.by_address)?;
-        Some((network(peer.0), cost(1, self.config.failures_per_second)?))
+        Some((network(peer.0), cost(1, self.config().failures_per_second)?))
     }
 
     fn refuse(&self, limit: Limit, refusal: Refusal, detail: String) -> Problem {

@@ -45,7 +45,7 @@ pub(super) static ROUTES: &[Route] = &[
         ..Route::get("/health/live", &[], || get(async || "live\n"), &[Answer::json("It does", &[(TEXT, text)])])
     },
     Route {
-        summary: "Whether the log answers; the body says the role",
+        summary: "Whether the log answers, and the process is not about to end; the body says the role",
         kinds: &[ErrorKind::Unavailable],
         ..Route::get("/health/ready", &[], || get(ready), &[Answer::json("It does", &[(TEXT, text)])])
     },
@@ -139,9 +139,12 @@ pub(super) async fn status(State(state): State<Arc<ApiState>>) -> Result<Json<St
     Ok(Json(Status::of(&state, head)))
 }
 
-/// 200 while the log answers. The body says the role, so that a load balancer may send appends to the active
+/// 200 while the log answers and this process is not about to end. The body says the role, so that a load balancer may send appends to the active
 /// region alone. No token is asked for, so nothing else is said.
 pub(super) async fn ready(State(state): State<Arc<ApiState>>) -> Result<String, Problem> {
+    if state.leaving.is_cancelled() {
+        return Err(Problem::new(ErrorKind::Unavailable, "the server is about to end: send requests to another one"));
+    }
     match tokio::time::timeout(READY_WITHIN, state.log.log_head()).await {
         Ok(Ok(head)) => Ok(format!("ready {}\n", head.role.as_str())),
         Ok(Err(error)) => {

@@ -4,8 +4,12 @@ mod coding;
 mod documented;
 mod events;
 mod filters;
+<<<<<<< HEAD
 mod gate;
 mod groups;
+=======
+mod leaving;
+>>>>>>> a369e06 (Serve on for a while when told to end; read the configuration again at SIGHUP)
 mod tls;
 mod tokens;
 mod trace;
@@ -51,6 +55,7 @@ struct Api {
     known: Arc<KnownTokens>,
     log: Arc<Interposed<MemoryLog, Gate>>,
     shutdown: CancellationToken,
+    leaving: CancellationToken,
     server: JoinHandle<Result<(), ServeError>>,
     _documented: Documented,
 }
@@ -74,7 +79,7 @@ impl Api {
         let between = Gate { permits: Semaphore::new(appends), arrived: Semaphore::new(0), news: Notify::new() };
         let log = Arc::new(Interposed { log: Arc::new(log), between });
         let (tokens, known) = KnownTokens::one_a_role();
-        let shutdown = CancellationToken::new();
+        let (shutdown, leaving) = (CancellationToken::new(), CancellationToken::new());
         // The view has no database here; what it answers is shown end to end.
         let nowhere = sqlx::PgPool::connect_lazy("postgres://127.0.0.1:1/none").expect("a URL");
         let parts = Parts {
@@ -85,6 +90,7 @@ impl Api {
             reader: log.clone(),
             tokens: known.clone(),
             tls: tls.clone(),
+            leaving: leaving.clone(),
             workers: Workers::default(),
             warnings: Vec::new(),
             archive: None,
@@ -99,7 +105,17 @@ impl Api {
         let url = format!("{scheme}://{}", listener.local_addr().expect("an address"));
         let (router, ending) = (router(state.clone()), shutdown.clone());
         let server = tokio::spawn(async move { serve(Door { listener, tls }, router, &limits, ending).await });
-        Self { url, client: Client::new(), tokens, known, log, shutdown, server, _documented: Documented(state) }
+        Self {
+            url,
+            client: Client::new(),
+            tokens,
+            known,
+            log,
+            shutdown,
+            leaving,
+            server,
+            _documented: Documented(state),
+        }
     }
 
     fn post(&self, content_type: &str, body: impl Into<reqwest::Body>) -> RequestBuilder {

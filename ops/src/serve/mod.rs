@@ -5,11 +5,13 @@
 //! the API answers what it accepted, the workers stop, and the log lets go last.
 
 mod numbers;
+mod reload;
 mod rounds;
 mod tasks;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use archiver::{Silent, StepObserver};
 use domain::log::{LogReader, ReadError};
@@ -26,16 +28,15 @@ use crate::clock::{PgSimulatedClock, SimulatedClock, Stopwatch, SystemClock};
 use crate::config::Config;
 use crate::groups::Groups;
 use crate::http::archive::ArchiveApi;
-use crate::http::auth::Tokens;
 use crate::http::regions::RegionApi;
 use crate::http::{self, ApiState, Door, Parts};
 use crate::node::{Node, NodeError, VIEW_CONNECTIONS};
-use crate::oidc::OidcTokens;
 use crate::spans::{self, Spans};
 use crate::tls::{ServerTls, TlsError};
 use crate::tokens::PgTokens;
 use crate::workers::{self, Workers};
 use numbers::{Heard, RegionNumbers};
+use reload::{Changing, ChangingTokens};
 use tasks::Tasks;
 
 /// Why a region's process did not start, or not end in good order.
@@ -88,8 +89,10 @@ pub struct Server {
     tls: bool,
     node: Arc<Node>,
     workers: Workers,
+    leaving: CancellationToken,
     shutdown: CancellationToken,
     tasks: Tasks,
+    changing: Changing,
 }
 
 impl Server {
@@ -125,9 +128,13 @@ impl Server {
         let heard = Arc::new(Heard::default());
         let mut tasks = Tasks::default();
         let spans = tell_spans(config, &node, &shutdown, &mut tasks)?;
-        let mut parts = parts(config, &node, (workers.clone(), heard.clone()), spans.clone()).await?;
+        let tokens = Arc::new(ChangingTokens::new(config, Arc::new(PgTokens::new(node.log.clone())))?);
+        let mut parts = parts(config, &node, tokens.clone(), (workers.clone(), heard.clone()), spans.clone()).await?;
         parts.tls = tls.clone();
-        let router = http::router(Arc::new(ApiState::new(parts, config.http.clone(), shutdown.clone())));
+        let leaving = parts.leaving.clone();
+        let state = Arc::new(ApiState::new(parts, config.http.clone(), shutdown.clone()));
+        let router = http::router(state.clone());
+        let changing = Changing { config: config.clone(), state, tokens };
         let (limits, ending) = (config.http.clone(), shutdown.clone());
         let door = Door { listener, tls: tls.clone() };
         tasks.start(async move { Ok(http::serve(door, router, &limits, ending).await?) });
@@ -144,7 +151,7 @@ impl Server {
             tracing::warn!(warning, "this configuration costs safety");
         }
         tracing::info!(%address, region = config.region.name, "serving");
-        Ok(Self { address, tls: tls.is_some(), node, workers, shutdown, tasks })
+        Ok(Self { address, tls: tls.is_some(), node, workers, leaving, shutdown, tasks, changing })
     }
 
     /// Where it listens.
@@ -183,6 +190,29 @@ impl Server {
         self.tasks.broke().await;
     }
 
+    /// Lets all of a new configuration hold that can change while a region serves, and gives the names of the settings
+    /// that cannot.
+    ///
+    /// # Errors
+    /// `Tls`; nothing has changed then.
+    pub fn reload(&mut self, new: Config) -> Result<Vec<String>, StartError> {
+        self.changing.reload(new)
+    }
+
+    /// Tells load balancers to go elsewhere and serves on, for `http.drain_seconds`, until `hurry` or until a part breaks.
+    pub async fn leave(&mut self, hurry: impl Future<Output = ()>) {
+        let limit = Duration::from_secs(self.changing.config.http.drain_seconds);
+        if limit.is_zero() {
+            return;
+        }
+        self.leaving.cancel();
+        tracing::info!(seconds = limit.as_secs(), "not ready any more, and serving on for a while");
+        tokio::select! {
+            _ = tokio::time::timeout(limit, hurry) => {}
+            () = self.broke() => {}
+        }
+    }
+
     /// Ends in good order: what was accepted is answered.
     ///
     /// # Errors
@@ -193,15 +223,6 @@ impl Server {
         // Last: an append under way was answered above.
         self.node.log.shut_down().await;
         ended
-    }
-}
-
-/// Who may come in: our own tokens, and those of the issuer that the configuration names.
-fn tokens(config: &Config, node: &Node) -> Result<Arc<dyn Tokens>, StartError> {
-    let own = Arc::new(PgTokens::new(node.log.clone()));
-    match &config.http.oidc {
-        None => Ok(own),
-        Some(oidc) => Ok(Arc::new(OidcTokens::new(oidc, own)?)),
     }
 }
 
@@ -240,6 +261,7 @@ fn tell_spans(
 async fn parts(
     config: &Config,
     node: &Arc<Node>,
+    tokens: Arc<ChangingTokens>,
     (workers, heard): (Workers, Arc<Heard>),
     spans: Spans,
 ) -> Result<Parts, StartError> {
@@ -259,8 +281,9 @@ async fn parts(
         reader: node.reader.clone(),
         groups: Groups::new(node.log.clone(), node.reader.clone()),
         content: node.content.clone(),
-        tokens: tokens(config, node)?,
+        tokens,
         tls: None,
+        leaving: CancellationToken::new(),
         workers,
         warnings: config.warnings(),
         archive,

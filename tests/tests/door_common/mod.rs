@@ -2,6 +2,8 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
+pub mod certificates;
+
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
