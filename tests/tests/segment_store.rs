@@ -1,10 +1,22 @@
 //! The object store's contract over real HTTP, against the embedded endpoint: the suite of the port with its
 //! sixteen racers, the probe, and what rot on the disk looks like from above (ARC-4 starts here).
 
-use std::path::Path;
+mod door_common;
 
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+use std::sync::Arc;
+
+use axum::body::{Body, to_bytes};
+use axum::extract::{Request, State};
+use axum::http::header;
+use axum::response::Response;
 use domain::store::{ObjectStore, StoreError};
+use door_common::certificates::Authority;
+use ops::config::{ClientCertificates, HttpConfig, TlsConfig};
 use ops::dev::{Credentials, ObjectServer};
+use ops::http::{Door, serve as serve_http};
+use ops::tls::ServerTls;
 use segment_store::{S3Store, StoreConfig, conformance, probe};
 
 const BUCKET: &str = "archive";
@@ -95,4 +107,75 @@ async fn what_the_endpoint_refuses_is_told_apart_from_what_is_not_there() {
     server.stop().await;
     let gone = S3Store::connect(&endpoint).expect("a valid configuration");
     assert!(matches!(gone.get("seg/a").await, Err(StoreError::Unavailable { .. })));
+}
+
+/// Hands a request on as it is, host and signature included, and its answer back.
+async fn hand_on(State((http, to)): State<(reqwest::Client, String)>, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let body = to_bytes(body, usize::MAX).await.expect("whole");
+    let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
+    let asked = http.request(parts.method, format!("{to}{path}")).headers(parts.headers).body(body);
+    let answer = asked.send().await.expect("an answer");
+    let mut response = Response::builder().status(answer.status());
+    for (name, value) in answer.headers().iter().filter(|(name, _)| *name != header::TRANSFER_ENCODING) {
+        response = response.header(name, value);
+    }
+    response.body(Body::from(answer.bytes().await.expect("whole"))).expect("it was an answer")
+}
+
+/// TLS in front of an endpoint, with a certificate for `names`; gives its port.
+async fn behind_tls(server: &ObjectServer, folder: &Path, (certificate, key): (String, String)) -> u16 {
+    // Another test of this process may have been first.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let files = TlsConfig {
+        certificate: folder.join("server.pem"),
+        key: folder.join("server.key"),
+        client_ca: None,
+        clients: ClientCertificates::default(),
+    };
+    std::fs::write(&files.certificate, certificate).expect("written");
+    std::fs::write(&files.key, key).expect("written");
+    let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
+    let port = listener.local_addr().expect("bound").port();
+    let door = Door { listener, tls: Some(Arc::new(ServerTls::open(&files).expect("a pair"))) };
+    let router = axum::Router::new().fallback(hand_on).with_state((reqwest::Client::new(), server.endpoint()));
+    tokio::spawn(async move { serve_http(door, router, &HttpConfig::default(), Default::default()).await });
+    port
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_of_a_private_authority_is_believed_by_its_name_with_the_bucket_in_the_path_or_in_the_host() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (server, authority) = (serve(&folder.path().join("objects")).await, Authority::new("ours"));
+    let names = ["s3.localhost", "archive.localhost", "localhost"];
+    let port = behind_tls(&server, folder.path(), authority.signs_for(&names)).await;
+    let ca = folder.path().join("ca.pem");
+    std::fs::write(&ca, &authority.pem).expect("written");
+    let here = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let at = |host: &str, path_style: bool| StoreConfig {
+        ca: Some(ca.clone()),
+        path_style,
+        ..StoreConfig::at(&format!("https://{host}:{port}"), BUCKET, "id", "secret")
+    };
+    // As it is deployed: by a name that this machine knows.
+    let known = S3Store::connect(&at("localhost", true)).expect("a valid configuration");
+    conformance::check(&known, "path/").await;
+    let in_host = S3Store::connect_to(&at("localhost", false), here).expect("a valid configuration");
+    conformance::check(&in_host, "host/").await;
+    assert!(probe(&in_host, "nonce").await.expect("it answers").allows_sealing());
+    in_host.create("seg/a", b"one").await.expect("created");
+    assert_eq!(known.get("seg/a").await.expect("the same bucket").bytes, b"one");
+
+    let once = |config: StoreConfig| StoreConfig { attempts: std::num::NonZeroU32::MIN, ..config };
+    let wrong_name = S3Store::connect_to(&once(at("other.localhost", true)), here).expect("a valid configuration");
+    assert!(matches!(wrong_name.get("seg/a").await, Err(StoreError::Unavailable { .. })), "another name");
+    let public = StoreConfig { ca: None, ..once(at("localhost", true)) };
+    let public = S3Store::connect(&public).expect("a valid configuration");
+    assert!(
+        matches!(public.get("seg/a").await, Err(StoreError::Unavailable { .. })),
+        "the system's have not signed it"
+    );
+    let none = StoreConfig { ca: Some(folder.path().join("server.key")), ..at("localhost", true) };
+    assert!(S3Store::connect(&none).is_err(), "a key is no authority");
+    server.stop().await;
 }

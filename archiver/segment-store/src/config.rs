@@ -2,9 +2,14 @@
 
 use std::fmt;
 use std::num::NonZeroU32;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use aws_credential_types::Credentials;
+use aws_smithy_http_client::tls::{TlsContext, TrustStore};
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -69,6 +74,9 @@ pub struct StoreConfig {
     /// Absent: `AWS_SECRET_ACCESS_KEY`, and `AWS_SESSION_TOKEN` where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_access_key: Option<Secret>,
+    /// File with the authorities, in PEM, that alone are believed for the endpoint; absent: those of the system.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<PathBuf>,
     /// Until a connection stands. A bigger value costs time before a dead endpoint is noticed.
     #[serde(default = "default_connect_timeout_seconds")]
     pub connect_timeout_seconds: NonZeroU32,
@@ -108,6 +116,14 @@ pub enum StoreConfigError {
     /// One half of the credentials is missing.
     #[error("the object store has no {0}: set it in the configuration or in the environment")]
     NoCredentials(&'static str),
+    /// The file of authorities is none.
+    #[error("the object store's ca {file}: {reason}")]
+    Authorities {
+        /// The file.
+        file: String,
+        /// What is wrong with it.
+        reason: String,
+    },
 }
 
 impl StoreConfig {
@@ -122,6 +138,7 @@ impl StoreConfig {
             path_style: true,
             access_key_id: Some(access_key_id.into()),
             secret_access_key: Some(Secret::new(secret_access_key)),
+            ca: None,
             connect_timeout_seconds: default_connect_timeout_seconds(),
             attempt_timeout_seconds: default_attempt_timeout_seconds(),
             attempts: default_attempts(),
@@ -154,6 +171,23 @@ impl StoreConfig {
         };
         let secret = secret.ok_or(StoreConfigError::NoCredentials("secret_access_key (AWS_SECRET_ACCESS_KEY)"))?;
         Ok(Credentials::new(id, secret, session, None, "coldstream"))
+    }
+
+    /// Who is believed to be the endpoint. The file is looked through here: the SDK would panic at one that is none.
+    pub(crate) fn tls(&self) -> Result<TlsContext, StoreConfigError> {
+        let Some(file) = &self.ca else { return Ok(TlsContext::default()) };
+        let wrong = |reason: String| StoreConfigError::Authorities { file: file.display().to_string(), reason };
+        let pem = std::fs::read(file).map_err(|error| wrong(error.to_string()))?;
+        let mut roots = RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(&pem) {
+            let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
+            roots.add(certificate).map_err(|error| wrong(error.to_string()))?;
+        }
+        if roots.is_empty() {
+            return Err(wrong("no certificate in PEM is in it".to_owned()));
+        }
+        let trust = TrustStore::empty().with_pem_certificate(pem);
+        TlsContext::builder().with_trust_store(trust).build().map_err(|error| wrong(error.to_string()))
     }
 
     pub(crate) fn key_prefix(&self) -> String {
@@ -200,6 +234,21 @@ mod tests {
         assert_eq!(other.secret_access_key(), "env AWS_SECRET_ACCESS_KEY");
         assert_eq!(other.session_token(), Some("env AWS_SESSION_TOKEN"));
         assert!(config.credentials(|_| None).is_err());
+    }
+
+    #[test]
+    fn a_file_of_authorities_has_some() {
+        let folder = std::env::temp_dir();
+        let mut config = StoreConfig::at("https://127.0.0.1:9000", "b", "id", "hush");
+        assert!(config.tls().is_ok(), "those of the system");
+        for (name, text) in [("none", ""), ("cut", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")] {
+            let file = folder.join(format!("coldstream-{}-{name}.pem", std::process::id()));
+            std::fs::write(&file, text).expect("written");
+            config.ca = Some(file.clone());
+            assert!(matches!(config.tls(), Err(StoreConfigError::Authorities { .. })), "{name}");
+            std::fs::remove_file(file).expect("removed");
+        }
+        assert!(config.tls().is_err(), "it is gone");
     }
 
     #[test]

@@ -9,8 +9,8 @@ use std::num::NonZeroU32;
 use async_trait::async_trait;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::{
-    BehaviorVersion, Config, Region, RequestChecksumCalculation, ResponseChecksumValidation, retry::RetryConfig,
-    timeout::TimeoutConfig,
+    BehaviorVersion, Config, Region, RequestChecksumCalculation, ResponseChecksumValidation, SharedHttpClient,
+    retry::RetryConfig, timeout::TimeoutConfig,
 };
 use aws_sdk_s3::primitives::ByteStream;
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
@@ -44,22 +44,48 @@ pub struct S3Store {
     limits: Limits,
 }
 
+/// Says the same address for every name.
+#[cfg(feature = "conformance")]
+#[derive(Debug, Clone)]
+struct Everywhere(std::net::IpAddr);
+
+#[cfg(feature = "conformance")]
+impl aws_smithy_runtime_api::client::dns::ResolveDns for Everywhere {
+    fn resolve_dns<'a>(&'a self, _name: &'a str) -> aws_smithy_runtime_api::client::dns::DnsFuture<'a> {
+        aws_smithy_runtime_api::client::dns::DnsFuture::ready(Ok(vec![self.0]))
+    }
+}
+
 impl S3Store {
     /// The store that `config` describes. No connection is made before the first request.
     ///
     /// # Errors
     /// [`StoreConfigError`] for what can be seen to be wrong without asking the endpoint.
     pub fn connect(config: &StoreConfig) -> Result<Self, StoreConfigError> {
+        let http = aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring));
+        Self::over(config, http.tls_context(config.tls()?).build_https())
+    }
+
+    /// The same, where every host's name is that of `address`: for tests of names that no resolver knows.
+    ///
+    /// # Errors
+    /// As [`S3Store::connect`].
+    #[cfg(feature = "conformance")]
+    pub fn connect_to(config: &StoreConfig, address: std::net::IpAddr) -> Result<Self, StoreConfigError> {
+        let http = aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring));
+        Self::over(config, http.tls_context(config.tls()?).build_with_resolver(Everywhere(address)))
+    }
+
+    fn over(config: &StoreConfig, http: SharedHttpClient) -> Result<Self, StoreConfigError> {
         config.check()?;
         let credentials = config.credentials(|name| std::env::var(name).ok())?;
-        let http = aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring));
         // Repeating is done here, where a body that ends early and a write that may have happened are known too.
         let mut sdk = Config::builder()
             .behavior_version(BehaviorVersion::latest())
             .region(Region::new(config.region.clone()))
             .force_path_style(config.path_style)
             .credentials_provider(credentials)
-            .http_client(http.build_https())
+            .http_client(http)
             .retry_config(RetryConfig::disabled())
             .timeout_config(TimeoutConfig::builder().connect_timeout(config.connect_timeout()).build())
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)

@@ -6,10 +6,10 @@ mod changed;
 mod door;
 mod load;
 mod secret;
+mod warnings;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use archiver::ArchiverConfig;
 use domain::ErrorKind;
@@ -20,13 +20,13 @@ use event_log::PgConfig;
 use reqwest::Url;
 use segment_store::StoreConfig;
 use serde::{Deserialize, Serialize};
-use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use thiserror::Error;
 
 pub use changed::changed;
 pub use door::{ClientCertificates, OidcAlgorithm, OidcConfig, PeerConfig, RateConfig, RatesConfig, TlsConfig};
 pub use load::{ENVIRONMENT_PREFIX, Overrides};
 pub use secret::SecretUrl;
+use warnings::is_clear_text_abroad;
 
 /// Why there is no configuration.
 #[derive(Debug, Error)]
@@ -402,44 +402,6 @@ impl Config {
         Ok(())
     }
 
-    /// What holds and should not be forgotten: settings that an operator may choose, and that cost safety.
-    #[must_use]
-    pub fn warnings(&self) -> Vec<String> {
-        let mut warnings = Vec::new();
-        if self.archive.copies == CopiesConfig::OneAcceptedByOperator {
-            warnings.push("archive.copies: pruning trusts one copy, and a single broken disk then loses history");
-        }
-        if self.log.allow_superuser {
-            warnings.push("log.allow_superuser: the service may run as a role that can change events (SEC-1)");
-        }
-        if self.replication.peer_url.as_deref().is_some_and(is_clear_text_abroad) {
-            warnings.push("replication.peer_url: without https the token crosses the network in clear text");
-        }
-        if is_clear_text_database(self.log.url.reveal()) {
-            warnings.push(
-                "log.url: password and events may cross the network in clear text, and any server is believed: \
-                 write sslmode=verify-full&sslrootcert=FILE",
-            );
-        }
-        let stores = [
-            (
-                &self.archive.store,
-                "archive.store.endpoint: without https the archive crosses the network in clear text",
-            ),
-            (
-                &self.archive.peer_store,
-                "archive.peer_store.endpoint: without https the archive crosses the network in clear text",
-            ),
-        ];
-        for (store, warning) in stores {
-            let endpoint = store.as_ref().and_then(|store| store.endpoint.as_deref());
-            if endpoint.is_some_and(is_clear_text_abroad) {
-                warnings.push(warning);
-            }
-        }
-        warnings.into_iter().map(str::to_owned).collect()
-    }
-
     fn check_stores(&self) -> Result<(), ConfigError> {
         let stores = [("archive.store", &self.archive.store), ("archive.peer_store", &self.archive.peer_store)];
         for (setting, store) in stores {
@@ -479,25 +441,4 @@ fn in_u64(number: usize) -> u64 {
 #[must_use]
 pub fn is_http_url(text: &str) -> bool {
     Url::parse(text).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
-}
-
-/// Whether what is sent to this URL can be read on its way.
-fn is_clear_text_abroad(url: &str) -> bool {
-    let Ok(url) = Url::parse(url) else { return false };
-    let host = url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
-    url.scheme() == "http" && !is_near(host)
-}
-
-/// Whether what is sent to this database can be read on its way, or goes to whoever answers. A URL that is none is refused
-/// by who opens it.
-fn is_clear_text_database(url: &str) -> bool {
-    let Ok(options) = PgConnectOptions::from_str(url) else { return false };
-    let host = options.get_host().trim_start_matches('[').trim_end_matches(']');
-    let verified = matches!(options.get_ssl_mode(), PgSslMode::VerifyCa | PgSslMode::VerifyFull);
-    // A host that is a path is a socket's folder.
-    !(verified || options.get_socket().is_some() || host.starts_with('/') || is_near(host))
-}
-
-fn is_near(host: &str) -> bool {
-    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }

@@ -1,6 +1,7 @@
 //! An S3 endpoint on 127.0.0.1 over a folder: the protocol by the crate `s3s`, the storage by us, durable. What it
 //! has acknowledged survives a kill at any instruction; what it has not is whole or absent. It serves what the disk
-//! has, rot included, and never repairs: finding rot is the business of its clients. Path-style addresses only.
+//! has, rot included, and never repairs: finding rot is the business of its clients. A bucket's name is in the path, or in
+//! the host's name in front of `.localhost`.
 
 mod digests;
 mod layout;
@@ -17,7 +18,9 @@ use std::time::Duration;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
+use s3s::S3Result;
 use s3s::auth::SimpleAuth;
+use s3s::host::{S3Host, VirtualHost};
 use s3s::service::{S3Service, S3ServiceBuilder};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
@@ -105,6 +108,7 @@ impl ObjectServer {
         let work = TaskTracker::new();
         let mut builder = S3ServiceBuilder::new(Protocol { store: Arc::new(store), work: work.clone() });
         builder.set_auth(SimpleAuth::from_single(credentials.access_key, credentials.secret_key));
+        builder.set_host(Localhost);
         let serving = Serving {
             listener,
             service: builder.build(),
@@ -162,6 +166,19 @@ impl Drop for ObjectServer {
 /// Where the bytes of an object lie below the folder that a server serves; for use without a running server.
 pub fn object_path(root: &Path, bucket: &str, key: &str) -> PathBuf {
     layout::object_folder(&root.join(bucket), key).join(layout::BODY)
+}
+
+/// Where a bucket's name is: in front of `.localhost`, or else in the path.
+struct Localhost;
+
+impl S3Host for Localhost {
+    fn parse_host_header<'a>(&'a self, host: &'a str) -> S3Result<VirtualHost<'a>> {
+        let name = host.rsplit_once(':').map_or(host, |(name, _port)| name);
+        Ok(match name.strip_suffix(".localhost") {
+            Some(bucket) => VirtualHost::new("localhost").with_bucket(bucket),
+            None => VirtualHost::new(host),
+        })
+    }
 }
 
 /// The server's task.
