@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use coldstream_client::{Client, ClientError, From, Settings};
+use coldstream_client::{Client, ClientError, From, Settings, TraceContext};
 use domain::append::{AppendRequest, Appended, Expectation, ExpectedVersion};
 use domain::event::NewEvent;
 use domain::filter::Filter;
@@ -234,5 +234,77 @@ async fn the_example_in_python_appends_and_reads_with_the_standard_library_alone
     let said = said.await.expect("it runs");
     let (told, complaint) = (String::from_utf8_lossy(&said.stdout), String::from_utf8_lossy(&said.stderr));
     assert!(said.status.success() && told.starts_with("acknowledged at 1\n1 "), "{told} {complaint}");
+    rig.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_is_followed_across_a_kill_and_a_prune_and_from_the_archive_on() {
+    let mut regions = TwoRegions::start_at("2025-01-10T00:00:00Z").await;
+    let settings = Settings::new(&regions.home.url, &regions.home.tokens.appender).give_up_after(GIVE_UP);
+    let (client, stream) = (Client::new(settings).expect("a client"), name("note-one"));
+    let mut tail = client.tail_stream(&stream, StreamVersion::FIRST);
+    // It is asked for before it begins.
+    let mut first = Box::pin(tail.next());
+    assert!(futures::poll!(&mut first).is_pending());
+    append_run(&regions.home, "one", 30).await;
+    append_run(&regions.home, "other", 5).await;
+    assert_eq!(id(&first.await.expect("it goes on").expect("no end")), "one:0");
+    let mut next = async || tail.next().await.expect("it goes on").expect("a tail has no end");
+    for version in 2..=30 {
+        assert_eq!(next().await.version().get(), version);
+    }
+    regions.home.kill_server().await.expect("killed");
+    regions.home.serve().await.expect("it serves again");
+    system_tests::two_regions::append(&regions.home, &[event("note-one", "after the kill")]).await;
+    assert_eq!(id(&next().await), "after the kill");
+    regions.move_to("2025-03-10T00:00:00Z").await;
+    system_tests::two_regions::until("home has pruned January", async || {
+        let status = system_tests::two_regions::status(&regions.home).await?;
+        if status.pruned == "36" { Ok(()) } else { Err(format!("{:?}", status.workers["prune"])) }
+    })
+    .await;
+    system_tests::two_regions::append(&regions.home, &[event("note-one", "after the prune")]).await;
+    assert_eq!(id(&next().await), "after the prune");
+    let mut again = client.tail_stream(&stream, StreamVersion::new(30).expect("a version"));
+    for expected in ["one:29", "after the kill", "after the prune"] {
+        assert_eq!(id(&again.next().await.expect("archived and live").expect("no end")), expected);
+    }
+    regions.end().await;
+}
+
+#[tokio::test]
+async fn what_a_client_sends_within_a_course_says_so_each_time_that_it_is_sent() {
+    const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let trace = || TraceContext::parse(PARENT, Some("vendor=1")).expect("a trace context");
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("bound"));
+    // A server that takes the header of a request and goes away.
+    let heads = tokio::spawn(async move {
+        let mut heads: Vec<String> = Vec::new();
+        while heads.len() < 4 {
+            let (mut client, _) = listener.accept().await.expect("a client");
+            let mut head = vec![0; 4096];
+            let length = client.read(&mut head).await.expect("a request");
+            heads.push(String::from_utf8_lossy(&head[..length]).to_lowercase());
+        }
+        heads
+    });
+    let give_up = Duration::from_millis(300);
+    let client = Client::new(Settings::new(&url, "token").give_up_after(give_up)).expect("a client").within(trace());
+    assert!(client.append(&request("note-a", &["1".into()], None)).await.is_err(), "nobody answers");
+    assert!(client.log(From::Start).next().await.is_err());
+    let heads = heads.await.expect("no panic");
+    assert!(heads.iter().filter(|head| head.starts_with("post")).count() > 1, "it was sent again");
+    for head in heads {
+        assert!(head.contains(&format!("traceparent: {PARENT}")) && head.contains("tracestate: vendor=1"), "{head}");
+    }
+
+    let rig = Rig::serving().await;
+    let client = Client::new(Settings::new(&rig.region.url, &rig.region.tokens.appender)).expect("a client");
+    client.within(trace()).append(&request("note-a", &["1".into()], None)).await.expect("acknowledged");
+    let Some(Record::Event(record)) = client.log(From::Start).next().await.expect("readable") else {
+        panic!("an event")
+    };
+    assert_eq!(TraceContext::of(&record.event), Some(trace()), "it is in the record");
     rig.end().await;
 }

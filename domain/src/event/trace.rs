@@ -41,6 +41,18 @@ impl TraceContext {
         good.then(|| Self { parent: parent.to_owned(), state })
     }
 
+    /// As the header `traceparent` says it.
+    #[must_use]
+    pub fn parent(&self) -> &str {
+        &self.parent
+    }
+
+    /// As the header `tracestate` says it, if there is one.
+    #[must_use]
+    pub fn state(&self) -> Option<&str> {
+        self.state.as_deref()
+    }
+
     /// The trace's id: 32 hexadecimal digits.
     #[must_use]
     pub fn trace_id(&self) -> &str {

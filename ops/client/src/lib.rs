@@ -65,6 +65,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domain::append::{AppendRequest, Appended};
+pub use domain::event::TraceContext;
 pub use domain::filter::Filter;
 pub use domain::group::{
     ConsumerName, GroupName, GroupSettings, NewGroup, Outcome, Reason, Settled, Settlement, Start,
@@ -148,6 +149,7 @@ pub enum From {
 #[derive(Clone)]
 pub struct Client {
     shared: Arc<Shared>,
+    trace: Option<Arc<TraceContext>>,
 }
 
 pub(crate) struct Shared {
@@ -176,7 +178,14 @@ impl Client {
     pub fn with_http(settings: Settings, http: reqwest::Client) -> Self {
         let Settings { regions, give_up_after, .. } = settings;
         let (writers, readers) = (Regions::new(regions.clone()), Regions::new(regions));
-        Self { shared: Arc::new(Shared { http, writers, readers, give_up_after }) }
+        Self { shared: Arc::new(Shared { http, writers, readers, give_up_after }), trace: None }
+    }
+
+    /// This client in the course of a request of yours: all that it sends says so, retries included (W3C Trace Context), and
+    /// what it appends carries it.
+    #[must_use]
+    pub fn within(&self, trace: TraceContext) -> Self {
+        Self { shared: Arc::clone(&self.shared), trace: Some(Arc::new(trace)) }
     }
 
     /// Appends a request: all of it or nothing. Sends it again, with the same ids, to whichever region answers, until
@@ -193,7 +202,7 @@ impl Client {
             let region = self.shared.writers.current();
             let sent = self
                 .shared
-                .request(Method::POST, region, "/v1/append")
+                .request(Method::POST, region, "/v1/append", self.trace.as_deref())
                 .timeout(ANSWER_WITHIN)
                 .header("content-type", "application/vnd.coldstream.append+json")
                 .body(document.clone());
@@ -212,34 +221,42 @@ impl Client {
     /// The log from `from` to the head that it has when the read begins.
     #[must_use]
     pub fn log(&self, from: From) -> Records {
-        Records::of_log(Arc::clone(&self.shared), from, Filter::default(), false)
+        Records::of_log(self, from, Filter::default(), false)
     }
 
     /// As [`Client::log`], but only what `filter` wants: the rest is left out by the server, page by page.
     #[must_use]
     pub fn log_matching(&self, from: From, filter: Filter) -> Records {
-        Records::of_log(Arc::clone(&self.shared), from, filter, false)
+        Records::of_log(self, from, filter, false)
     }
 
     /// The log from `from` on, and then whatever is appended, without end. Nothing is missed and nothing comes twice,
     /// also across broken connections and a switchover.
     #[must_use]
     pub fn tail(&self, from: From) -> Records {
-        Records::of_log(Arc::clone(&self.shared), from, Filter::default(), true)
+        Records::of_log(self, from, Filter::default(), true)
     }
 
     /// As [`Client::tail`], but only what `filter` wants. [`Records::token`] moves on over what it does not want. A tail
     /// has no end: a filter with an instant before which records are wanted is refused as Invalid.
     #[must_use]
     pub fn tail_matching(&self, from: From, filter: Filter) -> Records {
-        Records::of_log(Arc::clone(&self.shared), from, filter, true)
+        Records::of_log(self, from, filter, true)
     }
 
     /// A stream's events from a version on, live and archived, to the one that is the newest when the read begins. A
     /// stream that has never had an event is refused with the kind NotFound.
     #[must_use]
     pub fn stream(&self, stream: &StreamName, from: StreamVersion) -> Records {
-        Records::of_stream(Arc::clone(&self.shared), stream.clone(), from)
+        Records::of_stream(self, stream.clone(), from, false)
+    }
+
+    /// A stream's events from a version on, and then whatever is appended to it, without end; also of a stream that has not
+    /// begun. To go on later, keep the version of the last record with your own work: a forced failover can give a version
+    /// to another event, and only a tail of the log finds that out by its token.
+    #[must_use]
+    pub fn tail_stream(&self, stream: &StreamName, from: StreamVersion) -> Records {
+        Records::of_stream(self, stream.clone(), from, true)
     }
 }
 
@@ -255,8 +272,11 @@ fn http(settings: &Settings) -> Result<reqwest::Client, reqwest::Error> {
 }
 
 impl Shared {
-    fn request(&self, method: Method, region: usize, path: &str) -> RequestBuilder {
+    fn request(&self, method: Method, region: usize, path: &str, trace: Option<&TraceContext>) -> RequestBuilder {
         let Region { url, token } = self.writers.at(region);
-        self.http.request(method, format!("{url}{path}")).bearer_auth(token)
+        let request = self.http.request(method, format!("{url}{path}")).bearer_auth(token);
+        let Some(trace) = trace else { return request };
+        let request = request.header("traceparent", trace.parent());
+        trace.state().into_iter().fold(request, |request, state| request.header("tracestate", state))
     }
 }

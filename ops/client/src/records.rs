@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use domain::event::TraceContext;
 use domain::filter::Filter;
 use domain::record::{self, Record};
 use domain::{Head, Position, ResumeToken, StreamName, StreamVersion};
@@ -12,7 +13,7 @@ use tokio::time::timeout;
 
 use crate::error::ClientError;
 use crate::regions::Patience;
-use crate::{From, SILENCE_MAX, Shared, answer};
+use crate::{Client, From, SILENCE_MAX, Shared, answer};
 
 /// A line is never longer: an event's limit, and as much again.
 const LINE_BYTES_MAX: usize = domain::append::EVENT_BYTES_MAX * 2;
@@ -20,6 +21,7 @@ const LINE_BYTES_MAX: usize = domain::append::EVENT_BYTES_MAX * 2;
 /// Records that come one by one. What is not asked for is not fetched: a slow reader slows nobody else.
 pub struct Records {
     shared: Arc<Shared>,
+    trace: Option<Arc<TraceContext>>,
     place: Place,
     answer: Option<Answer>,
     lines: Lines,
@@ -57,7 +59,7 @@ const PASSED: &[u8] = b"{\"resume\":";
 /// What comes next.
 enum Place {
     Log { next: Position, token: Option<ResumeToken>, end: End, filter: Filter },
-    Stream { stream: StreamName, next: StreamVersion },
+    Stream { stream: StreamName, next: StreamVersion, follow: bool },
 }
 
 /// Where a read of the log ends.
@@ -72,23 +74,24 @@ enum End {
 }
 
 impl Records {
-    pub(crate) fn of_log(shared: Arc<Shared>, from: From, filter: Filter, follow: bool) -> Self {
+    pub(crate) fn of_log(client: &Client, from: From, filter: Filter, follow: bool) -> Self {
         let (next, token) = match from {
             From::Start => (Position::FIRST, None),
             From::Position(position) => (position, None),
             From::Token(token) => (token.position.next(), Some(token)),
         };
         let end = if follow { End::Tail } else { End::AtHead };
-        Self::of(shared, Place::Log { next, token, end, filter })
+        Self::of(client, Place::Log { next, token, end, filter })
     }
 
-    pub(crate) fn of_stream(shared: Arc<Shared>, stream: StreamName, next: StreamVersion) -> Self {
-        Self::of(shared, Place::Stream { stream, next })
+    pub(crate) fn of_stream(client: &Client, stream: StreamName, next: StreamVersion, follow: bool) -> Self {
+        Self::of(client, Place::Stream { stream, next, follow })
     }
 
-    fn of(shared: Arc<Shared>, place: Place) -> Self {
+    fn of(client: &Client, place: Place) -> Self {
+        let (shared, trace) = (Arc::clone(&client.shared), client.trace.clone());
         let patience = Patience::of(shared.give_up_after);
-        Self { shared, place, answer: None, lines: Lines::default(), patience, ended: false }
+        Self { shared, trace, place, answer: None, lines: Lines::default(), patience, ended: false }
     }
 
     /// The next record; `None` at the end. A call that is dropped before it is done loses nothing.
@@ -130,7 +133,7 @@ impl Records {
     async fn read_on(&mut self) -> Result<(), ClientError> {
         let Some(answer) = &mut self.answer else {
             let region = self.shared.readers.current();
-            let response = answer::of(self.place.request(&self.shared, region)).await?;
+            let response = answer::of(self.place.request(&self.shared, region, self.trace.as_deref())).await?;
             let page = Page::of(&response);
             self.place.begins(&page)?;
             self.answer = Some(Answer { response, region, page });
@@ -162,8 +165,8 @@ impl Records {
         }
         self.place.turn(&page);
         self.ended = match self.place {
-            Place::Stream { .. } => true,
-            Place::Log { end: End::Tail, .. } => return Err(stopped("it ended the tail")),
+            Place::Stream { follow, .. } if !follow => true,
+            Place::Stream { .. } | Place::Log { end: End::Tail, .. } => return Err(stopped("it ended the tail")),
             Place::Log { ref filter, .. } if !filter.is_all() && page.next.is_some() => false,
             Place::Log { .. } if self.place.is_done() => true,
             Place::Log { .. } => return Err(stopped("its log ends before the head that was named")),
@@ -184,7 +187,7 @@ impl Page {
 }
 
 impl Place {
-    fn request(&self, shared: &Shared, region: usize) -> RequestBuilder {
+    fn request(&self, shared: &Shared, region: usize, trace: Option<&TraceContext>) -> RequestBuilder {
         match self {
             Self::Log { next, token, end, filter } => {
                 let mut query = members(filter);
@@ -195,11 +198,14 @@ impl Place {
                 if let End::Tail = end {
                     query.push(("follow", "true".to_owned()));
                 }
-                shared.request(Method::GET, region, "/v1/log").query(&query)
+                shared.request(Method::GET, region, "/v1/log", trace).query(&query)
             }
-            Self::Stream { stream, next } => {
-                let query = [("stream", stream.as_str().to_owned()), ("from", next.to_string())];
-                shared.request(Method::GET, region, "/v1/stream").query(&query)
+            Self::Stream { stream, next, follow } => {
+                let mut query = vec![("stream", stream.as_str().to_owned()), ("from", next.to_string())];
+                if *follow {
+                    query.push(("follow", "true".to_owned()));
+                }
+                shared.request(Method::GET, region, "/v1/stream", trace).query(&query)
             }
         }
     }
@@ -249,13 +255,13 @@ impl Place {
                     *token = Some(ResumeToken { position: event.position, epoch: event.epoch });
                 }
             }
-            Self::Stream { stream, next } if record.version() == *next && record.stream() == stream => {
+            Self::Stream { stream, next, .. } if record.version() == *next && record.stream() == stream => {
                 *next = next.next();
             }
             Self::Log { next, .. } => {
                 return Err(corrupt(&format!("position {} stands where {next} should", record.position())));
             }
-            Self::Stream { stream, next } => {
+            Self::Stream { stream, next, .. } => {
                 let (found, version) = (record.stream(), record.version());
                 return Err(corrupt(&format!("{found} {version} stands where {stream} {next} should")));
             }

@@ -23,6 +23,7 @@ pub mod auth;
 mod body;
 mod coding;
 pub mod content;
+mod follow;
 pub mod groups;
 mod handshake;
 pub mod metrics;
@@ -41,6 +42,7 @@ pub mod scope;
 mod search;
 mod server;
 pub mod status;
+mod tails;
 mod trace;
 
 #[cfg(test)]
@@ -79,6 +81,7 @@ use rates::Rates;
 use regions::RegionApi;
 use room::Bodies;
 use route::Route;
+use tails::Tails;
 use trace::Course;
 
 pub use server::{Door, PeerAddress, ServeError, serve};
@@ -130,6 +133,7 @@ pub struct ApiState {
     parts: Parts,
     metrics: ApiMetrics,
     rates: Rates,
+    tails: Tails,
     limits: HttpConfig,
     shutdown: CancellationToken,
     bodies: Bodies,
@@ -149,7 +153,7 @@ impl ApiState {
     pub fn new(parts: Parts, limits: HttpConfig, shutdown: CancellationToken) -> Self {
         let bodies = Bodies::new(limits.body_bytes_in_flight_max);
         let rates = Rates::new(limits.rates, !limits.behind_tls_proxy);
-        Self { parts, metrics: ApiMetrics::default(), rates, limits, shutdown, bodies }
+        Self { parts, metrics: ApiMetrics::default(), rates, tails: Tails::default(), limits, shutdown, bodies }
     }
 
     /// From now on these rates hold.

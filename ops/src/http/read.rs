@@ -37,7 +37,8 @@ use super::range::{LogQuery, LogRange, Way, limit};
 use super::route::{Answer, NDJSON, Route, lines as lines_shape, members, text};
 use super::scope::Touches;
 use super::search::{self, Search};
-use super::{ApiState, READERS, query, resume};
+use super::tails::{Tail, Tails};
+use super::{ApiState, READERS, follow, query, resume};
 use crate::subject;
 
 /// Media type of server-sent events.
@@ -64,12 +65,16 @@ pub(super) static ROUTES: &[Route] = &[
         ..Route::get("/v1/log", READERS, || get(log), LOG)
     },
     Route {
-        summary: "Records of a stream",
+        summary: "Records of a stream; with `follow=true` also those that are appended to it",
         touches: Touches::WhatItNames,
         query: Some(members::<StreamQuery>),
+        headers: &[(
+            LAST_EVENT_ID,
+            "Of a reader of events that comes back: the last version that it has, above the query",
+        )],
         kinds: &[ErrorKind::NotFound, ErrorKind::Corrupt],
         example: &[("stream", "content-guide")],
-        ..Route::get("/v1/stream", READERS, || get(stream), RECORDS)
+        ..Route::get("/v1/stream", READERS, || get(stream), STREAM)
     },
     Route {
         summary: "All that happened to a content item, whether live or archived",
@@ -88,6 +93,13 @@ const LOG: &[Answer] = &[Answer {
            data) that move its reader over what does not match",
     forms: &[(NDJSON, lines_shape), (EVENTS, text)],
     headers: &["Coldstream-Head", "Coldstream-Resume", "Coldstream-Archive", "Coldstream-Next"],
+    ..RECORDS[0]
+}];
+
+const STREAM: &[Answer] = &[Answer {
+    what: "Records, byte for byte what the log holds; with `follow=true` and `Accept: text/event-stream` as events, whose \
+           `id` is the record's version. An answer that breaks off is not whole",
+    forms: &[(NDJSON, lines_shape), (EVENTS, text)],
     ..RECORDS[0]
 }];
 
@@ -110,6 +122,9 @@ pub(super) struct StreamQuery {
     direction: Way,
     /// Records at most.
     limit: Option<u64>,
+    /// Whether to go on with what is appended to the stream, for as long as the client listens; also where it has not begun.
+    #[serde(default)]
+    follow: bool,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -135,18 +150,20 @@ pub(super) enum Spelling {
     Content,
     /// Its line as a server-sent event.
     Event,
+    /// The same, of a stream: its id is the version.
+    EventOfStream,
 }
 
 impl Spelling {
     /// What says that there is nothing new.
     pub(super) fn heartbeat(self) -> Bytes {
-        Bytes::from_static(if self == Self::Event { b":\n\n" } else { b"\n" })
+        Bytes::from_static(if matches!(self, Self::Event | Self::EventOfStream) { b":\n\n" } else { b"\n" })
     }
 
     /// What says that everything up to `token` was looked at. An event without data is given to nobody, and its id counts.
     pub(super) fn passed(self, token: ResumeToken) -> String {
         match self {
-            Self::Event => format!("id: {token}\n\n"),
+            Self::Event | Self::EventOfStream => format!("id: {token}\n\n"),
             Self::Record | Self::Content => format!("{{\"resume\":\"{token}\"}}\n"),
         }
     }
@@ -163,7 +180,7 @@ pub(super) async fn log(
     caller.scope.check_filter(&filter)?;
     let mut query: LogQuery = query(&rest)?;
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let events = query.follow && text(header::ACCEPT.as_str()).is_some_and(|accepted| accepted.contains(EVENTS));
+    let events = query.follow && wants_events(&headers);
     if let Some(seen) = text(LAST_EVENT_ID).filter(|_| events) {
         // A browser comes back to the URL that it began with, and says here how far it got.
         (query.from, query.after, query.token) = (None, None, Some(seen.to_owned()));
@@ -179,9 +196,9 @@ pub(super) async fn log(
     let mut response = if filter.is_all() {
         let resume = range.resume(&*state.reader, token).await?;
         let archived = range.oldest().is_some_and(|oldest| head.pruned.includes(oldest));
-        let scan = Scan { reader: state.reader.clone(), place: Place::Log(range), spelling };
+        let scan = Scan { reader: state.reader.clone(), place: Place::Log(range), spelling, tail: None };
         let body = if query.follow {
-            tail(scan, range.next_after(), state.shutdown.clone())
+            tail(scan, range.next_after(), &state.tails, state.shutdown.clone())
         } else {
             first_page_then_rest(scan).await?
         };
@@ -189,7 +206,7 @@ pub(super) async fn log(
     } else {
         let search = Search::plan(state.reader.clone(), filter, range, spelling).await?;
         if query.follow {
-            search.tail(&head, state.shutdown.clone())?
+            search.tail(&head, &state.tails, state.shutdown.clone())?
         } else {
             search.page(&head, token, Duration::from_secs(state.limits.answer_seconds) / 2).await?
         }
@@ -200,16 +217,54 @@ pub(super) async fn log(
     Ok(response)
 }
 
+fn wants_events(headers: &HeaderMap) -> bool {
+    let accepted = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
+    accepted.is_some_and(|accepted| accepted.contains(EVENTS))
+}
+
 /// A stream from a version on.
 pub(super) async fn stream(
     State(state): State<Arc<ApiState>>,
     Extension(caller): Extension<Arc<Caller>>,
     uri: Uri,
+    headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let StreamQuery { stream, from, direction, limit } = query(&uri)?;
+    let StreamQuery { stream, from, direction, limit, follow } = query(&uri)?;
     let name = StreamName::parse(&stream).map_err(|error| Problem::of(ErrorKind::Invalid, &error))?;
     caller.scope.check(name.category())?;
+    if follow {
+        if limit.is_some() || matches!(direction, Way::Backward) {
+            return Err(Problem::invalid("a tail has no limit and is read forward"));
+        }
+        return stream_tail(&state, name, from, &headers).await;
+    }
     stream_answer(&state, name, Spelling::Record, (from, direction.into(), limit)).await
+}
+
+async fn stream_tail(
+    state: &ApiState,
+    name: StreamName,
+    from: Option<u64>,
+    headers: &HeaderMap,
+) -> Result<Response, Problem> {
+    let events = wants_events(headers);
+    let seen = headers.get(LAST_EVENT_ID).filter(|_| events);
+    let after = |seen: &HeaderValue| {
+        let seen = seen.to_str().ok()?.parse::<u64>().ok()?;
+        seen.checked_add(1)
+    };
+    let from = match seen {
+        Some(seen) => Some(after(seen).ok_or_else(|| Problem::invalid("Last-Event-ID is a version of the stream"))?),
+        None => from,
+    };
+    let from = from.map_or(Some(StreamVersion::FIRST), StreamVersion::new);
+    let next = from.ok_or_else(|| Problem::invalid("versions are counted from 1"))?;
+    let spelling = if events { Spelling::EventOfStream } else { Spelling::Record };
+    let mut response = follow::tail(state, name, next, spelling).await?;
+    if events {
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(EVENTS));
+    }
+    Ok(response)
 }
 
 /// All that happened to a content item, whether live or archived.
@@ -241,7 +296,7 @@ async fn stream_answer(
         left: limit(left)?,
         direction,
     };
-    let scan = Scan { reader: state.reader.clone(), place: Place::Stream(name, range), spelling };
+    let scan = Scan { reader: state.reader.clone(), place: Place::Stream(name, range), spelling, tail: None };
     // Where an old version stands is not known before it is read: the header speaks of the whole stream then.
     let archived = head.pruned.includes(stream_head.first);
     answer(first_page_then_rest(scan).await?, &head, archived, None)
@@ -267,6 +322,8 @@ struct Scan {
     reader: Arc<dyn LogReader>,
     place: Place,
     spelling: Spelling,
+    /// Who is told how far it got, if it is the beginning of a tail.
+    tail: Option<Tail>,
 }
 
 impl Scan {
@@ -282,6 +339,9 @@ impl Scan {
                 let numbers = records.iter().map(|record| record.position().get());
                 let end = dense(numbers, next.get(), range.direction, "position")?;
                 range.left -= records_u64(&records);
+                if let (Some(tail), Some(last)) = (&self.tail, records.last()) {
+                    tail.at(last.position().as_head());
+                }
                 match Position::new(end).filter(|end| range.left > 0 && range.newest.includes(*end)) {
                     Some(end) => range.next = Some(end),
                     None => self.place = Place::Done,
@@ -314,6 +374,11 @@ pub(super) fn lines(records: &[Record], spelling: Spelling) -> Bytes {
         match spelling {
             Spelling::Record => record::write(record, &mut bytes),
             Spelling::Event => event(record, &mut bytes),
+            Spelling::EventOfStream => {
+                bytes.extend_from_slice(format!("id: {}\ndata: ", record.version()).as_bytes());
+                record::write(record, &mut bytes);
+                bytes.push(b'\n');
+            }
             Spelling::Content => bytes.extend(subject::of_source(record.to_line())),
         }
         bytes.push(b'\n');
@@ -366,10 +431,16 @@ pub(super) fn log_broken_answer(error: &ReadError) {
 
 /// The range, and then whatever is appended, for as long as the client listens. What was read last decides
 /// what is read next, so nothing is missed and nothing comes twice, whatever the hint of the log says.
-fn tail(scan: Scan, next: Position, shutdown: CancellationToken) -> Body {
+fn tail(mut scan: Scan, next: Position, tails: &Tails, shutdown: CancellationToken) -> Body {
     let (reader, spelling) = (scan.reader.clone(), scan.spelling);
+    let first = match &scan.place {
+        Place::Log(range) => range.next,
+        Place::Stream(..) | Place::Done => None,
+    };
+    let open = tails.open(first.unwrap_or(next).head_before());
+    scan.tail = Some(open.clone());
     let live = stream::try_unfold((reader, next), move |(reader, next)| {
-        let shutdown = shutdown.clone();
+        let (shutdown, open) = (shutdown.clone(), open.clone());
         async move {
             let waited = tokio::select! {
                 () = shutdown.cancelled() => return Ok(None),
@@ -379,6 +450,7 @@ fn tail(scan: Scan, next: Position, shutdown: CancellationToken) -> Body {
                 None => Ok(Some((spelling.heartbeat(), (reader, next)))),
                 Some(last) => {
                     let after = last.position().next();
+                    open.at(last.position().as_head());
                     Ok(Some((lines(&waited, spelling), (reader, after))))
                 }
             }

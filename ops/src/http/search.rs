@@ -32,6 +32,7 @@ use super::range::{LogQuery, LogRange};
 use super::read::{Spelling, answer, lines, log_broken_answer};
 use super::resume::epoch_at;
 use super::route::members;
+use super::tails::Tails;
 use crate::clock::Stopwatch;
 
 /// One page takes so many searches at most. More make fewer requests of a reader for whom little matches, and each of them
@@ -208,18 +209,20 @@ impl Search {
     }
 
     /// The range and whatever is appended, for as long as the client listens. It looks on when the socket takes more.
-    pub(super) fn tail(self, head: &LogHead, shutdown: CancellationToken) -> Result<Response, Problem> {
+    pub(super) fn tail(self, head: &LogHead, tails: &Tails, shutdown: CancellationToken) -> Result<Response, Problem> {
         // A read forward has always something next, if only what is not appended yet.
         let next = self.next.unwrap_or(Position::FIRST);
         let archived = head.pruned.includes(next);
+        let open = tails.open(next.head_before());
         let body = stream::try_unfold((self, next), move |(search, next)| {
-            let shutdown = shutdown.clone();
+            let (shutdown, open) = (shutdown.clone(), open.clone());
             async move {
                 let found = tokio::select! {
                     () = shutdown.cancelled() => return Ok(None),
                     found = search.wait(next) => found.inspect_err(log_broken_answer)?,
                 };
                 let after = found.to.map_or(next, |to| to.position.next());
+                open.at(after.head_before());
                 Ok::<_, ReadError>(Some((search.piece(&found), (search, after))))
             }
         });

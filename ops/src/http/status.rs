@@ -175,6 +175,7 @@ pub(super) async fn metrics(State(state): State<Arc<ApiState>>) -> Response {
         }
     };
     write_head(&mut text, head.as_ref());
+    state.tails.write(&mut text, head.as_ref().map(|head| head.head));
     state.numbers.write(&mut text, head.as_ref()).await;
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text.finish()).into_response()
 }

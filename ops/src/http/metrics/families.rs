@@ -44,6 +44,10 @@ families! {
         "How many there may be; more wait (http.body_bytes_in_flight_max)"
     HTTP_LIMITED: Counter "coldstream_http_limited_total" ["limit"]
         "Requests that were answered with 429: their token's rate of requests or bytes, or their address's failures"
+    HTTP_TAILS: Gauge "coldstream_http_tails" []
+        "Readers that follow the log or a stream (follow=true)"
+    HTTP_TAILS_LAG: Gauge "coldstream_http_tails_lag_events" []
+        "How far the slowest of these is behind the head: it takes less than comes, or reads history first"
     TLS_FAILED: Counter "coldstream_tls_handshakes_failed_total" []
         "SEC-1: connections that came to no TLS: no HTTPS, no certificate or a wrong one, or too slow"
     TLS_NOT_AFTER: Gauge "coldstream_tls_certificate_not_after_timestamp_seconds" []

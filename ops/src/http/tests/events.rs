@@ -59,3 +59,67 @@ async fn who_comes_back_from_a_branch_that_lost_is_told_where_it_forked() {
     assert_eq!((&problem["kind"], &problem["fork"]), (&json!("forked"), &json!("2")));
     assert_eq!(api.events("/v1/log?follow=true", Some("yesterday")).await.status(), StatusCode::BAD_REQUEST);
 }
+
+#[tokio::test]
+async fn a_stream_is_followed_from_a_version_on_and_who_comes_back_says_the_last_that_it_has() {
+    let api = Api::start().await;
+    // It has not begun: its reader waits for its first event, and other streams do not come.
+    let waiting = api.events("/v1/stream?stream=content-a&follow=true", None).await;
+    let (status, _) = api.append(SINGLE, &event("other", "content-b")).await;
+    assert_eq!(status, StatusCode::CREATED);
+    api.appended(1..=3).await;
+    let lines = api.lines("/v1/stream?stream=content-a").await;
+    let expected = |versions: std::ops::RangeInclusive<usize>, lines: &[String]| {
+        versions.map(|version| (version.to_string(), lines[version - 1].clone())).collect::<Vec<_>>()
+    };
+    assert_eq!(taken(waiting, 3).await, expected(1..=3, &lines));
+    api.appended(4..=5).await;
+    let lines = api.lines("/v1/stream?stream=content-a").await;
+    let again = api.events("/v1/stream?stream=content-a&follow=true&from=2", Some("3")).await;
+    assert_eq!(taken(again, 2).await, expected(4..=5, &lines), "at the URL that it began with");
+    let late = api.events("/v1/stream?stream=content-a&follow=true&from=5", None).await;
+    assert_eq!(taken(late, 1).await, expected(5..=5, &lines));
+
+    let lines_of = api.get("/v1/stream?stream=content-a&follow=true&from=6").await;
+    assert_eq!(lines_of.headers()["content-type"], "application/x-ndjson");
+    let mut body = lines_of.bytes_stream();
+    let mut next = async || loop {
+        let bytes = body.next().await.expect("it goes on").expect("whole");
+        if !bytes.is_empty() {
+            return String::from_utf8(bytes.to_vec()).expect("UTF-8");
+        }
+    };
+    assert_eq!(next().await, "\n", "a sign of life where nothing comes");
+    api.appended(6..=6).await;
+    let line = loop {
+        let line = next().await;
+        if line != "\n" {
+            break line;
+        }
+    };
+    let record: Value = serde_json::from_str(&line).expect("a record");
+    assert_eq!((&record["id"], &record["version"]), (&json!("6"), &json!("6")));
+    for wrong in ["&limit=3", "&direction=backward", "&from=0"] {
+        let refused = api.events(&format!("/v1/stream?stream=content-a&follow=true{wrong}"), None).await;
+        assert_eq!(refused.status(), StatusCode::BAD_REQUEST, "{wrong}");
+    }
+    let refused = api.events("/v1/stream?stream=content-a&follow=true", Some("3@1")).await;
+    assert_eq!(refused.status(), StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn open_tails_are_counted_with_how_far_they_are_behind() {
+    let api = Api::start().await;
+    api.appended(1..=3).await;
+    let said = async |name: &str| {
+        let metrics = api.lines("/metrics").await;
+        metrics.iter().find_map(|line| line.strip_prefix(&format!("{name} "))?.parse::<u64>().ok())
+    };
+    assert_eq!(said("coldstream_http_tails").await, Some(0));
+    let tail = api.events("/v1/log?follow=true", None).await;
+    let of_stream = api.events("/v1/stream?stream=content-a&follow=true", None).await;
+    while said("coldstream_http_tails").await != Some(2) {}
+    while said("coldstream_http_tails_lag_events").await != Some(0) {}
+    drop((tail, of_stream));
+    while said("coldstream_http_tails").await != Some(0) {}
+}

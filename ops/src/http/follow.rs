@@ -1,0 +1,118 @@
+//! A stream that is followed: its records from a version on, and then what is appended to it. The log is never read for it:
+//! when the head has moved, the stream's own row is looked at, and its records are read only if that says that there are
+//! some. So a tail costs one look-up by key for each move of the head, and no more than one each [`LOOK_EVERY`], whatever
+//! happens in other streams.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::response::Response;
+use bytes::Bytes;
+use domain::log::{Direction, LogReader, ReadError};
+use domain::record::Record;
+use domain::{Head, StreamName, StreamVersion};
+use futures::stream::{self, StreamExt};
+use tokio::time::{Interval, MissedTickBehavior, interval};
+
+use super::ApiState;
+use super::page::{PAGE_RECORDS, dense};
+use super::problem::Problem;
+use super::read::{Spelling, answer, lines, log_broken_answer};
+use super::tails::Tail;
+use crate::clock::Stopwatch;
+
+/// A tail looks at its stream at most so often: what is appended comes so much later where the log is never still.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// A client that is told nothing for so long is told that it is so.
+const HEARTBEAT_EVERY: Duration = Duration::from_secs(1);
+
+/// A tail of a stream.
+struct Following {
+    reader: Arc<dyn LogReader>,
+    name: StreamName,
+    next: StreamVersion,
+    /// The log up to here has no record of it that was not handed on.
+    seen: Head,
+    /// Whether the last page may not have been the last.
+    behind: bool,
+    spelling: Spelling,
+    pace: Interval,
+    quiet: Stopwatch,
+    tail: Tail,
+}
+
+/// The stream from version `next` on, and what is appended to it for as long as the client listens.
+pub(super) async fn tail(
+    state: &ApiState,
+    name: StreamName,
+    next: StreamVersion,
+    spelling: Spelling,
+) -> Result<Response, Problem> {
+    // The head first: what the stream's row says, read after it, is not older.
+    let head = state.reader.log_head().await?;
+    let archived = state.reader.stream_head(&name).await?.is_some_and(|stream| head.pruned.includes(stream.first));
+    let mut pace = interval(LOOK_EVERY);
+    pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut following = Following {
+        reader: state.reader.clone(),
+        name,
+        next,
+        seen: head.head,
+        behind: false,
+        spelling,
+        pace,
+        quiet: Stopwatch::start(),
+        tail: state.tails.open(head.head),
+    };
+    // Before the header is sent, so that most errors are a problem and not a broken line.
+    let first = lines(&following.look().await?, spelling);
+    let shutdown = state.shutdown.clone();
+    let rest = stream::try_unfold(following, move |mut following| {
+        let shutdown = shutdown.clone();
+        async move {
+            let piece = tokio::select! {
+                () = shutdown.cancelled() => return Ok(None),
+                piece = following.piece() => piece.inspect_err(log_broken_answer)?,
+            };
+            Ok::<_, ReadError>(Some((piece, following)))
+        }
+    });
+    answer(Body::from_stream(stream::iter([Ok(first)]).chain(rest)), &head, archived, None)
+}
+
+impl Following {
+    /// What is there from `next` on, a page of it.
+    async fn look(&mut self) -> Result<Vec<Record>, ReadError> {
+        let there = self.reader.stream_head(&self.name).await?.is_some_and(|head| head.version >= self.next);
+        self.behind = there;
+        if !there {
+            self.tail.at(self.seen);
+            return Ok(Vec::new());
+        }
+        let mut records = self.reader.read_stream(&self.name, self.next, Direction::Forward, PAGE_RECORDS).await?;
+        records.truncate(PAGE_RECORDS);
+        let versions = records.iter().map(|record| record.version().get());
+        let end = dense(versions, self.next.get(), Direction::Forward, "version")?;
+        self.next = StreamVersion::new(end).expect("it is above a version");
+        Ok(records)
+    }
+
+    /// The next records, or a sign of life.
+    async fn piece(&mut self) -> Result<Bytes, ReadError> {
+        loop {
+            if !self.behind {
+                self.pace.tick().await;
+                // About a second, if nothing moves.
+                self.seen = self.reader.wait_beyond(self.seen).await?.max(self.seen);
+            }
+            let records = self.look().await?;
+            let silent = records.is_empty();
+            if silent && self.quiet.elapsed() < HEARTBEAT_EVERY {
+                continue;
+            }
+            self.quiet = Stopwatch::start();
+            return Ok(if silent { self.spelling.heartbeat() } else { lines(&records, self.spelling) });
+        }
+    }
+}
