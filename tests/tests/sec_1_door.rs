@@ -200,3 +200,77 @@ async fn certificates_change_while_the_server_runs_and_both_clients_believe_a_pr
     assert_eq!(server.wait().await.expect("it ends").code(), Some(0), "in good order");
     locked.rig.region.end().await.expect("it ends");
 }
+
+/// Our crates say all that they can.
+const EVERYTHING: &str = "info,ops=trace,coldstream=trace,event_log=trace,domain=trace,archiver=trace,segment_store=trace,\
+    replication=trace,projections=trace";
+const PASSWORD: &str = "hush-database-password";
+/// Shaped as a JWT is: header, claims and signature.
+const JWT: &str = "eyJhbGciOiJSUzI1NiIsImtpZCI6ImtleSJ9.eyJzdWIiOiJodXNoIiwiZXhwIjo0MTAyNDQ0ODAwfQ.aHVzaC1zaWduYXR1cmU";
+
+#[tokio::test]
+async fn no_secret_is_in_what_a_server_and_the_commands_say_whatever_fails() {
+    let mut rig = Rig::idle().await;
+    let key = fs::read_to_string(rig.region.config.with_file_name("key")).expect("a signing key");
+    let key = key.trim().splitn(5, '+').last().expect("PRIVATE+KEY+name+id+key").to_owned();
+    let url = rig.region.database_url().replacen('@', &format!(":{PASSWORD}@"), 1);
+    let settings = fs::read_to_string(&rig.region.config).expect("a configuration");
+    let mut settings: toml::Table = settings.parse().expect("TOML");
+    let secret = settings["archive"]["store"]["secret_access_key"].as_str().expect("a secret").to_owned();
+    settings["log"]["url"] = url.into();
+    settings.insert("telemetry".into(), toml::Table::from_iter([("filter".to_owned(), EVERYTHING.into())]).into());
+    let oidc = [("issuer", "https://i"), ("audience", "a"), ("role_claim", "r"), ("keys_url", "http://127.0.0.1:1/k")];
+    let mut oidc = toml::Table::from_iter(oidc.map(|(name, value)| (name.to_owned(), value.into())));
+    oidc.insert("roles".into(), toml::Table::new().into());
+    settings["http"].as_table_mut().expect("a section").insert("oidc".into(), oidc.into());
+    let write = |settings: &toml::Table| fs::write(&rig.region.config, settings.to_string()).expect("written");
+    write(&settings);
+    assert!(settings.to_string().contains(PASSWORD) && settings.to_string().contains(&secret));
+
+    let mut said = Vec::new();
+    rig.region.serve().await.expect("it serves");
+    let tokens = rig.region.tokens.clone();
+    assert_eq!(append(&rig, &tokens.appender, &event("1", "order-1")).await, StatusCode::CREATED);
+    assert_eq!(get(&rig, JWT, "/v1/log").await, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(get(&rig, "cs_wrong_hush", "/v1/log").await, StatusCode::UNAUTHORIZED);
+    for command in
+        [&["archive", "run", "--everything", "--yes"][..], &["config", "check"], &["config", "show"], &["status"]]
+    {
+        said.push(rig.run(command).await);
+    }
+    rig.region.cluster.stop().await.expect("stopped");
+    assert_eq!(get(&rig, &tokens.reader, "/v1/log").await, StatusCode::SERVICE_UNAVAILABLE);
+    assert_ne!(append(&rig, &tokens.appender, &event("2", "order-1")).await, StatusCode::CREATED);
+    said.push(rig.run(&["config", "check"]).await);
+    rig.region.stop_server().await.expect("it ends");
+    // Neither the database nor the bucket can be reached, at the start and while it serves.
+    said.push(rig.run(&["serve"]).await);
+    assert!(!said.last().expect("it was run").status.success());
+    rig.region.cluster.start().await.expect("started");
+    settings["archive"]["store"]["endpoint"] = "http://127.0.0.1:1".into();
+    fs::write(&rig.region.config, settings.to_string()).expect("written");
+    rig.region.serve().await.expect("it serves");
+    assert_eq!(append(&rig, &tokens.appender, &event("3", "order-1")).await, StatusCode::CREATED);
+    for command in
+        [&["archive", "run", "--everything", "--yes"][..], &["archive", "scrub", "--yes"], &["config", "check"]]
+    {
+        said.push(rig.run(command).await);
+    }
+    rig.region.stop_server().await.expect("it ends");
+
+    let mut all = fs::read_to_string(rig.region.server_log()).expect("the server's log");
+    assert!(all.contains("DEBUG"), "it says much");
+    for output in &said {
+        all.push_str(&text(&output.stdout));
+        all.push_str(&text(&output.stderr));
+    }
+    let signature = JWT.rsplit('.').next().expect("a signature");
+    let tokens = [&tokens.appender, &tokens.reader, &tokens.operator, &tokens.auditor, &tokens.replicator];
+    let secrets = [PASSWORD, &secret, JWT, signature, &key, "cs_wrong_hush"];
+    for hidden in secrets.into_iter().chain(tokens.into_iter().map(String::as_str)) {
+        assert!(hidden.len() > 8, "it would be found by chance");
+        let line = all.lines().find(|line| line.contains(hidden));
+        assert_eq!(line, None, "a secret is said");
+    }
+    rig.region.end().await.expect("it ends");
+}
