@@ -22,6 +22,7 @@ mod audit;
 pub mod auth;
 mod body;
 mod coding;
+mod confirmed;
 pub mod content;
 mod follow;
 pub mod groups;

@@ -47,6 +47,9 @@ pub(super) struct LogQuery {
     /// Whether to go on with what is appended, for as long as the client listens.
     #[serde(default)]
     pub(super) follow: bool,
+    /// Only what the other region has too, for certain: no failover takes it back. It comes some seconds later.
+    #[serde(default)]
+    pub(super) confirmed: bool,
 }
 
 impl LogQuery {

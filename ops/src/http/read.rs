@@ -31,9 +31,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::auth::Caller;
+use super::confirmed::ConfirmedLog;
 use super::page::{PAGE_RECORDS, dense, page_limit, records_u64};
 use super::problem::Problem;
 use super::range::{LogQuery, LogRange, Way, limit};
+use super::regions::RegionApi;
 use super::route::{Answer, NDJSON, Route, lines as lines_shape, members, text};
 use super::scope::Touches;
 use super::search::{self, Search};
@@ -190,13 +192,15 @@ pub(super) async fn log(
     if let Some(token) = token {
         resume::check(token, &*state.reader, &head).await?;
     }
+    let reader = reader(&state, query.confirmed)?;
+    let head = if query.confirmed { reader.log_head().await? } else { head };
     let range = LogRange::plan(&query, token, head.head)?;
     let spelling = if events { Spelling::Event } else { Spelling::Record };
     let filter = query.times(filter)?;
     let mut response = if filter.is_all() {
-        let resume = range.resume(&*state.reader, token).await?;
+        let resume = range.resume(&*reader, token).await?;
         let archived = range.oldest().is_some_and(|oldest| head.pruned.includes(oldest));
-        let scan = Scan { reader: state.reader.clone(), place: Place::Log(range), spelling, tail: None };
+        let scan = Scan { reader: reader.clone(), place: Place::Log(range), spelling, tail: None };
         let body = if query.follow {
             tail(scan, range.next_after(), &state.tails, state.shutdown.clone())
         } else {
@@ -204,7 +208,7 @@ pub(super) async fn log(
         };
         answer(body, &head, archived, resume)?
     } else {
-        let search = Search::plan(state.reader.clone(), filter, range, spelling).await?;
+        let search = Search::plan(reader, filter, range, spelling).await?;
         if query.follow {
             search.tail(&head, &state.tails, state.shutdown.clone())?
         } else {
@@ -215,6 +219,16 @@ pub(super) async fn log(
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(EVENTS));
     }
     Ok(response)
+}
+
+/// The log, or as much of it as the other region has too.
+fn reader(state: &ApiState, confirmed: bool) -> Result<Arc<dyn LogReader>, Problem> {
+    if !confirmed {
+        return Ok(state.reader.clone());
+    }
+    let evidence = state.region_api.as_ref().and_then(RegionApi::evidence);
+    let evidence = evidence.ok_or_else(|| Problem::invalid("confirmed: there is no other region that could"))?;
+    Ok(Arc::new(ConfirmedLog::new(state.reader.clone(), evidence)))
 }
 
 fn wants_events(headers: &HeaderMap) -> bool {

@@ -10,6 +10,7 @@ use axum::extract::State;
 use axum::http::{Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use domain::archive::catalog::EvidenceStore;
 use domain::evidence::EvidenceError;
 use domain::{ErrorKind, Head};
 use replication::Region;
@@ -42,6 +43,11 @@ impl RegionApi {
     #[must_use]
     pub fn new(region: Arc<Region>) -> Self {
         Self { shipper: Shipper::new(region.clone()), region }
+    }
+
+    /// What both regions have signed; `None` where there is no other one.
+    pub(super) fn evidence(&self) -> Option<Arc<dyn EvidenceStore>> {
+        self.region.peer.is_some().then(|| self.region.evidence.clone())
     }
 }
 

@@ -376,21 +376,6 @@ async fn every_request_but_health_asks_for_a_token_with_a_role() {
 }
 
 #[tokio::test]
-async fn a_shutdown_answers_what_was_accepted_and_refuses_what_was_not() {
-    let api = Api::start_with(HttpConfig::default(), 0).await;
-    let accepted = tokio::spawn(api.post(SINGLE, event("1", "content-a").to_string()).send());
-    api.log.between.arrived.acquire().await.expect("open").forget();
-    api.shutdown.cancel();
-    // A connection of its own each time: kept ones are closed by the shutdown anyway.
-    let live = || reqwest::get(format!("{}/health/live", api.url));
-    while !live().await.is_err_and(|error| error.is_connect()) {}
-    assert!(!accepted.is_finished() && !api.server.is_finished(), "it is waited for");
-    api.log.between.permits.add_permits(1);
-    assert_eq!(accepted.await.expect("no panic").expect("an answer").status(), StatusCode::CREATED);
-    api.server.await.expect("no panic").expect("in good order");
-}
-
-#[tokio::test]
 async fn an_append_without_an_answer_in_time_may_have_happened() {
     let limits = HttpConfig { answer_seconds: 1, ..HttpConfig::default() };
     let (status, problem) = Api::start_with(limits, 0).await.append(SINGLE, &event("1", "content-a")).await;

@@ -123,3 +123,10 @@ async fn open_tails_are_counted_with_how_far_they_are_behind() {
     drop((tail, of_stream));
     while said("coldstream_http_tails").await != Some(0) {}
 }
+
+#[tokio::test]
+async fn what_another_region_has_confirmed_is_asked_for_only_where_there_is_one() {
+    let api = Api::start().await;
+    assert_eq!(api.get("/v1/log?confirmed=true").await.status(), StatusCode::BAD_REQUEST);
+    assert_eq!(api.get("/v1/log?confirmed=false").await.status(), StatusCode::OK);
+}
