@@ -2,6 +2,8 @@
 
 mod door_common;
 
+use std::collections::BTreeMap;
+
 use domain::Timestamp;
 use door_common::{Rig, text};
 use reqwest::{Client, RequestBuilder, StatusCode};
@@ -39,6 +41,96 @@ fn requests(rig: &Rig, path: &str, method: &str, operation: &Value) -> Vec<Reque
     bodies.iter().map(with).collect()
 }
 
+/// Answers in these forms have examples.
+const SHOWN: [&str; 2] = ["application/json", "application/x-ndjson"];
+/// Names the file to which the answers of today are written: `ops/src/http/examples.json` is made so.
+const WRITE_TO: &str = "COLDSTREAM_WRITE_EXAMPLES";
+
+/// An answer as an example shows it: JSON as it is, of lines the first two.
+fn shown(media: &str, body: &str) -> Value {
+    match media {
+        "application/json" => serde_json::from_str(body).expect("JSON"),
+        _ => Value::from(body.split_inclusive('\n').take(2).collect::<String>()),
+    }
+}
+
+/// Holds `value` to a schema of the document, as far as our schemas say something: types, members, choices.
+fn holds(document: &Value, schema: &Value, value: &Value, path: &str) {
+    if let Some(reference) = schema["$ref"].as_str() {
+        let found = document.pointer(reference.trim_start_matches('#')).expect("it leads somewhere");
+        return holds(document, found, value, path);
+    }
+    let is = |name: &str| match name {
+        "object" => value.is_object(),
+        "array" => value.is_array(),
+        "string" => value.is_string(),
+        "integer" => value.is_i64() || value.is_u64(),
+        "number" => value.is_number(),
+        "boolean" => value.is_boolean(),
+        "null" => value.is_null(),
+        other => panic!("{path}: the type {other} is new"),
+    };
+    let named = schema["type"].as_str().into_iter();
+    let named: Vec<&str> =
+        named.chain(schema["type"].as_array().into_iter().flatten().filter_map(Value::as_str)).collect();
+    assert!(named.is_empty() || named.iter().any(|name| is(name)), "{path}: {value} is none of {named:?}");
+    if let Some(choices) = schema["enum"].as_array() {
+        assert!(choices.contains(value), "{path}: {value} is none of {choices:?}");
+    }
+    for choices in ["anyOf", "oneOf"].iter().filter_map(|name| schema[*name].as_array()) {
+        let fits = |choice: &Value| std::panic::catch_unwind(|| holds(document, choice, value, path)).is_ok();
+        assert!(choices.iter().any(fits), "{path}: {value} is none of {choices:?}");
+    }
+    for required in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        assert!(value.get(required).is_some(), "{path}: {required} is missing in {value}");
+    }
+    for (name, member) in value.as_object().into_iter().flatten() {
+        let of = [&schema["properties"][name], &schema["additionalProperties"]];
+        match of.into_iter().find(|of| !of.is_null()) {
+            Some(Value::Bool(allowed)) => assert!(*allowed, "{path}: {name} is not in the schema"),
+            Some(schema) => holds(document, schema, member, &format!("{path}.{name}")),
+            None => assert!(schema["properties"].is_null(), "{path}: {name} is not in the schema"),
+        }
+    }
+    for element in value.as_array().into_iter().flatten().filter(|_| schema["items"].is_object()) {
+        holds(document, &schema["items"], element, &format!("{path}[]"));
+    }
+}
+
+/// Every answer without an error in JSON or in lines has an example, and that is of its schema.
+fn examples_hold(document: &Value) {
+    for (path, operations) in document["paths"].as_object().expect("paths") {
+        for (method, operation) in operations.as_object().expect("operations") {
+            for (status, response) in operation["responses"].as_object().expect("responses") {
+                let forms = response["content"].as_object().into_iter().flatten();
+                for (media, form) in
+                    forms.filter(|(media, _)| status.starts_with('2') && SHOWN.contains(&media.as_str()))
+                {
+                    let name = format!("{method} {path} {status} {media}");
+                    let example = form.get("example").unwrap_or_else(|| panic!("{name} has no example"));
+                    holds(document, &form["schema"], example, &name);
+                    let lines = example.as_str().into_iter().flat_map(str::lines).filter(|line| !line.is_empty());
+                    for line in lines {
+                        assert!(serde_json::from_str::<Value>(line).expect("JSON").is_object(), "{name}: {line}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Whether both have the same members, of the same types, as far as one says what the other says: an answer of today and the
+/// example of it.
+fn alike(one: &Value, other: &Value) -> bool {
+    match (one, other) {
+        (Value::Object(one), Value::Object(other)) => {
+            one.iter().all(|(name, value)| other.get(name).is_none_or(|other| alike(value, other)))
+        }
+        (Value::Null, _) | (_, Value::Null) | (Value::Array(_), Value::Array(_)) => true,
+        _ => std::mem::discriminant(one) == std::mem::discriminant(other),
+    }
+}
+
 /// What a region without a peer cannot do: no example is right for every region.
 fn refused_here(path: &str) -> bool {
     matches!(path, "/v1/replication/cosignature" | "/v1/admin/promote" | "/v1/admin/step-down")
@@ -63,6 +155,7 @@ async fn every_example_of_the_document_is_answered_as_the_document_says() {
     });
     let mut operations: Vec<_> = operations.collect();
     // The other examples look at what the appends have written; what moves the region comes last.
+    let mut today: BTreeMap<String, BTreeMap<String, BTreeMap<String, Value>>> = BTreeMap::new();
     operations.sort_by_key(|(path, ..)| (*path != "/v1/append", path.starts_with("/v1/admin/"), *path));
     for (path, method, operation) in operations {
         for request in requests(&rig, path, method, operation) {
@@ -75,7 +168,21 @@ async fn every_example_of_the_document_is_answered_as_the_document_says() {
             assert!(form.is_some_and(Value::is_object), "{method} {path}: {status} {media:?} {body}");
             assert_ne!(status, StatusCode::NOT_FOUND, "{method} {path}: {body}");
             assert!(refused_here(path) || status.is_success(), "{method} {path}: {status} {body}");
+            let media = media.expect("a form");
+            if status.is_success() && SHOWN.contains(&media.as_str()) {
+                let answered = shown(&media, &body);
+                holds(&document, &form.expect("a form")["schema"], &answered, path);
+                if let Some(example) = form.and_then(|form| form.get("example")) {
+                    assert!(alike(&answered, example), "{method} {path}: {answered} and {example}");
+                }
+                let of = today.entry(format!("{method} {path}")).or_default();
+                of.entry(status.as_str().to_owned()).or_default().insert(media, answered);
+            }
         }
     }
+    if let Ok(file) = std::env::var(WRITE_TO) {
+        std::fs::write(file, format!("{:#}\n", serde_json::json!(today))).expect("written");
+    }
+    examples_hold(&document);
     rig.end().await;
 }

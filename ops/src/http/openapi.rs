@@ -22,6 +22,10 @@ pub(super) static ROUTES: &[Route] = &[Route {
 
 static DOCUMENT: LazyLock<Arc<Value>> = LazyLock::new(|| Arc::new(make()));
 
+/// Answers as they came once, by operation, status and media type. A test holds each to its schema, and misses none.
+static EXAMPLES: LazyLock<Value> =
+    LazyLock::new(|| serde_json::from_str(include_str!("examples.json")).expect("a test reads every example"));
+
 const ABOUT: &str = "An event log that loses nothing: appends, reads, the archive and the other region.\n\n\
     64-bit numbers are strings in JSON. Every error is a problem document (RFC 9457) whose `kind` says what to do. \
     What is no route is answered with 404 `not_found`, a method that a route has not with 405 `invalid`; a route for \
@@ -161,10 +165,16 @@ fn never_null(mut schema: Value) -> Value {
 
 fn responses(route: &Route, schemas: &mut SchemaGenerator) -> Map<String, Value> {
     let mut responses = Map::new();
+    let verb = if route.verb == Verb::Get { "get" } else { "post" };
     for answer in route.answers {
         let mut content = Map::new();
         for (media, shape) in answer.forms {
-            content.insert((*media).to_owned(), json!({"schema": shape(schemas)}));
+            let mut form = json!({"schema": shape(schemas)});
+            let example = &EXAMPLES[format!("{verb} {}", route.path)][answer.status.as_str()][*media];
+            if !example.is_null() {
+                form["example"] = example.clone();
+            }
+            content.insert((*media).to_owned(), form);
         }
         let headers = headers(answer.headers);
         let response = json!({"description": answer.what, "content": content, "headers": headers});
