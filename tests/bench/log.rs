@@ -12,6 +12,8 @@ use event_log::PgLog;
 use futures::StreamExt;
 use log_common::{Rig, event, is_sound, new_log, request};
 use ops::clock::Stopwatch;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use sqlx::{Executor, Row};
 use uuid::Uuid;
 
@@ -95,10 +97,11 @@ async fn what_ids_cost() {
     admin.execute("CREATE TABLE ids (LIKE coldstream.event_ids INCLUDING ALL)").await.expect("a table");
     let insert =
         "INSERT INTO ids (id_hash, position) SELECT id, $2 + n FROM unnest($1::uuid[]) WITH ORDINALITY AS u (id, n)";
+    let mut rng = StdRng::seed_from_u64(20_260_501);
     let watch = Stopwatch::start();
     for group in 0..GROUPS {
         // Sorted, as the appender writes them.
-        let mut ids: Vec<Uuid> = (0..EVENTS).map(|_| Uuid::from_u128(rand::random())).collect();
+        let mut ids: Vec<Uuid> = (0..EVENTS).map(|_| Uuid::from_u128(rng.random())).collect();
         ids.sort_unstable();
         let first = i64::try_from(group * EVENTS).expect("few");
         sqlx::query(insert).bind(ids).bind(first).execute(&mut admin).await.expect("stored");

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domain::Timestamp;
+use domain::event::TraceContext;
 use domain::group::{ConsumerName, Extended, GroupName, LeaseNumber, NewGroup, Settled, Settlement};
 use domain::record::Record;
 use reqwest::Method;
@@ -28,6 +29,8 @@ use crate::{ANSWER_WITHIN, Client, Shared, answer};
 #[derive(Clone)]
 pub struct Group {
     shared: Arc<Shared>,
+    /// That of the client which it was made by.
+    trace: Option<Arc<TraceContext>>,
     name: GroupName,
 }
 
@@ -69,7 +72,7 @@ impl Client {
     /// The group of that name. Nobody is asked whether there is one.
     #[must_use]
     pub fn group(&self, name: &GroupName) -> Group {
-        Group { shared: Arc::clone(&self.shared), name: name.clone() }
+        Group { shared: Arc::clone(&self.shared), trace: self.trace.clone(), name: name.clone() }
     }
 }
 
@@ -119,7 +122,7 @@ impl Group {
         let mut patience = Patience::of(self.shared.give_up_after);
         loop {
             let region = self.shared.writers.current();
-            let asked = self.shared.request(Method::GET, region, "/v1/group/status");
+            let asked = self.shared.request(Method::GET, region, "/v1/group/status", self.trace.as_deref());
             let asked = asked.query(&[("group", self.name.as_str())]).timeout(ANSWER_WITHIN);
             match read::<wire::Status>(asked).await {
                 Ok(status) => return Ok(Duration::from_secs(status.lease_seconds)),
@@ -168,7 +171,8 @@ impl Group {
         body: &Value,
         within: Duration,
     ) -> Result<T, ClientError> {
-        let request = self.shared.request(Method::POST, region, &format!("/v1/group/{verb}")).timeout(within);
+        let path = format!("/v1/group/{verb}");
+        let request = self.shared.request(Method::POST, region, &path, self.trace.as_deref()).timeout(within);
         read(request.header("content-type", "application/json").body(body.to_string())).await
     }
 }

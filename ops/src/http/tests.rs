@@ -4,12 +4,9 @@ mod coding;
 mod documented;
 mod events;
 mod filters;
-<<<<<<< HEAD
 mod gate;
 mod groups;
-=======
 mod leaving;
->>>>>>> a369e06 (Serve on for a while when told to end; read the configuration again at SIGHUP)
 mod tls;
 mod tokens;
 mod trace;
