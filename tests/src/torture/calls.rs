@@ -16,6 +16,7 @@ struct Call {
     ended: u64,
     ids: Vec<String>,
     expect: Vec<(String, String)>,
+    claims: Option<String>,
     outcome: Outcome,
 }
 
@@ -29,6 +30,8 @@ enum Outcome {
         stream: String,
         actual: u64,
     },
+    /// Refused because another event has the tag that it claims.
+    Taken,
     /// The server said that it did not happen.
     DidNotHappen,
     /// No answer, or one that leaves it open.
@@ -57,6 +60,7 @@ impl Calls {
         let ended = self.clock.fetch_add(1, Ordering::SeqCst);
         let outcome = match answer {
             Answer::Stored { replayed, .. } => Outcome::Stored { replayed: *replayed },
+            Answer::Problem(409, _) if request.claims.is_some() => Outcome::Taken,
             Answer::Problem(409, problem) => {
                 let stream = problem["stream"].as_str().unwrap_or_else(|| panic!("no stream: {problem}")).to_owned();
                 let actual = problem["actual"].as_str().and_then(|text| text.parse().ok());
@@ -65,7 +69,8 @@ impl Calls {
             Answer::Problem(_, problem) if problem["kind"] == "unavailable" => Outcome::DidNotHappen,
             Answer::Problem(..) | Answer::None(_) => Outcome::Unknown,
         };
-        let call = Call { begun, ended, ids: request.ids.clone(), expect: request.expect.clone(), outcome };
+        let (ids, expect, claims) = (request.ids.clone(), request.expect.clone(), request.claims.clone());
+        let call = Call { begun, ended, ids, expect, claims, outcome };
         self.made.lock().unwrap_or_else(PoisonError::into_inner).push(call);
     }
 
@@ -81,6 +86,7 @@ impl Calls {
             match &call.outcome {
                 Outcome::Stored { replayed } => judge.stored(call, *replayed, stored, &made),
                 Outcome::Refused { stream, actual } => judge.refused(call, stream, *actual),
+                Outcome::Taken => judge.taken(call),
                 Outcome::DidNotHappen | Outcome::Unknown => {}
             }
         }
@@ -100,6 +106,8 @@ struct Judge<'a> {
     spans: HashMap<&'a str, Span>,
     /// The events of each stream, in its order: position and id.
     streams: HashMap<&'a str, Vec<(u64, &'a str)>>,
+    /// The event that has each tag.
+    tagged: HashMap<&'a str, &'a str>,
 }
 
 impl<'a> Judge<'a> {
@@ -119,7 +127,22 @@ impl<'a> Judge<'a> {
             streams.entry(stream).or_default().push((*position, id));
         }
         streams.values_mut().for_each(|events| events.sort_unstable());
-        Self { spans, streams }
+        let mut tagged: HashMap<&str, &str> = HashMap::new();
+        for (tag, id) in made.iter().filter_map(|call| Some((call.claims.as_deref()?, call.ids[0].as_str()))) {
+            if stored.contains_key(id) {
+                let other = tagged.insert(tag, id).filter(|other| *other != id);
+                assert_eq!(other, None, "a condition did not hold: {tag} is of {id} too");
+            }
+        }
+        Self { spans, streams, tagged }
+    }
+
+    /// Somebody else had the tag, or was about to, when this one was refused.
+    fn taken(&self, call: &Call) {
+        let tag = call.claims.as_deref().unwrap_or_default();
+        let winner = self.tagged.get(tag).unwrap_or_else(|| panic!("{:?} was refused and nobody has {tag}", call.ids));
+        assert!(call.ids[0] != **winner, "{winner} was refused and is stored");
+        assert!(self.spans[winner].begun < call.ended, "{winner} was not sent when {:?} was refused {tag}", call.ids);
     }
 
     /// LOG-2 in real time: what was acknowledged before another event was first sent stands before that one.
@@ -243,6 +266,22 @@ mod tests {
             calls.end(calls.begin(), &request("a", "s-1", "none"), &acknowledged(false));
             calls.end(calls.begin(), &request("b", "s-1", "7"), &refused(actual));
             assert_eq!(judged(&calls, vec![place("a", "s-1", 1, 1)]).is_ok(), good, "{actual}");
+        }
+    }
+
+    #[test]
+    fn a_tag_that_two_events_have_or_that_was_refused_for_nothing_is_found() {
+        let claim = |id: &str| Request::claim("/s", &format!("s-{id}"), id, "name:x");
+        let taken = Answer::Problem(409, json!({"kind": "conflict"}));
+        let both = [place("a", "s-a", 1, 1), place("b", "s-b", 1, 2)];
+        for (second, stored, good) in
+            [(acknowledged(false), &both[..], false), (taken.clone(), &both[..1], true), (taken, &both[..0], false)]
+        {
+            let calls = Calls::default();
+            let first = if stored.is_empty() { Answer::None("cut".into()) } else { acknowledged(false) };
+            calls.end(calls.begin(), &claim("a"), &first);
+            calls.end(calls.begin(), &claim("b"), &second);
+            assert_eq!(judged(&calls, stored.to_vec()).is_ok(), good);
         }
     }
 

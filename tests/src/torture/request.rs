@@ -21,6 +21,8 @@ pub struct Request {
     pub ids: Vec<String>,
     /// What it expects: (stream, `none`, `exists` or a version).
     pub expect: Vec<(String, String)>,
+    /// The tag that no event in the log may have before it, and that its event has.
+    pub claims: Option<String>,
 }
 
 /// Where an event was said to stand.
@@ -81,7 +83,14 @@ impl Request {
     #[must_use]
     pub fn single(source: &str, stream: &str, id: &str) -> Self {
         let body = event(source, stream, id, 20).to_string();
-        Self { content_type: SINGLE, expected_version: None, body, ids: vec![id.to_owned()], expect: Vec::new() }
+        Self {
+            content_type: SINGLE,
+            expected_version: None,
+            body,
+            ids: vec![id.to_owned()],
+            expect: Vec::new(),
+            claims: None,
+        }
     }
 
     /// Events of one stream, with what is expected of it (`any`, `none`, `exists` or a version).
@@ -90,7 +99,7 @@ impl Request {
         let events: Vec<Value> = ids.iter().map(|id| event(source, stream, id, pad)).collect();
         let body = Value::from(events).to_string();
         let expect = vec![(stream.to_owned(), expected.to_owned())];
-        Self { content_type: BATCH, expected_version: Some(expected.to_owned()), body, ids, expect }
+        Self { content_type: BATCH, expected_version: Some(expected.to_owned()), body, ids, expect, claims: None }
     }
 
     /// An append document: (stream, id) of each event, (stream, version) of each expectation.
@@ -102,7 +111,24 @@ impl Request {
             expect.iter().map(|(stream, version)| json!({ "stream": stream, "version": version })).collect();
         let body = json!({ "expect": named, "events": events }).to_string();
         let expect = expect.iter().map(|(stream, version)| ((*stream).to_owned(), version.clone())).collect();
-        Self { content_type: DOCUMENT, expected_version: None, body, ids, expect }
+        Self { content_type: DOCUMENT, expected_version: None, body, ids, expect, claims: None }
+    }
+
+    /// One event that has a tag, on the condition that no event has it yet.
+    #[must_use]
+    pub fn claim(source: &str, stream: &str, id: &str, tag: &str) -> Self {
+        let mut event = event(source, stream, id, 20);
+        event["tags"] = tag.into();
+        let condition = json!({ "fail_if_events_match": [{ "tags": [tag] }], "after": "0" });
+        let body = json!({ "events": [event], "conditions": [condition] }).to_string();
+        let (ids, claims) = (vec![id.to_owned()], Some(tag.to_owned()));
+        Self { content_type: DOCUMENT, expected_version: None, body, ids, expect: Vec::new(), claims }
+    }
+
+    /// The same ids with other content: never a retry.
+    #[must_use]
+    pub fn with_other_content(&self) -> Self {
+        Self { body: self.body.replace(r#""pad":"x"#, r#""pad":"y"#), ..self.clone() }
     }
 }
 

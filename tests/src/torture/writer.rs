@@ -18,6 +18,8 @@ use super::request::{Answer, Client, Place, Request};
 const SHARED: usize = 5;
 /// Streams that a writer has to itself: it always knows their version.
 const OWN: usize = 3;
+/// So many names are to be had; each writer tries for all of them, one after the other.
+const NAMES: u64 = 400;
 /// The stream for which all writers compete.
 const RACE: &str = "race-1";
 /// After no answer, the next try comes at most this soon.
@@ -72,6 +74,8 @@ impl Writers {
                 number: 0,
                 own: [0; OWN],
                 race: 0,
+                name_number: 0,
+                last: None,
                 journal: Journal::default(),
                 calls: Arc::clone(&calls),
             };
@@ -126,6 +130,10 @@ struct Writer {
     own: [u64; OWN],
     /// The version that it believes the contested stream to have.
     race: u64,
+    /// The name that it tries for next.
+    name_number: u64,
+    /// What was acknowledged last, and how.
+    last: Option<(Request, Vec<Place>)>,
     journal: Journal,
     calls: Arc<Calls>,
 }
@@ -136,11 +144,15 @@ impl Writer {
         pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while !stop.load(Ordering::SeqCst) {
             pace.tick().await;
-            match self.rng.random_range(0..5) {
+            match self.rng.random_range(0..9) {
                 0 => self.any().await,
                 1 => self.exactly().await,
                 2 => self.no_stream().await,
                 3 => self.many_streams().await,
+                4 => self.exists().await,
+                5 => self.name().await,
+                6 => self.again().await,
+                7 => self.with_other_content().await,
                 _ => self.race().await,
             }
             answered.send_modify(|count| *count += 1);
@@ -196,6 +208,71 @@ impl Writer {
         assert_eq!(places[2].position, places[0].position + 2, "a request's positions follow each other");
     }
 
+    /// A stream of its own that has had events, whatever its version.
+    async fn exists(&mut self) {
+        let Some(index) = (0..OWN).find(|index| self.own[*index] > 0) else { return };
+        let (stream, id) = (format!("own-{}-{index}", self.name), self.id());
+        let places = self.acknowledged(&Request::batch(&self.source, &stream, "exists", vec![id], 20)).await;
+        self.own[index] += 1;
+        assert_eq!(places[0].version, self.own[index], "LOG-3: {}", places[0].id);
+    }
+
+    /// One of all the writers gets each name.
+    async fn name(&mut self) {
+        if self.name_number == NAMES {
+            return;
+        }
+        self.name_number += 1;
+        let (tag, id) = (format!("name:{}", self.name_number), self.id());
+        let request = Request::claim(&self.source, &format!("named-{id}"), &id, &tag);
+        if self.answered(&request).await.is_err() {
+            self.journal.refused.extend(request.ids);
+        }
+    }
+
+    /// LOG-4: what was acknowledged is sent once more, as by a client that has forgotten the answer.
+    async fn again(&mut self) {
+        let Some((request, places)) = self.last.clone() else { return };
+        loop {
+            let begun = self.calls.begin();
+            let answer = self.client.send(self.urls.choose(&mut self.rng).expect("there is a server"), &request).await;
+            self.calls.end(begun, &request, &answer);
+            match answer {
+                Answer::Stored { replayed, places: again } => {
+                    assert_eq!((replayed, again), (true, places), "LOG-4: the first positions");
+                    return;
+                }
+                answer => self.passes(&answer).await,
+            }
+        }
+    }
+
+    /// LOG-4: known ids with other content are refused, and nothing is stored.
+    async fn with_other_content(&mut self) {
+        let Some((request, _)) = self.last.clone() else { return };
+        let request = request.with_other_content();
+        loop {
+            match self.client.send(self.urls.choose(&mut self.rng).expect("there is a server"), &request).await {
+                Answer::Problem(409, problem) => {
+                    assert_eq!(problem["kind"], "conflict", "LOG-4: {problem}");
+                    return;
+                }
+                Answer::Stored { .. } => panic!("LOG-4: {:?} was taken with other content", request.ids),
+                answer => self.passes(&answer).await,
+            }
+        }
+    }
+
+    /// Waits a moment after an answer that leaves a request open.
+    async fn passes(&mut self, answer: &Answer) {
+        if let Answer::Problem(status, problem) = answer {
+            assert!(matches!(status, 503 | 504), "{status}: {problem}");
+        }
+        let mut pause = tokio::time::interval(PAUSE);
+        pause.tick().await;
+        pause.tick().await;
+    }
+
     /// One of all the writers wins each version.
     async fn race(&mut self) {
         let (shared, ids) = (self.shared(), [self.id(), self.id()]);
@@ -235,6 +312,7 @@ impl Writer {
                     assert!(sent > 0 || !replayed, "{:?} is new and was called a retry", request.ids);
                     self.journal.replayed += u64::from(replayed);
                     self.journal.acknowledged.extend(places.iter().cloned());
+                    self.last = Some((request.clone(), places.clone()));
                     return Ok(places);
                 }
                 Answer::Problem(409, problem) => return Err(problem),
