@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
+use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::Response;
 use bytes::Bytes;
 use domain::log::{Direction, LogReader, ReadError};
@@ -18,7 +19,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use super::ApiState;
 use super::page::{PAGE_RECORDS, dense};
 use super::problem::Problem;
-use super::read::{Spelling, answer, lines, log_broken_answer};
+use super::read::{EVENTS, LAST_EVENT_ID, Spelling, answer, lines, log_broken_answer, wants_events};
 use super::tails::Tail;
 use crate::clock::Stopwatch;
 
@@ -42,8 +43,35 @@ struct Following {
     tail: Tail,
 }
 
+/// Answers `GET /v1/stream?follow=true`: in lines, or as events whose id is the version.
+pub(super) async fn asked(
+    state: &ApiState,
+    name: StreamName,
+    from: Option<u64>,
+    headers: &HeaderMap,
+) -> Result<Response, Problem> {
+    let events = wants_events(headers);
+    let seen = headers.get(LAST_EVENT_ID).filter(|_| events);
+    let after = |seen: &HeaderValue| {
+        let seen = seen.to_str().ok()?.parse::<u64>().ok()?;
+        seen.checked_add(1)
+    };
+    let from = match seen {
+        Some(seen) => Some(after(seen).ok_or_else(|| Problem::invalid("Last-Event-ID is a version of the stream"))?),
+        None => from,
+    };
+    let from = from.map_or(Some(StreamVersion::FIRST), StreamVersion::new);
+    let next = from.ok_or_else(|| Problem::invalid("versions are counted from 1"))?;
+    let spelling = if events { Spelling::EventOfStream } else { Spelling::Record };
+    let mut response = tail(state, name, next, spelling).await?;
+    if events {
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(EVENTS));
+    }
+    Ok(response)
+}
+
 /// The stream from version `next` on, and what is appended to it for as long as the client listens.
-pub(super) async fn tail(
+async fn tail(
     state: &ApiState,
     name: StreamName,
     next: StreamVersion,

@@ -44,8 +44,8 @@ use super::{ApiState, READERS, follow, query, resume};
 use crate::subject;
 
 /// Media type of server-sent events.
-const EVENTS: &str = "text/event-stream";
-const LAST_EVENT_ID: &str = "Last-Event-ID";
+pub(super) const EVENTS: &str = "text/event-stream";
+pub(super) const LAST_EVENT_ID: &str = "Last-Event-ID";
 /// The head when the answer began.
 const HEAD: HeaderName = HeaderName::from_static("coldstream-head");
 /// Token of the answer's last record.
@@ -231,7 +231,7 @@ fn reader(state: &ApiState, confirmed: bool) -> Result<Arc<dyn LogReader>, Probl
     Ok(Arc::new(ConfirmedLog::new(state.reader.clone(), evidence)))
 }
 
-fn wants_events(headers: &HeaderMap) -> bool {
+pub(super) fn wants_events(headers: &HeaderMap) -> bool {
     let accepted = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
     accepted.is_some_and(|accepted| accepted.contains(EVENTS))
 }
@@ -250,35 +250,9 @@ pub(super) async fn stream(
         if limit.is_some() || matches!(direction, Way::Backward) {
             return Err(Problem::invalid("a tail has no limit and is read forward"));
         }
-        return stream_tail(&state, name, from, &headers).await;
+        return follow::asked(&state, name, from, &headers).await;
     }
     stream_answer(&state, name, Spelling::Record, (from, direction.into(), limit)).await
-}
-
-async fn stream_tail(
-    state: &ApiState,
-    name: StreamName,
-    from: Option<u64>,
-    headers: &HeaderMap,
-) -> Result<Response, Problem> {
-    let events = wants_events(headers);
-    let seen = headers.get(LAST_EVENT_ID).filter(|_| events);
-    let after = |seen: &HeaderValue| {
-        let seen = seen.to_str().ok()?.parse::<u64>().ok()?;
-        seen.checked_add(1)
-    };
-    let from = match seen {
-        Some(seen) => Some(after(seen).ok_or_else(|| Problem::invalid("Last-Event-ID is a version of the stream"))?),
-        None => from,
-    };
-    let from = from.map_or(Some(StreamVersion::FIRST), StreamVersion::new);
-    let next = from.ok_or_else(|| Problem::invalid("versions are counted from 1"))?;
-    let spelling = if events { Spelling::EventOfStream } else { Spelling::Record };
-    let mut response = follow::tail(state, name, next, spelling).await?;
-    if events {
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(EVENTS));
-    }
-    Ok(response)
 }
 
 /// All that happened to a content item, whether live or archived.
