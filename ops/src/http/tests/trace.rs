@@ -44,3 +44,13 @@ async fn what_is_no_context_is_ignored_and_an_event_keeps_its_own() {
     assert_eq!(parents, [&Value::Null, &Value::Null, &Value::Null, &json!(RETRY)]);
     assert_eq!(records[3]["tracestate"], Value::Null, "a state belongs to its own parent");
 }
+
+#[tokio::test]
+async fn an_answer_carries_the_clients_request_id_or_one_of_ours() {
+    let api = Api::start().await;
+    let live = || api.client.get(format!("{}/health/live", api.url));
+    let own = live().header("x-request-id", "abc-1").send().await.expect("an answer");
+    assert_eq!(own.headers()["x-request-id"], "abc-1");
+    let ours = live().header("x-request-id", "a b").send().await.expect("an answer");
+    assert_eq!(ours.headers()["x-request-id"].len(), 32);
+}
