@@ -7,11 +7,15 @@ use domain::content::CATEGORY;
 /// Only for showing: what is stored, shipped and hashed is the record's own line.
 #[must_use]
 pub fn of_source(mut line: Vec<u8>) -> Vec<u8> {
-    // No text of the line can hold this before that member: a quotation mark within a text stands behind a backslash.
-    let member = format!(",\"subject\":\"{CATEGORY}-");
-    if let Some(at) = memchr::memmem::find(&line, member.as_bytes()) {
-        let end = at + member.len();
-        line.drain(end - CATEGORY.len() - 1..end);
+    // No text of the line can hold this before that member (a quotation mark within a text stands behind a backslash), and
+    // `data`, which may have a member of that name, comes after it.
+    const MEMBER: &[u8] = b",\"subject\":\"";
+    let prefix = format!("{CATEGORY}-");
+    if let Some(at) = memchr::memmem::find(&line, MEMBER) {
+        let begin = at + MEMBER.len();
+        if line[begin..].starts_with(prefix.as_bytes()) {
+            line.drain(begin..begin + prefix.len());
+        }
     }
     line
 }
@@ -29,7 +33,7 @@ mod tests {
         );
         let other = r#"{"id":",\"subject\":\"content-","subject":"import-1"}"#;
         assert_eq!(shown(other), other);
-        let data = r#"{"id":"1","subject":"import-1","data":{"subject":"content-a"}}"#;
+        let data = r#"{"id":"1","subject":"import-1","data":{"a":1,"subject":"content-a"}}"#;
         assert_eq!(shown(data), data);
     }
 }
