@@ -13,15 +13,14 @@ use domain::arbiter::EventKey;
 use domain::log::{Direction, ReadError};
 use domain::record::Record;
 use domain::{Epoch, Head, Position, StreamName, StreamVersion, Timestamp};
-use futures::TryStreamExt as _;
 use sqlx::Row as _;
-use sqlx::postgres::{PgPool, PgPoolCopyExt as _, PgRow};
+use sqlx::postgres::{PgPool, PgRow};
 use uuid::Uuid;
 
 use crate::error::{Trouble, chain, trouble};
 use crate::instant::Instant;
 use crate::partitions::{PartitionMap, Partitions};
-use crate::rows::{self, COLUMNS, CopiedRows};
+use crate::rows::{self, COLUMNS};
 use page::{Page, after, gap, middle};
 pub(crate) use past::LiveFrom;
 
@@ -126,10 +125,8 @@ impl Reader {
         loop {
             let before = next;
             if let Some(index) = map.holding(next) {
-                let body = self.copied(&map, index, next, &page).await?;
-                let mut rows = CopiedRows::of(&body)?;
-                while let Some(row) = rows.next()? {
-                    if page.take(&row)?.position() != next {
+                for row in self.log_rows(include_str!("sql/log_forward.sql"), &map, index, next, &page).await? {
+                    if page.push(&row)?.position() != next {
                         return Err(hole(next).into());
                     }
                     next = next.next();
@@ -168,7 +165,7 @@ impl Reader {
         let mut next = from.as_head().min(map.head);
         while let Some(at) = next.newest().filter(|at| !page.is_full() && !map.pruned.includes(*at)) {
             let Some(index) = map.holding(at) else { return Err(hole(at).into()) };
-            for row in self.rows_backward(&map, index, at, &page).await? {
+            for row in self.log_rows(include_str!("sql/log_backward.sql"), &map, index, at, &page).await? {
                 let position = page.push(&row)?.position();
                 if position.as_head() != next {
                     return Err(hole(at).into());
@@ -182,31 +179,15 @@ impl Reader {
         Ok(page.records)
     }
 
-    /// Rows of a partition from a position on, as the body of a COPY: what reads most is read in the cheapest way.
-    async fn copied(&self, map: &PartitionMap, index: usize, from: Position, page: &Page) -> Result<Vec<u8>, Stop> {
-        let statement = with_partition(include_str!("sql/log_forward.sql"), &map.spans[index].table)
-            .replace("{from}", &from.to_string())
-            .replace("{rows}", &page.rows_left().to_string())
-            .replace("{bytes}", &page.bytes_left().to_string());
-        let read = async {
-            let mut rows = self.pool.copy_out_raw(&statement).await?;
-            let mut body = Vec::new();
-            while let Some(piece) = rows.try_next().await? {
-                body.extend_from_slice(&piece);
-            }
-            Ok(body)
-        };
-        self.unless_vanished(read.await).await
-    }
-
-    async fn rows_backward(
+    async fn log_rows(
         &self,
+        statement: &str,
         map: &PartitionMap,
         index: usize,
         from: Position,
         page: &Page,
     ) -> Result<Vec<PgRow>, Stop> {
-        let statement = with_partition(include_str!("sql/log_backward.sql"), &map.spans[index].table);
+        let statement = with_partition(statement, &map.spans[index].table);
         let query = sqlx::query(&statement).bind(from.as_i64()).bind(page.rows_left()).bind(page.bytes_left());
         let read = query.fetch_all(&self.pool).await;
         self.unless_vanished(read).await

@@ -6,7 +6,7 @@ use domain::record::Record;
 use domain::{Head, Position, StreamVersion};
 use sqlx::postgres::PgRow;
 
-use crate::rows::{self, Values};
+use crate::rows;
 
 /// An answer is cut after this many bytes: what a reader can hold many of.
 const ANSWER_BYTES_MAX: i64 = 8 << 20;
@@ -24,19 +24,9 @@ impl Page {
 
     /// Takes a row. Its bytes are counted as the statement counts them, so that both stop at the same row.
     pub(super) fn push(&mut self, row: &PgRow) -> Result<&Record, sqlx::Error> {
-        let (bytes, record) = (rows::bytes(row)?, rows::record(row)?);
-        Ok(self.add(bytes, record))
-    }
-
-    /// The same, of a row that was copied.
-    pub(super) fn take(&mut self, row: &Values<'_>) -> Result<&Record, sqlx::Error> {
-        Ok(self.add(i64::from(row.bytes), row.to_record()?))
-    }
-
-    fn add(&mut self, bytes: i64, record: Record) -> &Record {
-        self.bytes += bytes;
-        self.records.push(record);
-        &self.records[self.records.len() - 1]
+        self.bytes += rows::bytes(row)?;
+        self.records.push(rows::record(row)?);
+        Ok(&self.records[self.records.len() - 1])
     }
 
     pub(super) fn is_full(&self) -> bool {
