@@ -21,6 +21,8 @@ use tokio::process::{Child, Command};
 
 const ITEMS: u32 = 400;
 const EVENTS_A_MONTH: u32 = 1_200;
+/// So many that four months of them are folded in three batches.
+const EVENTS_OF_BATCHES: u32 = 4_800;
 const START: &str = "2025-01-01T00:00:00Z";
 
 /// A region with four months of content, of which one is live and the others are pruned.
@@ -34,6 +36,10 @@ struct Archived {
 
 impl Archived {
     async fn set_up() -> Self {
+        Self::set_up_of(EVENTS_A_MONTH).await
+    }
+
+    async fn set_up_of(events_a_month: u32) -> Self {
         let settings = vec![("archive.sealing.segment_bytes", (64 << 10).into())];
         let (mut region, folder) = single(&Setting { now: at(START), window_months: 1, settings }).await;
         let log = open(&region).await;
@@ -44,9 +50,9 @@ impl Archived {
         for month in 0..4 {
             let month = at(START).months_after(month).expect("a month");
             archived.log.set_simulated_now(month.months_after(1).expect("a month")).await.expect("time goes on");
-            archived.grow(EVENTS_A_MONTH, Some(month)).await;
+            archived.grow(events_a_month, Some(month)).await;
         }
-        let due = u64::from(EVENTS_A_MONTH) * 3;
+        let due = u64::from(events_a_month) * 3;
         until("all but a month is pruned, and the view is at the head", async || {
             let status = Api::of(&archived.region).status().await;
             let caught_up = status.workers["content view"].note == format!("at {}", archived.made);
@@ -141,7 +147,7 @@ fn was_killed(status: ExitStatus) -> bool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rebuild_from_the_archive_is_the_view_that_was_folded_live_whichever_step_it_is_killed_at() {
-    let archived = Archived::set_up().await;
+    let archived = Archived::set_up_of(EVENTS_OF_BATCHES).await;
     let (live, _) = archived.rows().await;
     assert!(live.len() > 300, "{} rows", live.len());
     let before =
