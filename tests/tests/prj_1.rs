@@ -12,8 +12,8 @@ use prj_common::{APPLICATION, History, Rig, append, empty_log, form, is_the_fold
 use projections::ProjectionError;
 use projections::content::{ItemState, Lookup};
 use projections::runner::Step;
-use rand::Rng;
 use sqlx::{Connection, PgConnection};
+use system_tests::chance::{Moments, generator};
 
 #[tokio::test]
 async fn after_every_step_a_view_is_the_fold_of_its_checkpoint_and_cutoff() {
@@ -48,11 +48,13 @@ async fn a_runner_that_is_killed_at_any_moment_leaves_rows_and_checkpoint_togeth
     let mut history = History::new(2, "2024-01-01T00:00:00Z", 200, 7);
     let mut admin = PgConnection::connect(&rig.cluster.superuser_url("views")).await.expect("connected");
     let kill = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = $1";
-    let (mut cut, mut progressed) = (0, Head::EMPTY);
-    for round in 0..60 {
+    let mut moments = Moments::within(Duration::from_millis(20));
+    let (mut round, mut progressed) = (0, Head::EMPTY);
+    while moments.counts().0 < 20 {
+        round += 1;
         history.go_on(&rig.log, &rig.clock, 30).await;
         let runner = rig.runner().with_batches_of(3);
-        let moment = Duration::from_micros(system_tests::chance::generator().random_range(1..20_000));
+        let moment = moments.draw(&mut generator());
         let done = if round % 2 == 0 {
             let outcome = tokio::time::timeout(moment, runner.catch_up()).await;
             outcome.is_ok_and(|outcome| outcome.is_ok())
@@ -62,14 +64,14 @@ async fn a_runner_that_is_killed_at_any_moment_leaves_rows_and_checkpoint_togeth
             sqlx::query(kill).bind(APPLICATION).execute(&mut admin).await.expect("killed");
             task.await.expect("no panic").is_ok()
         };
-        cut += u32::from(!done);
+        moments.was_cut(!done);
         let progress = until_readable(&rig).await;
         assert!(progress >= progressed, "a checkpoint never goes back");
         progressed = progress;
     }
-    assert!(cut >= 20, "only {cut} of 60 runs were cut off");
+    println!("{moments:?}");
     rig.runner().catch_up().await.expect("the rest");
-    assert_eq!(is_the_fold(&rig).await.checkpoint.get(), 1_800);
+    assert_eq!(is_the_fold(&rig).await.checkpoint.get(), round * 30);
 }
 
 async fn pass(moment: Duration) {

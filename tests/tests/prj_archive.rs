@@ -15,6 +15,7 @@ use rand::{Rng, SeedableRng};
 use reqwest::Response;
 use serde_json::Value;
 use sqlx::{Connection, PgConnection};
+use system_tests::chance::Moments;
 use system_tests::regions::{Api, Setting, append, at, number, open, seed, single, until};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
@@ -173,17 +174,16 @@ async fn a_rebuild_from_the_archive_is_the_view_that_was_folded_live_whichever_s
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rebuild_that_is_killed_at_random_moments_under_load_ends_as_the_live_fold() {
     let mut archived = Archived::set_up().await;
-    let mut killed = 0;
-    for _ in 0..12 {
+    let mut moments = Moments::within(Duration::from_millis(700));
+    while moments.counts().0 < 6 {
         let mut rebuild: Child = archived.command(&["rebuild", "--yes"]).spawn().expect("started");
-        let mut pace = tokio::time::interval(Duration::from_millis(archived.rng.random_range(1..700)));
+        let mut pace = tokio::time::interval(moments.draw(&mut archived.rng));
         pace.tick().await;
         tokio::join!(archived.grow(60, None), pace.tick());
         rebuild.start_kill().expect("killed, or ended before");
-        killed += u32::from(was_killed(rebuild.wait().await.expect("ended")));
+        moments.was_cut(was_killed(rebuild.wait().await.expect("ended")));
     }
-    println!("killed {killed} of 12");
-    assert!(killed >= 4, "only {killed} of 12 were killed");
+    println!("{moments:?}");
     let rebuilt = archived.says(&["rebuild", "--yes"]).await;
     assert_eq!(rebuilt["comparison"]["differing"], "0");
     assert_eq!(rebuilt["comparison"]["live_sha256"], rebuilt["comparison"]["beside_sha256"]);
