@@ -159,7 +159,7 @@ impl Node {
         };
         let window = config.live_window();
         let content_runner = Runner::new(views.clone(), reader.clone(), clock.clone(), window, ContentView);
-        let content = ContentNow::new(views.clone(), reader.clone()).following(content_runner.seen());
+        let content = ContentNow::new(views.clone(), reader.clone()).following(content_runner.following());
         Ok(Self { log, clock, reader, content, content_runner: Arc::new(content_runner), views, archive, region })
     }
 }

@@ -12,8 +12,8 @@ use domain::log::LogReader;
 use domain::window::LiveWindow;
 use domain::{Clock, ErrorKind, Head, Position, Timestamp};
 use sqlx::postgres::PgPool;
-use tokio::sync::watch;
-use tokio::time::{Interval, MissedTickBehavior};
+use tokio::sync::{Notify, watch};
+use tokio::time::{Interval, MissedTickBehavior, timeout};
 
 use crate::error::chain;
 use crate::mover::{Folded, Mover, Version};
@@ -28,6 +28,9 @@ pub use crate::view::View;
 pub const BATCH_RECORDS: usize = 8_000;
 /// After this many full batches in a row a view gives back the space that it has left behind.
 const COMPACT_AFTER_BATCHES: usize = 5;
+/// How long events gather before a view that is up with the log folds them. A view moves by a commit of its own, which
+/// takes as much from the appender as a group of appends; nobody who waits for the view waits for this.
+const GATHER: Duration = Duration::from_millis(20);
 /// How long [`Runner::run`] waits after a failure before it asks again.
 const RETRY_EVERY: Duration = Duration::from_secs(1);
 
@@ -64,12 +67,30 @@ pub struct Seen {
     pub stopped: Option<Position>,
 }
 
+/// What readers of a view hold of its runner in this process.
+#[derive(Debug, Clone)]
+pub struct Following {
+    seen: watch::Receiver<Seen>,
+    wanted: Arc<Notify>,
+}
+
+impl Following {
+    /// Returns once `position` is in the view, as far as the runner has seen, or the runner is no more.
+    pub(crate) async fn until(&mut self, position: Position) {
+        self.wanted.notify_one();
+        // A runner that is gone says no more: whoever waits asks the database.
+        drop(self.seen.wait_for(|seen| seen.checkpoint.includes(position)).await);
+    }
+}
+
 /// Runs one view.
 pub struct Runner<V> {
     mover: Mover<V>,
     clock: Arc<dyn Clock>,
     window: LiveWindow,
     seen: watch::Sender<Seen>,
+    /// Somebody waits for the view.
+    wanted: Arc<Notify>,
     /// Full batches since the view was last caught up. Only about space: lost with the process, and no harm.
     full_batches: AtomicUsize,
 }
@@ -80,7 +101,7 @@ impl<V: View> Runner<V> {
     pub fn new(pool: PgPool, reader: Arc<dyn LogReader>, clock: Arc<dyn Clock>, window: LiveWindow, view: V) -> Self {
         let mover = Mover::new(pool, reader, view, Version::Live, BATCH_RECORDS);
         let seen = watch::Sender::new(Seen { checkpoint: Head::EMPTY, stopped: None });
-        Self { mover, clock, window, seen, full_batches: AtomicUsize::new(0) }
+        Self { mover, clock, window, seen, wanted: Arc::default(), full_batches: AtomicUsize::new(0) }
     }
 
     /// The same runner with batches of at most `records` records (at least 1).
@@ -100,6 +121,12 @@ impl<V: View> Runner<V> {
     #[must_use]
     pub fn seen(&self) -> watch::Receiver<Seen> {
         self.seen.subscribe()
+    }
+
+    /// What a reader of the view holds, to wait for it.
+    #[must_use]
+    pub fn following(&self) -> Following {
+        Following { seen: self.seen(), wanted: Arc::clone(&self.wanted) }
     }
 
     /// Who is told of the records that this runner has put into the view, once they are committed. Set once, by the
@@ -137,11 +164,11 @@ impl<V: View> Runner<V> {
         let mut failing = false;
         loop {
             match self.step_or_wait().await {
-                Ok(()) if failing => {
+                Ok(_) if failing => {
                     failing = false;
                     tracing::info!(view = self.name(), "the view moves again");
                 }
-                Ok(()) => {}
+                Ok(_) => {}
                 Err(error) if error.kind() == ErrorKind::Unavailable => {
                     if !failing {
                         tracing::warn!(view = self.name(), error = chain(&error), "the view waits");
@@ -155,11 +182,29 @@ impl<V: View> Runner<V> {
         }
     }
 
-    async fn step_or_wait(&self) -> Result<(), ProjectionError> {
-        if let Step::CaughtUp { checkpoint } = self.step().await? {
-            self.mover.reader.wait_beyond(checkpoint).await?;
+    /// [`Runner::step`]; where the view is up with the log, returns when it is time for the next one.
+    ///
+    /// # Errors
+    /// Those of the step, and of a log that cannot be read.
+    pub async fn step_or_wait(&self) -> Result<Step, ProjectionError> {
+        let step = self.step().await?;
+        match step {
+            Step::CaughtUp { checkpoint } => {
+                let newest = self.mover.reader.wait_beyond(checkpoint).await?;
+                if newest > checkpoint {
+                    self.gather().await;
+                }
+            }
+            Step::Applied { records, .. } if records < self.mover.batch_records => self.gather().await,
+            Step::Applied { .. } | Step::Swept { .. } | Step::Overtaken => {}
         }
-        Ok(())
+        Ok(step)
+    }
+
+    /// Waits while nobody waits for the view, and not for long.
+    async fn gather(&self) {
+        // Whichever comes first.
+        drop(timeout(GATHER, self.wanted.notified()).await);
     }
 
     /// Steps until there is nothing to do, and says what the view is as of then.

@@ -8,7 +8,6 @@ use archiver::ArchiveError;
 use archiver::seal::Demand;
 use archiver::sweep::Sweeper;
 use async_trait::async_trait;
-use domain::log::LogReader;
 use event_log::PgLog;
 use projections::content::ContentView;
 use projections::runner::{Runner, Step};
@@ -43,11 +42,7 @@ pub(super) fn of(config: &Config, node: &Arc<Node>, watch: Option<EpochWatch>, h
     let archive_every = Duration::from_secs(config.archive.interval_seconds);
     let region_every = Duration::from_secs(config.replication.interval_seconds);
     let mut all: Vec<Named> = vec![
-        (
-            "content view",
-            VIEW_EVERY,
-            Box::new(ViewWorker { runner: node.content_runner.clone(), reader: node.reader.clone() }),
-        ),
+        ("content view", VIEW_EVERY, Box::new(ViewWorker(node.content_runner.clone()))),
         ("maintenance", MAINTENANCE_EVERY, Box::new(MaintenanceWorker(node.log.clone()))),
     ];
     if let Some(archive) = &node.archive {
@@ -111,19 +106,13 @@ impl Worker for CertificateWorker {
     }
 }
 
-struct ViewWorker {
-    runner: Arc<Runner<ContentView>>,
-    reader: Arc<dyn LogReader>,
-}
+struct ViewWorker(Arc<Runner<ContentView>>);
 
 #[async_trait]
 impl Worker for ViewWorker {
     async fn round(&mut self) -> Result<Done, RoundError> {
-        Ok(match self.runner.step().await? {
-            Step::CaughtUp { checkpoint } => {
-                self.reader.wait_beyond(checkpoint).await?;
-                Done::partly(format!("at {checkpoint}"))
-            }
+        Ok(match self.0.step_or_wait().await? {
+            Step::CaughtUp { checkpoint } => Done::partly(format!("at {checkpoint}")),
             Step::Applied { checkpoint, .. } => Done::partly(format!("at {checkpoint}, behind")),
             Step::Swept { cutoff } => Done::partly(format!("the window begins at {cutoff}")),
             Step::Overtaken => Done::partly("another process moves it"),

@@ -7,14 +7,13 @@ use domain::content::CATEGORY;
 use domain::log::{Direction, LogReader};
 use domain::{Position, StreamName};
 use sqlx::postgres::PgPool;
-use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::rows::{self, ItemColumns};
 use super::{FOLD, Item, Stub, VIEW, fold};
 use crate::ProjectionError;
 use crate::mover::{Progress, Version};
-use crate::runner::Seen;
+use crate::runner::Following;
 
 /// How often a recall starts again because the item changed meanwhile.
 const RECALL_ATTEMPTS_MAX: u32 = 8;
@@ -53,20 +52,20 @@ pub struct Counts {
 pub struct ContentNow {
     pool: PgPool,
     reader: Arc<dyn LogReader>,
-    seen: Option<watch::Receiver<Seen>>,
+    following: Option<Following>,
 }
 
 impl ContentNow {
     /// Over the database of `pool`; `reader` reads live log and archive, for recall.
     #[must_use]
     pub fn new(pool: PgPool, reader: Arc<dyn LogReader>) -> Self {
-        Self { pool, reader, seen: None }
+        Self { pool, reader, following: None }
     }
 
     /// The same, told of the view's checkpoint by the runner in this process: who waits does not ask the database.
     #[must_use]
-    pub fn following(self, seen: watch::Receiver<Seen>) -> Self {
-        Self { seen: Some(seen), ..self }
+    pub fn following(self, runner: Following) -> Self {
+        Self { following: Some(runner), ..self }
     }
 
     /// What the view is as of.
@@ -85,11 +84,11 @@ impl ContentNow {
     /// [`ProjectionError::NotYet`] with the checkpoint; those of [`ContentNow::progress`].
     pub async fn at_least(&self, position: Position) -> Result<Progress, ProjectionError> {
         let progress = self.progress().await?;
-        let Some(mut seen) = self.seen.clone().filter(|_| !progress.checkpoint.includes(position)) else {
+        let Some(mut runner) = self.following.clone().filter(|_| !progress.checkpoint.includes(position)) else {
             return reached(progress, position);
         };
         // Whichever way it ends, the database has the last word: a runner may be gone, or behind another process.
-        let _ = timeout(AT_LEAST_WAIT, seen.wait_for(|seen| seen.checkpoint.includes(position))).await;
+        drop(timeout(AT_LEAST_WAIT, runner.until(position)).await);
         reached(self.progress().await?, position)
     }
 
