@@ -19,7 +19,8 @@ use domain::{Position, StreamName};
 use event_log::PgLog;
 use futures::{StreamExt, TryStreamExt};
 use ops::clock::Stopwatch;
-use ops::dev::region::Region;
+use ops::dev::postgres::for_measurements;
+use ops::dev::region::{Plan, Region};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use sqlx::postgres::PgPoolCopyExt;
@@ -100,7 +101,8 @@ async fn fill(log: &PgLog, count: usize, mut make: impl FnMut(&mut StdRng, usize
 
 /// A region of the real binary, and a way into its log beside its server. The server is not started.
 async fn region(folder: &std::path::Path) -> (Region, PgLog) {
-    let region = Region::single(&plan(folder, None)).await.expect("a region");
+    let plan = Plan { postgres: for_measurements(), ..plan(folder, None) };
+    let region = Region::single(&plan).await.expect("a region");
     let log = open(&region).await;
     (region, log)
 }

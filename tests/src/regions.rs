@@ -94,6 +94,7 @@ impl Setting {
             simulated_now: Some(self.now),
             window: LiveWindow::of_months(self.window_months).expect("a window of some months"),
             settings: self.settings.clone(),
+            postgres: Vec::new(),
         }
     }
 }

@@ -32,7 +32,14 @@ pub fn plan(folder: &Path, now: Option<Timestamp>) -> Plan {
     // Every process has one; clients of this process need it as well. Another test thread may have been faster.
     drop(rustls::crypto::ring::default_provider().install_default());
     let window = LiveWindow::default();
-    Plan { binary: binary(), folder: folder.to_owned(), simulated_now: now, window, settings: Vec::new() }
+    Plan {
+        binary: binary(),
+        folder: folder.to_owned(),
+        simulated_now: now,
+        window,
+        settings: Vec::new(),
+        postgres: Vec::new(),
+    }
 }
 
 /// A further process of a region's log, beside the region's own.

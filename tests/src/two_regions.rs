@@ -76,8 +76,14 @@ impl TwoRegions {
         // Another test of this process may have installed it before.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let folder = tempfile::Builder::new().prefix("coldstream-test").tempdir().expect("a folder");
-        let plan =
-            Plan { binary: binary(), folder: folder.path().to_owned(), simulated_now, window, settings: Vec::new() };
+        let plan = Plan {
+            binary: binary(),
+            folder: folder.path().to_owned(),
+            simulated_now,
+            window,
+            settings: Vec::new(),
+            postgres: Vec::new(),
+        };
         let (home, dr) = Region::pair(&plan).await.expect("two regions");
         for region in [&home, &dr] {
             std::fs::write(folder.path().join(region.name).join("operator"), &region.tokens.operator).expect("written");

@@ -6,6 +6,7 @@ mod log_common;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use domain::append::{AppendError, AppendRequest, ConsumerCheckpoint};
 use domain::filter::Filter;
@@ -16,7 +17,9 @@ use event_log::{PgConfig, PgLog};
 use log_common::proxy::{Cut, Proxy};
 use log_common::{Database, Rig, all, event, is_sound, new_log, places, position, request};
 use ops::clock::SystemClock;
+use rand::Rng;
 use sqlx::{Connection, Executor, PgConnection};
+use system_tests::chance::Moments;
 
 /// Appends one event after the other until told to stop; returns what was acknowledged, by id.
 async fn write_until(log: Arc<PgLog>, writer: usize, stop: Arc<AtomicBool>) -> HashMap<String, u64> {
@@ -259,8 +262,7 @@ async fn a_full_queue_refuses_with_a_time_to_come_back() {
         })
         .collect();
     let error = loop {
-        let waiting =
-            tokio::time::timeout(std::time::Duration::from_millis(50), log.append(request(&[("a-2", "x")], &[])));
+        let waiting = tokio::time::timeout(Duration::from_millis(50), log.append(request(&[("a-2", "x")], &[])));
         if let Ok(answer) = waiting.await {
             break answer.expect_err("the head is held");
         }
@@ -341,6 +343,47 @@ async fn a_page_ends_at_its_bytes_and_the_next_one_goes_on() {
     let back = log.read_stream(&stream, log_common::version(24), Direction::Backward, 1000).await.expect("readable");
     assert!((2..24).contains(&back.len()), "{} records", back.len());
     assert_eq!(back[0].position(), position(24));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_that_is_dropped_half_way_or_loses_its_session_leaves_nothing_to_the_next_one() {
+    let rig = Rig::start().await;
+    let database = rig.database(new_log()).await;
+    let log = database.open().await;
+    for number in 0..20 {
+        let ids: Vec<String> = (0..100).map(|event| format!("{number}-{event}")).collect();
+        let events: Vec<(&str, &str)> = ids.iter().map(|id| ("a-1", id.as_str())).collect();
+        log.append(request(&events, &[])).await.expect("acknowledged");
+    }
+    let whole = all(&log).await;
+    assert_eq!(whole.len(), 2000);
+    let mut rng = system_tests::chance::generator();
+    let mut moments = Moments::within(Duration::from_millis(5));
+    while moments.counts().0 < 40 {
+        let from = rng.random_range(1..=1000_u64);
+        let read = log.read_log(position(from), Direction::Forward, 1000);
+        let read = tokio::time::timeout(moments.draw(&mut rng), read).await;
+        moments.was_cut(read.is_err());
+        // More than the pool has sessions, at once: whichever was dropped is among them.
+        let after =
+            futures::future::join_all((1..=12).map(|from| log.read_log(position(from), Direction::Forward, 1000)));
+        for (index, page) in after.await.into_iter().enumerate() {
+            assert_eq!(page.expect("readable"), whole[index..index + 1000], "after a drop");
+        }
+    }
+    println!("{moments:?}");
+    for _ in 0..10 {
+        end_sessions(&database).await;
+        let pages = (1..=12).map(|from| log.read_log(position(from), Direction::Forward, 1000));
+        for (index, page) in futures::future::join_all(pages).await.into_iter().enumerate() {
+            // A session that was ended says so, or another one is taken; neither is a page of something else.
+            match page {
+                Ok(page) => assert_eq!(page, whole[index..index + 1000]),
+                Err(error) => assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}"),
+            }
+        }
+    }
+    assert_eq!(all(&log).await, whole);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -47,6 +47,7 @@ async fn a_sampled_course_is_told_from_the_door_to_the_view_and_another_is_not()
         simulated_now: None,
         window: LiveWindow::default(),
         settings: vec![("telemetry.otlp_endpoint", address.into())],
+        postgres: Vec::new(),
     };
     let mut region = Region::single(&plan).await.expect("a region");
     region.serve().await.expect("it serves");

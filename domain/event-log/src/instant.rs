@@ -22,6 +22,13 @@ impl Instant {
     pub(crate) fn to_wire(self) -> i64 {
         self.0.unix_micros() - POSTGRES_EPOCH_MICROS
     }
+
+    /// The way back.
+    pub(crate) fn from_wire(wire: i64) -> Result<Self, sqlx::Error> {
+        let micros = wire.checked_add(POSTGRES_EPOCH_MICROS);
+        let micros = micros.ok_or_else(|| sqlx::Error::Decode("an instant beyond the year 9999".into()))?;
+        from_micros(micros).map(Self)
+    }
 }
 
 /// From text that SQL made of microseconds since 1970, for statements sent without binary results.
@@ -54,7 +61,6 @@ impl Decode<'_, Postgres> for Instant {
             return Err("a timestamptz in text form depends on the session: ask for microseconds".into());
         }
         let wire = i64::from_be_bytes(value.as_bytes()?.try_into()?);
-        let micros = wire.checked_add(POSTGRES_EPOCH_MICROS).ok_or("beyond the year 9999")?;
-        Ok(Self(Timestamp::from_unix_micros(micros)?))
+        Ok(Self::from_wire(wire)?)
     }
 }

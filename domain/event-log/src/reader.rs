@@ -1,6 +1,7 @@
 //! Reads of the live log. A read names the partitions it needs and no other; a partition that vanishes meanwhile was
 //! pruned, and the read starts again on a fresh map. Never returns a hole: it says `Corrupt`.
 
+mod copied;
 mod page;
 mod past;
 mod search;
@@ -20,12 +21,14 @@ use uuid::Uuid;
 use crate::error::{Trouble, chain, trouble};
 use crate::instant::Instant;
 use crate::partitions::{PartitionMap, Partitions};
-use crate::rows::{self, COLUMNS};
+use crate::rows::{self, COLUMNS, Values};
 use page::{Page, after, gap, middle};
 pub(crate) use past::LiveFrom;
 
 /// How often a read starts again because a partition vanished. Each time one month was pruned.
 const RESTARTS_MAX: usize = 5;
+/// From so many rows on they come by COPY, which the server plans anew each time.
+const COPIED_ROWS_MIN: u64 = 256;
 
 /// The readers of the process.
 #[derive(Debug)]
@@ -125,12 +128,7 @@ impl Reader {
         loop {
             let before = next;
             if let Some(index) = map.holding(next) {
-                for row in self.log_rows(include_str!("sql/log_forward.sql"), &map, index, next, &page).await? {
-                    if page.push(&row)?.position() != next {
-                        return Err(hole(next).into());
-                    }
-                    next = next.next();
-                }
+                next = self.take_forward(&map, index, next, &mut page).await?;
             }
             if page.is_full() {
                 return Ok(page.records);
@@ -166,7 +164,7 @@ impl Reader {
         while let Some(at) = next.newest().filter(|at| !page.is_full() && !map.pruned.includes(*at)) {
             let Some(index) = map.holding(at) else { return Err(hole(at).into()) };
             for row in self.log_rows(include_str!("sql/log_backward.sql"), &map, index, at, &page).await? {
-                let position = page.push(&row)?.position();
+                let position = page.push(&Values::read(&row)?)?.position();
                 if position.as_head() != next {
                     return Err(hole(at).into());
                 }
@@ -177,6 +175,40 @@ impl Reader {
             }
         }
         Ok(page.records)
+    }
+
+    /// Takes what one partition has from a position on; returns what comes after it.
+    async fn take_forward(
+        &self,
+        map: &PartitionMap,
+        index: usize,
+        from: Position,
+        page: &mut Page,
+    ) -> Result<Position, Stop> {
+        let mut next = from;
+        let statement = include_str!("sql/log_forward.sql");
+        let mut take = |page: &mut Page, row: &Values<'_>| {
+            if page.push(row)?.position() != next {
+                return Err(Stop::from(hole(next)));
+            }
+            next = next.next();
+            Ok(())
+        };
+        if map.last(index).get().saturating_sub(from.get()) >= COPIED_ROWS_MIN {
+            // COPY takes no parameters. All of them are numbers.
+            let statement = with_partition(statement, &map.spans[index].table)
+                .replace("$1", &from.to_string())
+                .replace("$2", &page.rows_left().to_string())
+                .replace("$3", &page.bytes_left().to_string());
+            let statement = format!("COPY ({statement}) TO STDOUT (FORMAT binary)");
+            let read = copied::rows(&self.pool, &statement, |row| take(page, row)).await;
+            self.unless_vanished(read).await?;
+        } else {
+            for row in self.log_rows(statement, map, index, from, page).await? {
+                take(page, &Values::read(&row)?)?;
+            }
+        }
+        Ok(next)
     }
 
     async fn log_rows(
@@ -194,10 +226,10 @@ impl Reader {
     }
 
     /// A partition that vanished makes the cached map useless: it is loaded before the read starts again.
-    async fn unless_vanished<T>(&self, read: Result<T, sqlx::Error>) -> Result<T, Stop> {
+    async fn unless_vanished<T>(&self, read: Result<T, impl Into<Stop>>) -> Result<T, Stop> {
         let stop = match read {
             Ok(answer) => return Ok(answer),
-            Err(error) => Stop::from(error),
+            Err(error) => error.into(),
         };
         if matches!(stop, Stop::Vanished) {
             self.partitions.load().await?;
@@ -250,7 +282,7 @@ impl Reader {
             let query = sqlx::query(&statement).bind(at.as_i64()).bind(page.rows_left()).bind(page.bytes_left());
             let read = query.bind(stream.category()).bind(stream.id()).fetch_all(&self.pool).await;
             for row in &self.unless_vanished(read).await? {
-                next = after(page.push(row)?.version(), direction);
+                next = after(page.push(&Values::read(row)?)?.version(), direction);
             }
         }
         let whole = !map.pruned.includes(head.first);
@@ -405,7 +437,7 @@ impl Reader {
             let statement = with_partition(include_str!("sql/at_positions.sql"), &map.spans[index].table);
             let read = sqlx::query(&statement).bind(positions).fetch_all(&self.pool).await;
             for row in &self.unless_vanished(read).await? {
-                let record = rows::record(row)?;
+                let record = Values::read(row)?.record()?;
                 found.insert(record.position(), record);
             }
         }

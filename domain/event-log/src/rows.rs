@@ -1,6 +1,8 @@
 //! A record as a row: the only code that knows the columns of `coldstream.events`. Row and record hold the same
 //! information, so a record that was read is byte for byte the one that was written (REP-1, ARC-3).
 
+mod copy;
+
 use std::borrow::Cow;
 
 use domain::Timestamp;
@@ -11,13 +13,14 @@ use domain::{Epoch, Position, StreamName, StreamVersion};
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 
+pub(crate) use copy::{CopiedRows, CopyBody};
+
 use crate::instant::Instant;
 
 /// The columns, in the order in which COPY sends them and every SELECT of rows names them.
 pub(crate) const COLUMNS: &str = "position, recorded_at, sequence, previous, epoch, bytes, data_kind, record_format, \
      aggregate_type, aggregate_id, event_type, event_version, event_id, source, time, data_schema, data_content_type, \
      metadata, payload";
-const COLUMNS_COUNT: i16 = 19;
 
 /// `record_format` of rows whose line is written by `domain::record::write` as of v1.
 const FORMAT_V1: i16 = 1;
@@ -152,120 +155,73 @@ impl<'a> Values<'a> {
     }
 }
 
-/// The body of a COPY in PostgreSQL's binary format (documentation of COPY, "Binary Format").
-pub(crate) struct CopyBody(Vec<u8>);
+impl<'a> Values<'a> {
+    /// Reads a row of [`COLUMNS`].
+    pub(crate) fn read(row: &'a PgRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            position: row.try_get(0)?,
+            recorded_at: row.try_get(1)?,
+            sequence: row.try_get(2)?,
+            previous: row.try_get(3)?,
+            epoch: row.try_get(4)?,
+            bytes: row.try_get(5)?,
+            data_kind: row.try_get(6)?,
+            record_format: row.try_get(7)?,
+            aggregate_type: row.try_get(8)?,
+            aggregate_id: row.try_get(9)?,
+            event_type: row.try_get(10)?,
+            event_version: row.try_get(11)?,
+            event_id: row.try_get(12)?,
+            source: row.try_get(13)?,
+            time: row.try_get(14)?,
+            data_schema: row.try_get(15)?,
+            data_content_type: row.try_get(16)?,
+            // `json` is text on the wire; the driver's type check knows it as a value tree only.
+            metadata: Cow::Borrowed(row.try_get_unchecked(17)?),
+            payload: Cow::Borrowed(row.try_get_unchecked(18)?),
+        })
+    }
 
-impl CopyBody {
-    pub(crate) fn of(rows: &[NewRow<'_>]) -> Self {
-        let mut body = Self(Vec::with_capacity(64 + rows.len() * 640));
-        body.0.extend_from_slice(b"PGCOPY\n\xff\r\n\0");
-        // No flags, no header extension.
-        body.0.extend_from_slice(&[0; 8]);
-        for row in rows {
-            body.row(&Values::of(row));
+    /// The record that the row is.
+    ///
+    /// # Errors
+    /// `Decode` for a row that no record has made.
+    pub(crate) fn record(&self) -> Result<Record, sqlx::Error> {
+        let position = known(self.position, Position::from_i64)?;
+        let damaged = |what: String| sqlx::Error::Decode(format!("position {position}: {what}").into());
+        let recorded_at = self.recorded_at.0;
+        let version = known(self.sequence, StreamVersion::from_i64)?;
+        let stream = StreamName::of(self.aggregate_type, self.aggregate_id).map_err(|e| damaged(e.to_string()))?;
+        if self.record_format != FORMAT_V1 {
+            return Err(damaged(format!("record format {} is not known to this release", self.record_format)));
         }
-        body.0.extend_from_slice(&(-1_i16).to_be_bytes());
-        body
+        let data = match self.data_kind {
+            KIND_ABSENT => Data::Absent,
+            KIND_JSON => Data::Json(self.payload.as_ref().to_owned()),
+            KIND_BASE64 => Data::Base64(self.payload.trim_matches('"').to_owned()),
+            KIND_REMOVED => {
+                let removed = removed(&self.payload, position, version, stream, recorded_at);
+                return removed.map(Record::Removed).ok_or_else(|| damaged("not what removal leaves".into()));
+            }
+            kind => return Err(damaged(format!("data kind {kind}"))),
+        };
+        let event = NewEvent {
+            id: self.event_id.to_owned(),
+            source: self.source.to_owned(),
+            event_type: self.event_type.to_owned(),
+            stream,
+            time: self.time.map(str::to_owned),
+            event_version: (!self.event_version.is_empty()).then(|| self.event_version.to_owned()),
+            data_schema: self.data_schema.map(str::to_owned),
+            data_content_type: self.data_content_type.map(str::to_owned),
+            extensions: extensions(&self.metadata).map_err(damaged)?,
+            data,
+        };
+        let previous = self.previous.and_then(Position::from_i64);
+        let epoch = self.epoch.ok_or_else(|| damaged("no epoch".into()))?;
+        let epoch = known(epoch, Epoch::from_i64)?;
+        Ok(Record::Event(Box::new(RecordedEvent { position, recorded_at, version, previous, epoch, event })))
     }
-
-    pub(crate) fn bytes(&self) -> &[u8] {
-        &self.0
-    }
-
-    fn row(&mut self, row: &Values<'_>) {
-        self.0.extend_from_slice(&COLUMNS_COUNT.to_be_bytes());
-        self.int8(Some(row.position));
-        self.int8(Some(row.recorded_at.to_wire()));
-        self.int8(Some(row.sequence));
-        self.int8(row.previous);
-        self.int8(row.epoch);
-        self.int4(row.bytes);
-        self.int2(row.data_kind);
-        self.int2(row.record_format);
-        let names = [row.aggregate_type, row.aggregate_id, row.event_type, row.event_version, row.event_id, row.source];
-        for text in names.map(Some).into_iter().chain([row.time, row.data_schema, row.data_content_type]) {
-            self.text(text);
-        }
-        self.text(Some(&row.metadata));
-        self.text(Some(&row.payload));
-    }
-
-    fn int2(&mut self, value: i16) {
-        self.0.extend_from_slice(&2_i32.to_be_bytes());
-        self.0.extend_from_slice(&value.to_be_bytes());
-    }
-
-    fn int4(&mut self, value: i32) {
-        self.0.extend_from_slice(&4_i32.to_be_bytes());
-        self.0.extend_from_slice(&value.to_be_bytes());
-    }
-
-    fn int8(&mut self, value: Option<i64>) {
-        let Some(value) = value else { return self.null() };
-        self.0.extend_from_slice(&8_i32.to_be_bytes());
-        self.0.extend_from_slice(&value.to_be_bytes());
-    }
-
-    fn text(&mut self, value: Option<&str>) {
-        let Some(value) = value else { return self.null() };
-        let length = i32::try_from(value.len()).expect("an event is at most 1 MiB");
-        self.0.extend_from_slice(&length.to_be_bytes());
-        self.0.extend_from_slice(value.as_bytes());
-    }
-
-    fn null(&mut self) {
-        self.0.extend_from_slice(&(-1_i32).to_be_bytes());
-    }
-}
-
-/// Reads a row of [`COLUMNS`].
-///
-/// # Errors
-/// `Decode` for a row that no record has made.
-pub(crate) fn record(row: &PgRow) -> Result<Record, sqlx::Error> {
-    let position = number(row, 0, Position::from_i64)?;
-    let damaged = |what: String| sqlx::Error::Decode(format!("position {position}: {what}").into());
-    let recorded_at = row.try_get::<Instant, _>(1)?.0;
-    let version = number(row, 2, StreamVersion::from_i64)?;
-    let stream = StreamName::of(row.try_get(8)?, row.try_get(9)?).map_err(|e| damaged(e.to_string()))?;
-    let format: i16 = row.try_get(7)?;
-    if format != FORMAT_V1 {
-        return Err(damaged(format!("record format {format} is not known to this release")));
-    }
-    // `json` is text on the wire; the driver's type check knows it as a value tree only.
-    let payload: &str = row.try_get_unchecked(18)?;
-    let data = match row.try_get::<i16, _>(6)? {
-        KIND_ABSENT => Data::Absent,
-        KIND_JSON => Data::Json(payload.to_owned()),
-        KIND_BASE64 => Data::Base64(payload.trim_matches('"').to_owned()),
-        KIND_REMOVED => {
-            let removed = removed(payload, position, version, stream, recorded_at);
-            return removed.map(Record::Removed).ok_or_else(|| damaged("not what removal leaves".into()));
-        }
-        kind => return Err(damaged(format!("data kind {kind}"))),
-    };
-    let metadata: &str = row.try_get_unchecked(17)?;
-    let event_version: &str = row.try_get(11)?;
-    let event = NewEvent {
-        id: row.try_get(12)?,
-        source: row.try_get(13)?,
-        event_type: row.try_get(10)?,
-        stream,
-        time: row.try_get(14)?,
-        event_version: (!event_version.is_empty()).then(|| event_version.to_owned()),
-        data_schema: row.try_get(15)?,
-        data_content_type: row.try_get(16)?,
-        extensions: extensions(metadata).map_err(damaged)?,
-        data,
-    };
-    let previous = row.try_get::<Option<i64>, _>(3)?.and_then(Position::from_i64);
-    let epoch = number(row, 4, Epoch::from_i64)?;
-    Ok(Record::Event(Box::new(RecordedEvent { position, recorded_at, version, previous, epoch, event })))
-}
-
-/// Length of what was appended, of a row of [`COLUMNS`].
-pub(crate) fn bytes(row: &PgRow) -> Result<i64, sqlx::Error> {
-    row.try_get::<i32, _>(5).map(i64::from)
 }
 
 fn extensions(metadata: &str) -> Result<Vec<domain::event::Extension>, String> {
@@ -298,6 +254,9 @@ pub(crate) fn number<N, I>(row: &PgRow, column: I, of: impl Fn(i64) -> Option<N>
 where
     I: sqlx::ColumnIndex<PgRow>,
 {
-    let value: i64 = row.try_get(column)?;
+    known(row.try_get(column)?, of)
+}
+
+fn known<N>(value: i64, of: impl Fn(i64) -> Option<N>) -> Result<N, sqlx::Error> {
     of(value).ok_or_else(|| sqlx::Error::Decode(format!("{value} is not a number that the log writes").into()))
 }

@@ -200,6 +200,7 @@ fn plan(folder: &Path, history: &Path) -> Result<Plan, DemoError> {
             ("archive.sealing.segment_bytes", SEGMENT_BYTES.into()),
             ("archive.sealing.cache_bytes", CACHE_BYTES.into()),
         ],
+        postgres: Vec::new(),
     })
 }
 

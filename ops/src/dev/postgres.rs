@@ -119,6 +119,14 @@ pub enum PostgresError {
     RuntimeGone(#[source] tokio::task::JoinError),
 }
 
+/// Parameters for measurements over the built-in ones, which are for many small clusters beside each other: what a server
+/// that has some GiB of memory to itself is given, and nothing that changes what is durable.
+#[must_use]
+pub fn for_measurements() -> Vec<(String, String)> {
+    let parameters = [("shared_buffers", "1GB"), ("max_wal_size", "4GB"), ("checkpoint_timeout", "15min")];
+    parameters.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec()
+}
+
 /// How to make a cluster.
 #[derive(Debug, Clone)]
 pub struct PostgresOptions {

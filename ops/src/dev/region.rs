@@ -73,6 +73,8 @@ pub struct Plan {
     pub window: LiveWindow,
     /// Settings over those that are needed, such as `archive.sealing.segment_bytes`.
     pub settings: Vec<(&'static str, Value)>,
+    /// Parameters of its PostgreSQL over the built-in ones.
+    pub postgres: Vec<(String, String)>,
 }
 
 /// The tokens of a region, one a role.
@@ -295,7 +297,8 @@ async fn prepare(plan: &Plan, name: &'static str, role: Role, copies: Copies) ->
     let folder = plan.folder.join(name);
     let objects_root = folder.join("objects");
     std::fs::create_dir_all(objects_root.join(BUCKET)).map_err(io("making the bucket"))?;
-    let cluster = PostgresCluster::launch(PostgresOptions::default()).await?;
+    let settings = plan.postgres.clone();
+    let cluster = PostgresCluster::launch(PostgresOptions { settings, ..PostgresOptions::default() }).await?;
     cluster.create_database(DATABASE).await?;
     create_log(plan, &cluster, role, copies).await?;
     let tokens = create_tokens(&cluster.url(SERVICE, DATABASE)).await?;

@@ -47,6 +47,7 @@ impl Rig {
             simulated_now,
             window: LiveWindow::default(),
             settings: Vec::new(),
+            postgres: Vec::new(),
         };
         Self { region: Region::single(&plan).await.expect("a region"), folder }
     }

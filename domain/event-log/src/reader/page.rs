@@ -4,9 +4,8 @@ use domain::append::StreamHead;
 use domain::log::Direction;
 use domain::record::Record;
 use domain::{Head, Position, StreamVersion};
-use sqlx::postgres::PgRow;
 
-use crate::rows;
+use crate::rows::Values;
 
 /// An answer is cut after this many bytes: what a reader can hold many of.
 const ANSWER_BYTES_MAX: i64 = 8 << 20;
@@ -23,9 +22,9 @@ impl Page {
     }
 
     /// Takes a row. Its bytes are counted as the statement counts them, so that both stop at the same row.
-    pub(super) fn push(&mut self, row: &PgRow) -> Result<&Record, sqlx::Error> {
-        self.bytes += rows::bytes(row)?;
-        self.records.push(rows::record(row)?);
+    pub(super) fn push(&mut self, row: &Values<'_>) -> Result<&Record, sqlx::Error> {
+        self.bytes += i64::from(row.bytes);
+        self.records.push(row.record()?);
         Ok(&self.records[self.records.len() - 1])
     }
 

@@ -11,7 +11,7 @@ use super::page::Page;
 use super::{Reader, Restarts, Stop, hole, with_partition};
 use crate::instant::Instant;
 use crate::partitions::PartitionMap;
-use crate::rows;
+use crate::rows::{self, Values};
 
 /// Positions that follow each other in one partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,7 +104,7 @@ fn found(rows: &[PgRow], range: Range, mut page: Page) -> Result<Searched, Stop>
             return Err(hole(position).into());
         }
         if row.try_get("matches")? {
-            page.push(row)?;
+            page.push(&Values::read(row)?)?;
         }
         let epoch = row.try_get::<Option<i64>, _>(4)?.and_then(Epoch::from_i64);
         to = Some(SearchedTo { position, epoch });

@@ -9,7 +9,7 @@ use domain::archive::catalog::Copies;
 use domain::window::LiveWindow;
 use domain::{Epoch, Timestamp};
 use event_log::{Admin, NewLog, ServiceLogin};
-use ops::dev::postgres::{PostgresCluster, PostgresOptions};
+use ops::dev::postgres::{PostgresCluster, PostgresOptions, for_measurements};
 use sqlx::{Connection, Executor, PgConnection};
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -46,7 +46,8 @@ impl Rig {
     /// # Errors
     /// `Rig`, `Io`.
     pub(crate) async fn start(coldstream: PathBuf, umadb: PathBuf) -> Result<Self, BenchError> {
-        let settings = vec![("max_connections".to_owned(), CONNECTIONS_MAX.to_owned())];
+        let mut settings = for_measurements();
+        settings.push(("max_connections".to_owned(), CONNECTIONS_MAX.to_owned()));
         let options = PostgresOptions { settings, ..PostgresOptions::default() };
         let cluster = PostgresCluster::launch(options).await.map_err(rig("starting PostgreSQL"))?;
         let folder = tempfile::tempdir().map_err(io("making a folder"))?;

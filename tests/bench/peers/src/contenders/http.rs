@@ -12,6 +12,7 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use ops::dev::Region;
+use ops::dev::postgres::for_measurements;
 use ops::dev::region::Plan;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
@@ -46,6 +47,7 @@ impl Http {
             simulated_now: None,
             window: LiveWindow::default(),
             settings: Vec::new(),
+            postgres: for_measurements(),
         };
         let mut region = Region::single(&plan).await.map_err(self::rig("setting up a region"))?;
         region.serve().await.map_err(self::rig("starting the server"))?;

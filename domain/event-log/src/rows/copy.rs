@@ -1,0 +1,310 @@
+//! PostgreSQL's binary format of COPY (documentation of COPY, "Binary Format"), both ways. A field has its length in front,
+//! -1 for NULL; text and `json` are their bytes.
+
+use super::{NewRow, Values};
+use crate::instant::Instant;
+
+/// Fields of a row: those of [`super::COLUMNS`].
+const COLUMNS_COUNT: i16 = 19;
+/// How such a COPY begins; then come four bytes of flags and the length of what follows them, four bytes too.
+const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
+/// What stands in place of a number of fields at the end.
+const END: i16 = -1;
+
+/// The body of a COPY of rows to be written.
+pub(crate) struct CopyBody(Vec<u8>);
+
+impl CopyBody {
+    pub(crate) fn of(rows: &[NewRow<'_>]) -> Self {
+        let mut body = Self(Vec::with_capacity(64 + rows.len() * 640));
+        body.0.extend_from_slice(SIGNATURE);
+        // No flags, no header extension.
+        body.0.extend_from_slice(&[0; 8]);
+        for row in rows {
+            body.row(&Values::of(row));
+        }
+        body.0.extend_from_slice(&END.to_be_bytes());
+        body
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    fn row(&mut self, row: &Values<'_>) {
+        self.0.extend_from_slice(&COLUMNS_COUNT.to_be_bytes());
+        self.int8(Some(row.position));
+        self.int8(Some(row.recorded_at.to_wire()));
+        self.int8(Some(row.sequence));
+        self.int8(row.previous);
+        self.int8(row.epoch);
+        self.int4(row.bytes);
+        self.int2(row.data_kind);
+        self.int2(row.record_format);
+        let names = [row.aggregate_type, row.aggregate_id, row.event_type, row.event_version, row.event_id, row.source];
+        for text in names.map(Some).into_iter().chain([row.time, row.data_schema, row.data_content_type]) {
+            self.text(text);
+        }
+        self.text(Some(&row.metadata));
+        self.text(Some(&row.payload));
+    }
+
+    fn int2(&mut self, value: i16) {
+        self.0.extend_from_slice(&2_i32.to_be_bytes());
+        self.0.extend_from_slice(&value.to_be_bytes());
+    }
+
+    fn int4(&mut self, value: i32) {
+        self.0.extend_from_slice(&4_i32.to_be_bytes());
+        self.0.extend_from_slice(&value.to_be_bytes());
+    }
+
+    fn int8(&mut self, value: Option<i64>) {
+        let Some(value) = value else { return self.null() };
+        self.0.extend_from_slice(&8_i32.to_be_bytes());
+        self.0.extend_from_slice(&value.to_be_bytes());
+    }
+
+    fn text(&mut self, value: Option<&str>) {
+        let Some(value) = value else { return self.null() };
+        let length = i32::try_from(value.len()).expect("an event is at most 1 MiB");
+        self.0.extend_from_slice(&length.to_be_bytes());
+        self.0.extend_from_slice(value.as_bytes());
+    }
+
+    fn null(&mut self) {
+        self.0.extend_from_slice(&(-1_i32).to_be_bytes());
+    }
+}
+
+/// Reads the rows of a COPY of [`super::COLUMNS`] piece by piece, as they arrive: the server makes the next ones meanwhile.
+#[derive(Debug, Default)]
+pub(crate) struct CopiedRows {
+    /// The beginning of what has not arrived whole. A server sends a row a piece, and promises nothing of the kind.
+    begun: Vec<u8>,
+    at: At,
+}
+
+/// What comes next.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum At {
+    #[default]
+    Header,
+    Row,
+    End,
+}
+
+/// Why something cannot be read.
+enum Short {
+    /// It has not arrived whole.
+    Unfinished,
+    /// It is not in this format.
+    Broken(sqlx::Error),
+}
+
+impl From<sqlx::Error> for Short {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Broken(error)
+    }
+}
+
+impl CopiedRows {
+    /// Gives `take` every row that is whole with `piece`.
+    ///
+    /// # Errors
+    /// Those of `take`; of what is not in this format.
+    pub(crate) fn feed<E: From<sqlx::Error>>(
+        &mut self,
+        piece: &[u8],
+        mut take: impl FnMut(&Values<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut begun = std::mem::take(&mut self.begun);
+        let bytes = if begun.is_empty() {
+            piece
+        } else {
+            begun.extend_from_slice(piece);
+            &begun
+        };
+        let mut left = bytes;
+        while self.at != At::End || !left.is_empty() {
+            let mut fields = Fields(left);
+            match self.next(&mut fields) {
+                Ok(row) => row.map_or(Ok(()), |row| take(&row))?,
+                Err(Short::Broken(error)) => return Err(error.into()),
+                Err(Short::Unfinished) => {
+                    self.begun = left.to_vec();
+                    break;
+                }
+            }
+            left = fields.0;
+        }
+        Ok(())
+    }
+
+    /// # Errors
+    /// If rows are missing after what was fed.
+    pub(crate) fn end(&self) -> Result<(), sqlx::Error> {
+        if self.at == At::End { Ok(()) } else { Err(broken()) }
+    }
+
+    /// What comes next, if it is a row.
+    fn next<'a>(&mut self, fields: &mut Fields<'a>) -> Result<Option<Values<'a>>, Short> {
+        match self.at {
+            At::Header => {
+                fields.header()?;
+                self.at = At::Row;
+            }
+            At::Row => match i16::from_be_bytes(fields.number()?) {
+                COLUMNS_COUNT => return fields.row().map(Some),
+                END => self.at = At::End,
+                _ => return Err(broken().into()),
+            },
+            At::End => return Err(broken().into()),
+        }
+        Ok(None)
+    }
+}
+
+/// What is left of some bytes.
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    fn header(&mut self) -> Result<(), Short> {
+        if self.take(SIGNATURE.len())? != SIGNATURE {
+            return Err(broken().into());
+        }
+        let (_flags, more) = (self.number::<4>()?, i32::from_be_bytes(self.number()?));
+        self.take(usize::try_from(more).map_err(|_| broken())?).map(drop)
+    }
+
+    fn row(&mut self) -> Result<Values<'a>, Short> {
+        Ok(Values {
+            position: self.int8()?,
+            recorded_at: Instant::from_wire(self.int8()?)?,
+            sequence: self.int8()?,
+            previous: self.field()?.map(int8).transpose()?,
+            epoch: self.field()?.map(int8).transpose()?,
+            bytes: i32::from_be_bytes(self.fixed()?),
+            data_kind: i16::from_be_bytes(self.fixed()?),
+            record_format: i16::from_be_bytes(self.fixed()?),
+            aggregate_type: self.text()?,
+            aggregate_id: self.text()?,
+            event_type: self.text()?,
+            event_version: self.text()?,
+            event_id: self.text()?,
+            source: self.text()?,
+            time: self.field()?.map(text).transpose()?,
+            data_schema: self.field()?.map(text).transpose()?,
+            data_content_type: self.field()?.map(text).transpose()?,
+            metadata: self.text()?.into(),
+            payload: self.text()?.into(),
+        })
+    }
+
+    fn text(&mut self) -> Result<&'a str, Short> {
+        let field = self.field()?.ok_or_else(broken)?;
+        Ok(text(field)?)
+    }
+
+    fn int8(&mut self) -> Result<i64, Short> {
+        self.fixed().map(i64::from_be_bytes)
+    }
+
+    /// A field that is not NULL, of a known length.
+    fn fixed<const N: usize>(&mut self) -> Result<[u8; N], Short> {
+        let field = self.field()?.and_then(|field| field.try_into().ok());
+        Ok(field.ok_or_else(broken)?)
+    }
+
+    fn field(&mut self) -> Result<Option<&'a [u8]>, Short> {
+        match i32::from_be_bytes(self.number()?) {
+            -1 => Ok(None),
+            length => self.take(usize::try_from(length).map_err(|_| broken())?).map(Some),
+        }
+    }
+
+    fn number<const N: usize>(&mut self) -> Result<[u8; N], Short> {
+        let (number, left) = self.0.split_first_chunk().ok_or(Short::Unfinished)?;
+        self.0 = left;
+        Ok(*number)
+    }
+
+    fn take(&mut self, length: usize) -> Result<&'a [u8], Short> {
+        let (taken, left) = self.0.split_at_checked(length).ok_or(Short::Unfinished)?;
+        self.0 = left;
+        Ok(taken)
+    }
+}
+
+fn int8(field: &[u8]) -> Result<i64, sqlx::Error> {
+    field.try_into().map(i64::from_be_bytes).map_err(|_| broken())
+}
+
+fn text(field: &[u8]) -> Result<&str, sqlx::Error> {
+    std::str::from_utf8(field).map_err(|_| broken())
+}
+
+/// The answer is not what the server was asked for: on the way to it something else speaks.
+fn broken() -> sqlx::Error {
+    sqlx::Error::Protocol("rows that are not in the binary format of COPY".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::merkle::Hash;
+    use domain::record::{self, Record, RemovedBy, RemovedRecord};
+    use domain::{Position, StreamName, StreamVersion, Timestamp};
+
+    use super::*;
+
+    fn records() -> Vec<Record> {
+        let lines = [
+            r#"{"specversion":"1.0","id":"1","source":"/s","type":"t","subject":"a-1","recordedat":"2026-01-01T00:00:00.000000Z","position":"1","version":"1","previous":"0","epoch":"1"}"#,
+            r#"{"specversion":"1.0","id":"2","source":"/s","type":"t","subject":"a-1","time":"2026-01-01T00:00:00+01:00","recordedat":"2026-01-01T00:00:00.000001Z","position":"2","version":"2","previous":"1","epoch":"3","eventversion":"2","dataschema":"urn:x","datacontenttype":"application/json","note":"é \"quoted\"","data":{"a":[1,null]}}"#,
+            r#"{"specversion":"1.0","id":"3","source":"/s","type":"t","subject":"b-\"","recordedat":"2026-01-01T00:00:01.000000Z","position":"3","version":"1","previous":"0","epoch":"3","data_base64":"AAE="}"#,
+        ];
+        let removed = RemovedRecord {
+            position: Position::new(4).expect("from 1"),
+            version: StreamVersion::new(7).expect("from 1"),
+            stream: StreamName::parse("c-1").expect("a name"),
+            recorded_at: Timestamp::parse_rfc3339("2026-01-01T00:00:02Z").expect("an instant"),
+            removed: RemovedBy::Redaction,
+            certificate: "why".into(),
+            leaf: Hash::of(b"was"),
+        };
+        let events = lines.iter().map(|line| record::read(line.as_bytes()).expect("a record"));
+        events.chain([Record::Removed(removed)]).collect()
+    }
+
+    /// What comes of pieces of at most `length` bytes.
+    fn read(bytes: &[u8], length: usize) -> Result<Vec<Record>, sqlx::Error> {
+        let (mut rows, mut records) = (CopiedRows::default(), Vec::new());
+        for piece in bytes.chunks(length) {
+            rows.feed(piece, |row| {
+                records.push(row.record()?);
+                Ok::<(), sqlx::Error>(())
+            })?;
+        }
+        rows.end()?;
+        Ok(records)
+    }
+
+    #[test]
+    fn what_is_written_is_read_back_in_whatever_pieces_and_what_ends_early_or_late_is_refused() {
+        let records = records();
+        let rows: Vec<NewRow<'_>> = records.iter().map(NewRow::of).collect();
+        let body = CopyBody::of(&rows);
+        for length in [1, 2, 3, 7, 64, 500, body.bytes().len()] {
+            assert_eq!(read(body.bytes(), length).expect("whole"), records, "pieces of {length}");
+        }
+        for end in 0..body.bytes().len() {
+            assert!(read(&body.bytes()[..end], 100).is_err(), "cut at {end}");
+        }
+        let mut other = body.bytes().to_vec();
+        other.push(0);
+        assert!(read(&other, 100).is_err(), "more after the end");
+        other.truncate(body.bytes().len());
+        other[0] ^= 1;
+        assert!(read(&other, 100).is_err(), "another signature");
+    }
+}
