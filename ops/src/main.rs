@@ -3,12 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use mimalloc::MiMalloc;
 use ops::cli::Cli;
-
-/// A fifth of what a request costs this process is allocation, with the allocator of the C library (BENCHMARKS.md).
-#[global_allocator]
-static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();

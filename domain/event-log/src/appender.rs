@@ -73,20 +73,15 @@ impl Appender {
         check(&request)?;
         self.shared.make_ahead(request.recorded_at);
         let (answer, answered) = oneshot::channel();
-        // Counted first: the task may take it before this returns.
-        self.shared.counters.queued_requests.add(1);
         let ticket = |request, room| Ticket { request, answer, room: Some(room), look_up: None };
-        self.queue.push(request, ticket).map_err(|refused| {
-            self.shared.counters.queued_requests.sub(1);
-            refusal(refused)
-        })?;
+        self.queue.push(request, ticket).map_err(refusal)?;
         let lost = |_| AppendError::Indeterminate { reason: "the appender ended before it answered".into() };
         answered.await.map_err(lost)?
     }
 
-    /// Bytes of the requests that wait or are being committed.
-    pub(crate) fn queued_bytes(&self) -> usize {
-        self.queue.held_bytes()
+    /// The requests that wait, and the bytes of those that wait or are being committed.
+    pub(crate) fn queued(&self) -> (usize, usize) {
+        self.queue.holds()
     }
 
     /// Refuses what comes from now on, and returns when all that was accepted is answered.
@@ -134,7 +129,6 @@ impl Task {
         let mut committer = Committer::new(Arc::clone(&self.shared));
         let (events, bytes) = (self.shared.config.group_events, self.shared.config.group_bytes);
         while let Some(group) = self.queue.next_group(events, bytes).await {
-            self.shared.counters.queued_requests.sub(group.len());
             self.settle(&mut committer, group).await;
         }
         self.retries.finish().await;

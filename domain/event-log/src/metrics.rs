@@ -76,6 +76,7 @@ macro_rules! counters {
                     $($name: self.$name.get(),)*
                     group_events: self.group_events.get(),
                     commit_micros: self.commit_micros.get(),
+                    queued_requests: 0,
                     queued_bytes: 0,
                 }
             }
@@ -93,7 +94,6 @@ counters!(
     in_doubt,
     terminated_holders,
     late_partitions,
-    queued_requests,
 );
 
 #[derive(Debug, Default)]
@@ -103,10 +103,6 @@ impl Counter {
     pub(crate) fn add(&self, more: usize) {
         // Relaxed: a counter orders nothing.
         self.0.fetch_add(u64::try_from(more).unwrap_or(u64::MAX), Ordering::Relaxed);
-    }
-
-    pub(crate) fn sub(&self, fewer: usize) {
-        self.0.fetch_sub(u64::try_from(fewer).unwrap_or(0), Ordering::Relaxed);
     }
 
     fn get(&self) -> u64 {
@@ -182,8 +178,10 @@ impl PgLog {
     /// What it has counted.
     #[must_use]
     pub fn metrics(&self) -> LogMetrics {
-        let queued = self.appender().queued_bytes();
-        LogMetrics { queued_bytes: u64::try_from(queued).unwrap_or(u64::MAX), ..self.shared().counters.snapshot() }
+        let (requests, bytes) = self.appender().queued();
+        let number = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        let (queued_requests, queued_bytes) = (number(requests), number(bytes));
+        LogMetrics { queued_requests, queued_bytes, ..self.shared().counters.snapshot() }
     }
 
     /// How commits are measured: `elapsed` says how long the process runs, by a clock that never goes back. Set once,

@@ -257,9 +257,10 @@ impl<T> Queue<T> {
         Closing(Arc::clone(self))
     }
 
-    /// Bytes of the requests that wait or are being committed.
-    pub(super) fn held_bytes(&self) -> usize {
-        lock(&self.lanes).held.bytes
+    /// The requests that wait, and the bytes of those that wait or are being committed.
+    pub(super) fn holds(&self) -> (usize, usize) {
+        let lanes = lock(&self.lanes);
+        (lanes.lanes.values().map(|lane| lane.waiting.len()).sum(), lanes.held.bytes)
     }
 }
 
