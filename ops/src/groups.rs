@@ -225,12 +225,13 @@ impl Groups {
         while idle.room > 0 && (searches < SEARCHES_A_TAKE || !is_late()) {
             searches += 1;
             let Some(listing) = look_on(&*self.reader, group, ahead.looked_to, idle.room).await? else { break };
-            ahead.looked_to = listing.to;
             if !listing.events.is_empty() {
-                // Whether it was stored or somebody else was faster: something is there.
+                // Whether it was stored or somebody else was faster: something is there. If it fails, or nobody waits for
+                // it any more, what was found is looked for again: `ahead` stays where nothing was.
                 self.kept.list(group, ahead.listed_to, &listing).await?;
                 return Ok(true);
             }
+            ahead.looked_to = listing.to;
             if ahead.looked_to.get() - ahead.listed_to.get() >= KEPT_EVERY
                 && self.keep(group, ahead).await? == Listed::Moved
             {

@@ -18,11 +18,21 @@ pub mod status;
 mod view;
 
 use mover::Version;
-use sqlx::postgres::PgPool;
+use sqlx::Transaction;
+use sqlx::postgres::{PgPool, Postgres};
 
 pub use error::ProjectionError;
 pub use migrate::{install, migrate};
 pub use view::View;
+
+/// Begins a transaction, also if whoever asked for it is gone before it has begun: the driver would put its session back into
+/// the pool with a transaction open, and what comes next in that session would never be committed. A task that nobody
+/// waits for ends, and what it has begun is rolled back.
+async fn begin(pool: &PgPool, statement: &'static str) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+    let pool = pool.clone();
+    let begun = tokio::spawn(async move { pool.begin_with(statement).await }).await;
+    begun.unwrap_or_else(|ended| Err(sqlx::Error::Io(std::io::Error::other(ended))))
+}
 
 /// Gives back the space that moved rows have left. Failing costs space until the next time, nothing else.
 async fn compact(pool: &PgPool, view: &'static str, version: Version) {

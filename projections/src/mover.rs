@@ -20,7 +20,7 @@ use sqlx::postgres::{PgPool, PgRow};
 use sqlx::{PgConnection, Row};
 
 use crate::view::View;
-use crate::{ProjectionError, instant};
+use crate::{ProjectionError, begin, instant};
 
 /// What a view is as of: fold(events up to the checkpoint, cutoff).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -253,7 +253,7 @@ impl<V: View> Mover<V> {
     /// Does the work and moves from `from` to `to`, all or nothing. `false`: the version is not at `from` any more.
     async fn transact(&self, from: Progress, to: Progress, work: Work<'_>) -> Result<bool, Failure> {
         let name = self.view.name();
-        let mut tx = self.pool.begin().await.map_err(ProjectionError::database("begin"))?;
+        let mut tx = begin(&self.pool, "BEGIN").await.map_err(ProjectionError::database("begin"))?;
         // The lock first, then the comparison: what is compared stays so until the commit.
         self.version.lock(&mut tx, name).await?;
         if self.version.progress(&mut tx, name, self.view.fold()).await? != from {

@@ -16,12 +16,12 @@ use domain::merkle::Hash;
 use domain::{ErrorKind, Head};
 use futures::TryStreamExt;
 use sqlx::postgres::{PgPool, PgRow};
-use sqlx::{Connection as _, PgConnection, Postgres, Row, Transaction};
+use sqlx::{PgConnection, Postgres, Row, Transaction};
 use tokio::time::interval;
 
 use crate::mover::{Folded, Mover, Progress, Standing, Version};
 use crate::runner::BATCH_RECORDS;
-use crate::{ProjectionError, View, compact};
+use crate::{ProjectionError, View, begin, compact};
 
 pub use compare::{Comparison, Rows};
 
@@ -192,7 +192,7 @@ impl<V: View> Rebuild<V> {
 
     /// Holds the live version where it is, and brings the other one there. While the transaction is open, both stay.
     async fn meet(&self) -> Result<(Transaction<'static, Postgres>, Progress), ProjectionError> {
-        let mut hold = self.beside.pool.begin().await.map_err(ProjectionError::database("begin"))?;
+        let mut hold = begin(&self.beside.pool, "BEGIN").await.map_err(ProjectionError::database("begin"))?;
         Version::Live.lock(&mut hold, self.name()).await?;
         let live = self.live(&mut hold).await?.progress;
         loop {
@@ -232,8 +232,7 @@ impl<V: View> Rebuild<V> {
     async fn compare(&self) -> Result<Comparison, ProjectionError> {
         let comparing = || ProjectionError::database("compare two versions of a view");
         let (hold, met) = self.meet().await?;
-        let mut connection = self.connection().await?;
-        let snapshot = connection.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await;
+        let snapshot = begin(&self.beside.pool, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await;
         let mut tx = snapshot.map_err(comparing())?;
         // The first read, which makes the snapshot, and then the release of the live version: it may move from here on.
         self.live(&mut tx).await?;

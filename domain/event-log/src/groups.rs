@@ -12,12 +12,13 @@ use domain::group::{
     Settlement, Start, Take, Which, check_settlements,
 };
 use domain::{Epoch, Head};
-use sqlx::postgres::{PgConnection, PgPool, Postgres};
-use sqlx::{Acquire as _, Row as _, pool::PoolConnection};
+use sqlx::postgres::{PgPool, Postgres};
+use sqlx::{Row as _, pool::PoolConnection};
 
 use crate::error::{Trouble, chain, trouble};
 use crate::instant::Instant;
 use crate::log::PgLog;
+use crate::session::begin;
 use rows::{Outcomes, group, idle, lease, parked, settled, status};
 
 /// An error before anything was sent, or of a statement that only reads.
@@ -64,9 +65,9 @@ impl PgLog {
     }
 
     /// Whether a take has anything to do.
-    async fn has_work(&self, session: &mut PgConnection, of: &Group) -> Result<bool, GroupError> {
+    async fn has_work(&self, of: &Group) -> Result<bool, GroupError> {
         let query = sqlx::query(include_str!("sql/group_look.sql")).bind(of.id.0);
-        let row = query.fetch_optional(session).await.map_err(unread)?.ok_or_else(|| missing(of))?;
+        let row = query.fetch_optional(self.pool()).await.map_err(unread)?.ok_or_else(|| missing(of))?;
         let look = || Ok((row.try_get::<String, _>("role")?, row.try_get("epoch")?, row.try_get("has_work")?));
         let (role, epoch, has_work): (String, i64, bool) = look().map_err(unread)?;
         match (Role::parse(&role), Epoch::from_i64(epoch)) {
@@ -76,15 +77,9 @@ impl PgLog {
         }
     }
 
-    async fn lease(
-        &self,
-        session: &mut PgConnection,
-        of: &Group,
-        consumer: &ConsumerName,
-        max: usize,
-    ) -> Result<Option<Lease>, GroupError> {
+    async fn lease(&self, of: &Group, consumer: &ConsumerName, max: usize) -> Result<Option<Lease>, GroupError> {
         let settings = of.settings();
-        let mut transaction = session.begin().await.map_err(unread)?;
+        let mut transaction = begin(self.pool()).await.map_err(unread)?;
         let locked = sqlx::query(include_str!("sql/group_lock.sql")).bind(of.id.0).fetch_optional(&mut *transaction);
         locked.await.map_err(unread)?.ok_or_else(|| missing(of))?;
         sqlx::query(include_str!("sql/group_wake.sql"))
@@ -108,9 +103,9 @@ impl PgLog {
         Ok(lease)
     }
 
-    async fn idle(&self, session: &mut PgConnection, of: &Group) -> Result<Idle, GroupError> {
+    async fn idle(&self, of: &Group) -> Result<Idle, GroupError> {
         let query = sqlx::query(include_str!("sql/group_idle.sql")).bind(of.id.0).bind(bigint(PARKED_MAX));
-        let row = query.fetch_optional(session).await.map_err(unread)?.ok_or_else(|| missing(of))?;
+        let row = query.fetch_optional(self.pool()).await.map_err(unread)?.ok_or_else(|| missing(of))?;
         idle(of, &row).map_err(unread)
     }
 
@@ -219,13 +214,12 @@ impl ConsumerGroups for PgLog {
     }
 
     async fn take(&self, group: &Group, consumer: &ConsumerName, max: usize) -> Result<Take, GroupError> {
-        let mut session = self.session().await?;
-        if self.has_work(&mut session, group).await?
-            && let Some(lease) = self.lease(&mut session, group, consumer, max).await?
+        if self.has_work(group).await?
+            && let Some(lease) = self.lease(group, consumer, max).await?
         {
             return Ok(Take::Lease(lease));
         }
-        self.idle(&mut session, group).await.map(Take::Nothing)
+        self.idle(group).await.map(Take::Nothing)
     }
 
     async fn settle(

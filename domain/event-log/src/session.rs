@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection, Row};
+use sqlx::{ConnectOptions, Connection, Postgres, Row, Transaction};
 
 use crate::PgConfig;
 use crate::error::EventLogError;
@@ -156,4 +156,13 @@ pub(crate) fn pool(config: &PgConfig) -> Result<PgPool, EventLogError> {
         })
         .connect_lazy_with(options(config, Purpose::Serve)?);
     Ok(pool)
+}
+
+/// Begins a transaction, also if whoever asked for it is gone before it has begun: the driver would put its session back into
+/// the pool with a transaction open, and what comes next in that session would never be committed. A task that nobody
+/// waits for ends, and what it has begun is rolled back.
+pub(crate) async fn begin(pool: &PgPool) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+    let pool = pool.clone();
+    let begun = tokio::spawn(async move { pool.begin().await }).await;
+    begun.unwrap_or_else(|ended| Err(sqlx::Error::Io(std::io::Error::other(ended))))
 }

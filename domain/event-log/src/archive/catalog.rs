@@ -11,6 +11,7 @@ use super::{catalog_error, hash, refused};
 use crate::instant::Instant;
 use crate::log::PgLog;
 use crate::rows::number;
+use crate::session::begin;
 
 const LAST_MANIFEST: &str = "SELECT epoch, number, sha256 FROM coldstream.last_manifest";
 
@@ -69,7 +70,7 @@ impl Catalog for PgLog {
         step: ManifestRef,
         added: &[Segment],
     ) -> Result<(), CatalogError> {
-        let mut transaction = self.shared().pool.begin().await.map_err(catalog_error)?;
+        let mut transaction = begin(&self.shared().pool).await.map_err(catalog_error)?;
         // The lock of the table, not of its row: before the first manifest there is none.
         let lock = transaction.execute(include_str!("../sql/lock_manifest.sql")).await;
         lock.map_err(catalog_error)?;
