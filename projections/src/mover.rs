@@ -98,13 +98,16 @@ impl Version {
     }
 }
 
+/// A batch with so many bytes of events is full, whatever the number of its records.
+const FULL_BYTES: usize = 1 << 20;
+
 /// What came of folding the next records.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Folded {
     /// There are none.
     Nothing,
-    /// They were folded in.
-    Records { to: Progress, records: usize },
+    /// They were folded in. `more`: they fill a batch, so it is likely that more are there.
+    Records { to: Progress, records: usize, more: bool },
     /// Somebody else moved the version meanwhile; nothing was done.
     Overtaken,
 }
@@ -184,8 +187,8 @@ impl<V: View> Mover<V> {
             let Some(last) = records.last() else { return Ok(Folded::Nothing) };
             let to = Progress { checkpoint: last.position().as_head(), leaf: Some(last.leaf()), ..from };
             // A full batch is followed by another one: the log is read while the database writes.
-            let is_behind = records.len() >= self.batch_records;
-            let (done, ()) = join(self.transact(from, to, Work::Apply(&records)), self.read_ahead(to, is_behind)).await;
+            let more = self.is_full(&records);
+            let (done, ()) = join(self.transact(from, to, Work::Apply(&records)), self.read_ahead(to, more)).await;
             match done {
                 Ok(false) => return Ok(Folded::Overtaken),
                 Ok(true) => {
@@ -193,7 +196,7 @@ impl<V: View> Mover<V> {
                     if let Some(told) = self.told.get() {
                         told(&records);
                     }
-                    return Ok(Folded::Records { to, records: records.len() });
+                    return Ok(Folded::Records { to, records: records.len(), more });
                 }
                 Err(Failure::Other(error)) => return Err(error),
                 Err(Failure::OfRecords(error)) if records.len() == 1 => {
@@ -207,15 +210,24 @@ impl<V: View> Mover<V> {
         }
     }
 
+    /// Whether the batch ended because it holds enough, and not where the log does: readers bound a page by bytes too.
+    fn is_full(&self, records: &[Record]) -> bool {
+        let bytes = |record: &Record| match record {
+            Record::Event(event) => event.event.bytes(),
+            Record::Removed(_) => 0,
+        };
+        records.len() >= self.batch_records || records.iter().map(bytes).sum::<usize>() >= FULL_BYTES
+    }
+
     /// What was read ahead for this checkpoint, if it is not more than is wanted now.
     fn take_ahead(&self, from: Progress, limit: usize) -> Option<Vec<Record>> {
         let ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner).take();
         ahead.filter(|ahead| ahead.from == from && ahead.records.len() <= limit).map(|ahead| ahead.records)
     }
 
-    /// Reads what follows `to`, if the view is behind. What goes wrong here goes wrong again where it is said.
-    async fn read_ahead(&self, to: Progress, is_behind: bool) {
-        if is_behind && let Ok(records) = self.next_records(to, self.batch_records).await {
+    /// Reads what follows `to`, if there is more. What goes wrong here goes wrong again where it is said.
+    async fn read_ahead(&self, to: Progress, more: bool) {
+        if more && let Ok(records) = self.next_records(to, self.batch_records).await {
             *self.ahead.lock().unwrap_or_else(PoisonError::into_inner) = Some(Ahead { from: to, records });
         }
     }

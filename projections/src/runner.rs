@@ -48,6 +48,8 @@ pub enum Step {
         checkpoint: Head,
         /// How many.
         records: usize,
+        /// They fill a batch: it is likely that more are there.
+        more: bool,
     },
     /// Another runner moved the view meanwhile; nothing was done.
     Overtaken,
@@ -189,13 +191,16 @@ impl<V: View> Runner<V> {
     pub async fn step_or_wait(&self) -> Result<Step, ProjectionError> {
         let step = self.step().await?;
         match step {
-            Step::CaughtUp { checkpoint } => {
-                let newest = self.mover.reader.wait_beyond(checkpoint).await?;
-                if newest > checkpoint {
-                    self.gather().await;
+            Step::CaughtUp { checkpoint } => tokio::select! {
+                newest = self.mover.reader.wait_beyond(checkpoint) => {
+                    if newest? > checkpoint {
+                        self.gather().await;
+                    }
                 }
-            }
-            Step::Applied { records, .. } if records < self.mover.batch_records => self.gather().await,
+                // What is waited for may have been appended by another process, which is not heard of at once.
+                () = self.wanted.notified() => {}
+            },
+            Step::Applied { more: false, .. } => self.gather().await,
             Step::Applied { .. } | Step::Swept { .. } | Step::Overtaken => {}
         }
         Ok(step)
@@ -301,16 +306,25 @@ impl<V: View> Runner<V> {
         Ok(match self.mover.fold_next(from, usize::MAX).await? {
             Folded::Overtaken => Step::Overtaken,
             Folded::Nothing => {
-                if self.full_batches.swap(0, Ordering::Relaxed) >= COMPACT_AFTER_BATCHES {
-                    self.give_back_space().await;
-                }
+                self.caught_up().await;
                 Step::CaughtUp { checkpoint: from.checkpoint }
             }
-            Folded::Records { to, records } => {
+            Folded::Records { to, records, more } => {
                 self.see(to.checkpoint);
-                self.full_batches.fetch_add(usize::from(records >= self.mover.batch_records), Ordering::Relaxed);
-                Step::Applied { checkpoint: to.checkpoint, records }
+                if more {
+                    self.full_batches.fetch_add(1, Ordering::Relaxed);
+                } else {
+                    self.caught_up().await;
+                }
+                Step::Applied { checkpoint: to.checkpoint, records, more }
             }
         })
+    }
+
+    /// After many full batches, a view that has caught up gives back the space that they have left.
+    async fn caught_up(&self) {
+        if self.full_batches.swap(0, Ordering::Relaxed) >= COMPACT_AFTER_BATCHES {
+            self.give_back_space().await;
+        }
     }
 }

@@ -23,6 +23,9 @@ pub fn generator() -> ThreadRng {
     rand::rng()
 }
 
+/// More are never needed, on a machine of any speed.
+const ROUNDS_MAX: u32 = 5_000;
+
 /// Random moments at which to cut something off: over a span that shrinks while it ends before its moment and grows
 /// while it is cut, so that about half are cut on a machine of any speed, and early, late and finished ones occur.
 #[derive(Debug)]
@@ -45,7 +48,11 @@ impl Moments {
     }
 
     /// Counts what came of the last moment.
+    ///
+    /// # Panics
+    /// After thousands: what is cut ends before any moment that a timer can tell.
     pub fn was_cut(&mut self, cut: bool) {
+        assert!(self.ended < ROUNDS_MAX, "too little is cut: {self:?}");
         if cut {
             self.cut += 1;
             self.span = self.span.mul_f64(1.25);

@@ -364,6 +364,10 @@ async fn a_read_that_is_dropped_half_way_or_loses_its_session_leaves_nothing_to_
         let read = log.read_log(position(from), Direction::Forward, 1000);
         let read = tokio::time::timeout(moments.draw(&mut rng), read).await;
         moments.was_cut(read.is_err());
+        if let Ok(page) = read {
+            let first = usize::try_from(from).expect("small") - 1;
+            assert_eq!(page.expect("readable"), whole[first..first + 1000]);
+        }
         // More than the pool has sessions, at once: whichever was dropped is among them.
         let after =
             futures::future::join_all((1..=12).map(|from| log.read_log(position(from), Direction::Forward, 1000)));

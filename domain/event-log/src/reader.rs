@@ -194,7 +194,8 @@ impl Reader {
             next = next.next();
             Ok(())
         };
-        if map.last(index).get().saturating_sub(from.get()) >= COPIED_ROWS_MIN {
+        let there = map.last(index).get().saturating_sub(from.get()).saturating_add(1);
+        if there.min(page.rows_left().unsigned_abs()) >= COPIED_ROWS_MIN {
             // COPY takes no parameters. All of them are numbers.
             let statement = with_partition(statement, &map.spans[index].table)
                 .replace("$1", &from.to_string())

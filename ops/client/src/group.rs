@@ -54,7 +54,7 @@ pub struct Lease {
     pub deadline: Timestamp,
     /// By position; at least one.
     pub deliveries: Vec<Delivery>,
-    /// Where it was taken: another region knows nothing of it.
+    /// Where it was taken: another region knows nothing of it, and which URLs are of one log is not known here.
     region: usize,
 }
 

@@ -112,8 +112,10 @@ struct ViewWorker(Arc<Runner<ContentView>>);
 impl Worker for ViewWorker {
     async fn round(&mut self) -> Result<Done, RoundError> {
         Ok(match self.0.step_or_wait().await? {
-            Step::CaughtUp { checkpoint } => Done::partly(format!("at {checkpoint}")),
-            Step::Applied { checkpoint, .. } => Done::partly(format!("at {checkpoint}, behind")),
+            Step::Applied { checkpoint, more: true, .. } => Done::partly(format!("at {checkpoint}, behind")),
+            Step::Applied { checkpoint, .. } | Step::CaughtUp { checkpoint } => {
+                Done::partly(format!("at {checkpoint}"))
+            }
             Step::Swept { cutoff } => Done::partly(format!("the window begins at {cutoff}")),
             Step::Overtaken => Done::partly("another process moves it"),
         })

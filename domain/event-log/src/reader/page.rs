@@ -9,6 +9,7 @@ use crate::rows::Values;
 
 /// An answer is cut after this many bytes: what a reader can hold many of.
 const ANSWER_BYTES_MAX: i64 = 8 << 20;
+
 /// The records of an answer, and what still fits.
 pub(super) struct Page {
     pub(super) records: Vec<Record>,

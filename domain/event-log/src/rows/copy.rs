@@ -202,7 +202,7 @@ impl<'a> Fields<'a> {
     }
 
     fn text(&mut self) -> Result<&'a str, Short> {
-        let field = self.field()?.ok_or_else(broken)?;
+        let field = self.field()?.ok_or_else(damaged)?;
         Ok(text(field)?)
     }
 
@@ -213,7 +213,7 @@ impl<'a> Fields<'a> {
     /// A field that is not NULL, of a known length.
     fn fixed<const N: usize>(&mut self) -> Result<[u8; N], Short> {
         let field = self.field()?.and_then(|field| field.try_into().ok());
-        Ok(field.ok_or_else(broken)?)
+        Ok(field.ok_or_else(damaged)?)
     }
 
     fn field(&mut self) -> Result<Option<&'a [u8]>, Short> {
@@ -237,11 +237,16 @@ impl<'a> Fields<'a> {
 }
 
 fn int8(field: &[u8]) -> Result<i64, sqlx::Error> {
-    field.try_into().map(i64::from_be_bytes).map_err(|_| broken())
+    field.try_into().map(i64::from_be_bytes).map_err(|_| damaged())
 }
 
 fn text(field: &[u8]) -> Result<&str, sqlx::Error> {
-    std::str::from_utf8(field).map_err(|_| broken())
+    std::str::from_utf8(field).map_err(|_| damaged())
+}
+
+/// A field is not what its column holds: the server does not look at what it copies.
+fn damaged() -> sqlx::Error {
+    sqlx::Error::Decode("a row of events whose columns do not hold what they must".into())
 }
 
 /// The answer is not what the server was asked for: on the way to it something else speaks.
@@ -306,5 +311,24 @@ mod tests {
         other.truncate(body.bytes().len());
         other[0] ^= 1;
         assert!(read(&other, 100).is_err(), "another signature");
+    }
+
+    #[test]
+    fn columns_that_cannot_be_are_damage_and_not_a_lost_connection() {
+        let records = records();
+        let rows: Vec<NewRow<'_>> = records.iter().map(NewRow::of).collect();
+        let whole = CopyBody::of(&rows).bytes().to_vec();
+        let at = whole.windows(2).position(|two| two == "é".as_bytes()).expect("a letter of two bytes");
+        let mut rotten = whole.clone();
+        rotten[at] = 0xff;
+        // The first field of the first row, its length before it: a position that is shorter.
+        let mut short = whole.clone();
+        let first = SIGNATURE.len() + 8 + 2;
+        short.drain(first + 4..first + 5);
+        short[first + 3] = 7;
+        for (what, bytes) in [("text", rotten), ("number", short)] {
+            let error = read(&bytes, 100).expect_err(what);
+            assert_eq!(crate::error::trouble(&error), crate::error::Trouble::Damage, "{what}: {error}");
+        }
     }
 }
