@@ -1,5 +1,5 @@
 //! What the log says of its server before anything goes wrong, what an administrator can look at without changing it,
-//! and LOG-1 on a disk that is really full.
+//! and LOG-1 on a disk that is really full, be it that of the tables or that of the WAL.
 
 mod log_common;
 
@@ -17,6 +17,7 @@ use log_common::{Rig, SERVICE, is_sound, new_log, request};
 use serde_json::{Value, json};
 use sqlx::{Connection, Executor, PgConnection};
 use system_tests::binary;
+use system_tests::regions::until;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn settings_that_could_be_better_are_advice_and_keep_nobody_from_serving() {
@@ -88,12 +89,12 @@ async fn a_dry_run_says_what_is_missing_and_changes_nothing() {
 struct Disk(PathBuf);
 
 impl Disk {
-    /// A file system of 32 MiB in memory, in the server's own folder; `None` where this user may mount none.
-    fn mount(beside: &Path) -> Option<Self> {
+    /// A file system of so many MiB in memory, in the server's own folder; `None` where this user may mount none.
+    fn mount(beside: &Path, mib: u32) -> Option<Self> {
         let owner = fs::metadata(beside).expect("a folder");
         let folder = beside.with_file_name("disk");
         fs::create_dir(&folder).expect("made");
-        let options = format!("size=32m,mode=0700,uid={},gid={}", owner.uid(), owner.gid());
+        let options = format!("size={mib}m,mode=0700,uid={},gid={}", owner.uid(), owner.gid());
         let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(&folder).output();
         mounted.is_ok_and(|mounted| mounted.status.success()).then_some(Self(folder))
     }
@@ -101,7 +102,7 @@ impl Disk {
     /// Takes all that is free.
     fn fill(&self) -> PathBuf {
         let file = self.0.join("filler");
-        let filled = fs::write(&file, vec![7; 64 << 20]).expect_err("more than there is");
+        let filled = fs::write(&file, vec![7; 128 << 20]).expect_err("more than there is");
         assert_eq!(filled.kind(), std::io::ErrorKind::StorageFull);
         file
     }
@@ -124,7 +125,7 @@ fn large(number: usize) -> AppendRequest {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_makes_appends_unavailable_with_the_reason_and_no_longer_than_it_is_full() {
     let rig = Rig::start().await;
-    let Some(disk) = Disk::mount(rig.cluster.data_folder()) else {
+    let Some(disk) = Disk::mount(rig.cluster.data_folder(), 32) else {
         println!("skipped: this user may not mount a file system");
         return;
     };
@@ -153,6 +154,64 @@ async fn a_full_disk_makes_appends_unavailable_with_the_reason_and_no_longer_tha
         log.append(large(number)).await.expect("acknowledged, and nothing was started again");
     }
     assert_eq!(is_sound(&database).await.get(), u64::try_from(stored + 20).expect("few"));
+    log.shut_down().await;
+    rig.cluster.stop().await.expect("stopped");
+}
+
+/// A request of one event of about 100 kB that no compression makes smaller.
+fn huge(number: usize) -> AppendRequest {
+    let mut request = request(&[("thing-1", &number.to_string())], &[]);
+    let digits: String = (0..3000).map(|_| format!("{:032x}", system_tests::chance::random::<u128>())).collect();
+    request.events[0].data = Data::Json(format!("{digits:?}"));
+    request
+}
+
+/// PostgreSQL panics then, and may not come back by itself: what was acknowledged is durable, what was not is said to be open, and the
+/// log goes on when the operator has made room and started the server.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_full_of_wal_takes_nothing_back_and_the_log_goes_on_when_there_is_room() {
+    let rig = Rig::start().await;
+    let Some(disk) = Disk::mount(rig.cluster.data_folder(), 112) else {
+        println!("skipped: this user may not mount a file system");
+        return;
+    };
+    let database = rig.database(new_log()).await;
+    rig.cluster.stop().await.expect("stopped");
+    let (wal, moved) = (rig.cluster.data_folder().join("pg_wal"), disk.0.join("wal"));
+    let copied = Command::new("cp").arg("-a").args([&wal, &moved]).status().expect("cp runs");
+    assert!(copied.success(), "the WAL fits");
+    fs::remove_dir_all(&wal).expect("removed");
+    std::os::unix::fs::symlink(&moved, &wal).expect("linked");
+    rig.cluster.start().await.expect("started");
+    let log = database.open().await;
+
+    let filler = disk.fill();
+    let mut stored = 0;
+    let (open, error) = loop {
+        let request = huge(stored);
+        match log.append(request.clone()).await {
+            Ok(_) => stored += 1,
+            Err(error) => break (request, error),
+        }
+    };
+    assert!(matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Indeterminate), "{error}");
+    let said = fs::read_to_string(rig.cluster.log_file()).expect("readable");
+    assert!(said.contains("pg_wal") && said.contains("No space left on device"), "{said}");
+
+    fs::remove_file(filler).expect("removed");
+    rig.cluster.kill().await.expect("whatever is left of it");
+    rig.cluster.start().await.expect("started");
+    let again = until("the log goes on", async || log.append(open.clone()).await.ok()).await;
+    assert_eq!(
+        usize::try_from(again.events[0].position.get()).expect("few"),
+        stored + 1,
+        "after all that was acknowledged"
+    );
+    for number in stored + 1..stored + 20 {
+        log.append(huge(number)).await.expect("acknowledged, and nothing of ours was started again");
+    }
+    assert_eq!(is_sound(&database).await.get(), u64::try_from(stored + 20).expect("few"));
+    println!("{stored} events were acknowledged before the disk was full, and the next one was: {error}");
     log.shut_down().await;
     rig.cluster.stop().await.expect("stopped");
 }

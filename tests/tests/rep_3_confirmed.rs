@@ -1,6 +1,8 @@
 //! REP-3 for a reader: what is read with `confirmed=true` is in both regions, so that a forced failover takes none of it back,
 //! and what it takes back was never read so.
 
+use coldstream_client::{Client, From, Settings};
+use domain::{ErrorKind, StreamName, StreamVersion};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use ops::dev::Region;
@@ -49,6 +51,20 @@ impl Tail {
     }
 }
 
+/// How many records the client gives of what is confirmed; of a stream it is told that there is no such thing.
+async fn read_by_client(region: &Region) -> usize {
+    let client = Client::new(Settings::new(&region.url, &region.tokens.auditor)).expect("a client");
+    let mut log = client.log(From::Start).confirmed();
+    let mut read = 0;
+    while log.next().await.expect("readable").is_some() {
+        read += 1;
+    }
+    let stream = StreamName::parse("note-1").expect("a name");
+    let error = client.stream(&stream, StreamVersion::FIRST).confirmed().next().await.expect_err("only of the log");
+    assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+    read
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_forced_failover_takes_back_nothing_that_was_read_as_confirmed() {
     let mut regions = TwoRegions::start().await;
@@ -80,6 +96,7 @@ async fn a_forced_failover_takes_back_nothing_that_was_read_as_confirmed() {
         let read = lines(&regions.home, query).await;
         assert_eq!(read.len(), if query.contains("from") { 0 } else { 20 }, "{query}");
     }
+    assert_eq!(read_by_client(&regions.home).await, 20);
     let newest = lines(&regions.home, "confirmed=true&direction=backward&limit=1").await;
     assert_eq!(newest, confirmed[19..]);
     for tail in &mut tails {

@@ -23,6 +23,7 @@ pub struct Records {
     shared: Arc<Shared>,
     trace: Option<Arc<TraceContext>>,
     place: Place,
+    confirmed: bool,
     answer: Option<Answer>,
     lines: Lines,
     patience: Patience,
@@ -91,7 +92,15 @@ impl Records {
     fn of(client: &Client, place: Place) -> Self {
         let (shared, trace) = (Arc::clone(&client.shared), client.trace.clone());
         let patience = Patience::of(shared.give_up_after);
-        Self { shared, trace, place, answer: None, lines: Lines::default(), patience, ended: false }
+        Self { shared, trace, place, confirmed: false, answer: None, lines: Lines::default(), patience, ended: false }
+    }
+
+    /// Only what both regions have for certain, so that no failover, forced or not, takes back what was read. It comes some
+    /// rounds of the other region later, and not at all while that is away. For reads of the log: one of a stream, and one
+    /// of a log without another region, is refused as Invalid.
+    #[must_use]
+    pub fn confirmed(self) -> Self {
+        Self { confirmed: true, ..self }
     }
 
     /// The next record; `None` at the end. A call that is dropped before it is done loses nothing.
@@ -133,7 +142,11 @@ impl Records {
     async fn read_on(&mut self) -> Result<(), ClientError> {
         let Some(answer) = &mut self.answer else {
             let region = self.shared.readers.current();
-            let response = answer::of(self.place.request(&self.shared, region, self.trace.as_deref())).await?;
+            let mut request = self.place.request(&self.shared, region, self.trace.as_deref());
+            if self.confirmed {
+                request = request.query(&[("confirmed", "true")]);
+            }
+            let response = answer::of(request).await?;
             let page = Page::of(&response);
             self.place.begins(&page)?;
             self.answer = Some(Answer { response, region, page });
