@@ -1,6 +1,7 @@
 //! What can go wrong with the database, and what PostgreSQL's answers mean to us.
 
 use domain::ErrorKind;
+use sqlx::postgres::{PgDatabaseError, PgSeverity};
 use thiserror::Error;
 
 /// Why the log was not opened, created or maintained.
@@ -103,6 +104,10 @@ pub(crate) fn trouble(error: &sqlx::Error) -> Trouble {
             _ => Trouble::Lost,
         };
     };
+    // A server that panics, as on a disk full of WAL, may find the transaction committed when it recovers.
+    if database.try_downcast_ref::<PgDatabaseError>().is_some_and(|error| error.severity() == PgSeverity::Panic) {
+        return Trouble::Lost;
+    }
     let code = database.code().unwrap_or_default();
     match code.as_ref() {
         // lock_not_available.
