@@ -1,7 +1,9 @@
 //! A record as a row: the only code that knows the columns of `coldstream.events`. Row and record hold the same
 //! information, so a record that was read is byte for byte the one that was written (REP-1, ARC-3).
 
+mod array;
 mod copy;
+mod fields;
 
 use std::borrow::Cow;
 
@@ -13,7 +15,9 @@ use domain::{Epoch, Position, StreamName, StreamVersion};
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 
+pub(crate) use array::{RowArray, RowTypes};
 pub(crate) use copy::{CopiedRows, CopyBody};
+pub(crate) use fields::FieldWriter;
 
 use crate::instant::Instant;
 

@@ -16,7 +16,7 @@ use uuid::Uuid;
 use crate::instant::{Instant, from_micros};
 use crate::partitions::PartitionMap;
 use crate::reader::{role, stream_head};
-use crate::rows::{self, COLUMNS, CopyBody, NewRow};
+use crate::rows::{self, COLUMNS, CopyBody, FieldWriter, NewRow, RowArray, RowTypes};
 use crate::session::Backend;
 use crate::tags::TypeHeads;
 
@@ -130,6 +130,28 @@ impl Group<'_> {
         }
         months
     }
+
+    /// Its rows of event_ids.
+    fn ids_array(&self, types: &RowTypes) -> RowArray {
+        RowArray::of(types.event_ids, 3, &self.ids, |id, fields: &mut FieldWriter<'_>| {
+            fields.uuid(&id.key.0);
+            fields.int8(id.position.as_i64());
+            fields.bool(id.kept());
+        })
+    }
+
+    /// Its rows of streams.
+    fn heads_array(&self, types: &RowTypes) -> RowArray {
+        let heads: Vec<(&StreamName, &StreamHead)> = self.streams.iter().collect();
+        RowArray::of(types.streams, 6, &heads, |(stream, head), fields: &mut FieldWriter<'_>| {
+            fields.text(stream.category());
+            fields.text(stream.id());
+            fields.int8(head.version.as_i64());
+            fields.int8(head.position.as_i64());
+            fields.int8(head.first.as_i64());
+            fields.bool(Some(head.closed));
+        })
+    }
 }
 
 /// A session that writes. Dropped whenever it is not known in which state the server has it.
@@ -139,12 +161,21 @@ pub(crate) struct Writer {
     /// The head row that the cached heads belong to.
     cached_for: Option<HeadRow>,
     types: TypeHeads,
+    /// Known after the first group: a session does not see them change.
+    row_types: Option<RowTypes>,
     backend: Backend,
 }
 
 impl Writer {
     pub(crate) fn new(connection: PgConnection, backend: Backend) -> Self {
-        Self { connection, cached: HashMap::new(), cached_for: None, types: TypeHeads::default(), backend }
+        Self {
+            connection,
+            cached: HashMap::new(),
+            cached_for: None,
+            types: TypeHeads::default(),
+            row_types: None,
+            backend,
+        }
     }
 
     /// The session as the server knows it.
@@ -257,19 +288,11 @@ impl Writer {
         self.types.write(&mut self.connection, &group.rows).await?;
 
         let begun: Vec<&(Timestamp, Position)> = months.iter().filter(|(month, _)| !map.has_events(*month)).collect();
-        let streams: Vec<(&StreamName, &StreamHead)> = group.streams.iter().collect();
-        let heads = |of: fn(&StreamHead) -> i64| streams.iter().map(|(_, head)| of(head)).collect::<Vec<_>>();
+        let row_types = self.row_types().await?;
         let statement = include_str!("sql/write_heads.sql").replace("{where_an_id_is_there}", ids.where_one_is_there());
         let written = sqlx::query(&statement)
-            .bind(group.ids.iter().map(|id| uuid_of(&id.key)).collect::<Vec<_>>())
-            .bind(group.ids.iter().map(|id| id.position.as_i64()).collect::<Vec<_>>())
-            .bind(group.ids.iter().map(NewId::kept).collect::<Vec<_>>())
-            .bind(streams.iter().map(|(stream, _)| stream.category()).collect::<Vec<_>>())
-            .bind(streams.iter().map(|(stream, _)| stream.id()).collect::<Vec<_>>())
-            .bind(heads(|head| head.version.as_i64()))
-            .bind(heads(|head| head.position.as_i64()))
-            .bind(heads(|head| head.first.as_i64()))
-            .bind(streams.iter().map(|(_, head)| head.closed).collect::<Vec<_>>())
+            .bind(group.ids_array(&row_types))
+            .bind(group.heads_array(&row_types))
             .bind(group.checkpoints.keys().map(String::as_str).collect::<Vec<_>>())
             .bind(group.checkpoints.values().map(|at| i64::try_from(*at).unwrap_or(i64::MAX)).collect::<Vec<_>>())
             .bind(begun.iter().map(|(month, _)| Instant(*month)).collect::<Vec<_>>())
@@ -279,6 +302,13 @@ impl Writer {
             .execute(&mut self.connection)
             .await?;
         if written.rows_affected() == 1 { Ok(()) } else { Err(sqlx::Error::RowNotFound) }
+    }
+
+    async fn row_types(&mut self) -> Result<RowTypes, sqlx::Error> {
+        if let Some(known) = self.row_types {
+            return Ok(known);
+        }
+        RowTypes::of(&mut self.connection).await.inspect(|types| self.row_types = Some(*types))
     }
 
     /// Commits. From an error on, it is in doubt.

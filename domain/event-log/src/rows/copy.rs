@@ -1,11 +1,11 @@
-//! PostgreSQL's binary format of COPY (documentation of COPY, "Binary Format"), both ways. A field has its length in front,
-//! -1 for NULL; text and `json` are their bytes.
+//! PostgreSQL's binary format of COPY (documentation of COPY, "Binary Format"), both ways.
 
+use super::fields::FieldWriter;
 use super::{NewRow, Values};
 use crate::instant::Instant;
 
 /// Fields of a row: those of [`super::COLUMNS`].
-const COLUMNS_COUNT: i16 = 19;
+pub(super) const COLUMNS_COUNT: i16 = 19;
 /// How such a COPY begins; then come four bytes of flags and the length of what follows them, four bytes too.
 const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
 /// What stands in place of a number of fields at the end.
@@ -21,7 +21,8 @@ impl CopyBody {
         // No flags, no header extension.
         body.0.extend_from_slice(&[0; 8]);
         for row in rows {
-            body.row(&Values::of(row));
+            body.0.extend_from_slice(&COLUMNS_COUNT.to_be_bytes());
+            FieldWriter::bare(&mut body.0).event(&Values::of(row));
         }
         body.0.extend_from_slice(&END.to_be_bytes());
         body
@@ -29,51 +30,6 @@ impl CopyBody {
 
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.0
-    }
-
-    fn row(&mut self, row: &Values<'_>) {
-        self.0.extend_from_slice(&COLUMNS_COUNT.to_be_bytes());
-        self.int8(Some(row.position));
-        self.int8(Some(row.recorded_at.to_wire()));
-        self.int8(Some(row.sequence));
-        self.int8(row.previous);
-        self.int8(row.epoch);
-        self.int4(row.bytes);
-        self.int2(row.data_kind);
-        self.int2(row.record_format);
-        let names = [row.aggregate_type, row.aggregate_id, row.event_type, row.event_version, row.event_id, row.source];
-        for text in names.map(Some).into_iter().chain([row.time, row.data_schema, row.data_content_type]) {
-            self.text(text);
-        }
-        self.text(Some(&row.metadata));
-        self.text(Some(&row.payload));
-    }
-
-    fn int2(&mut self, value: i16) {
-        self.0.extend_from_slice(&2_i32.to_be_bytes());
-        self.0.extend_from_slice(&value.to_be_bytes());
-    }
-
-    fn int4(&mut self, value: i32) {
-        self.0.extend_from_slice(&4_i32.to_be_bytes());
-        self.0.extend_from_slice(&value.to_be_bytes());
-    }
-
-    fn int8(&mut self, value: Option<i64>) {
-        let Some(value) = value else { return self.null() };
-        self.0.extend_from_slice(&8_i32.to_be_bytes());
-        self.0.extend_from_slice(&value.to_be_bytes());
-    }
-
-    fn text(&mut self, value: Option<&str>) {
-        let Some(value) = value else { return self.null() };
-        let length = i32::try_from(value.len()).expect("an event is at most 1 MiB");
-        self.0.extend_from_slice(&length.to_be_bytes());
-        self.0.extend_from_slice(value.as_bytes());
-    }
-
-    fn null(&mut self) {
-        self.0.extend_from_slice(&(-1_i32).to_be_bytes());
     }
 }
 

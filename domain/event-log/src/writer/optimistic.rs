@@ -6,15 +6,14 @@ use std::collections::{HashMap, HashSet};
 use domain::append::StreamHead;
 use domain::arbiter::EventKey;
 use domain::{StreamName, Timestamp};
-use sqlx::postgres::{PgArguments, PgRow};
-use sqlx::query::Query;
-use sqlx::{Postgres, Row as _};
+use sqlx::Row as _;
+use sqlx::postgres::PgRow;
 
-use super::{Found, Group, HeadRow, NewId, Writer, head_row, uuid_of};
+use super::{Found, Group, HeadRow, Writer, head_row, uuid_of};
 use crate::instant::Instant;
 use crate::log::CLOCK_DIFFERENCE_MAX_SECONDS;
 use crate::reader::with_partition;
-use crate::rows::Values;
+use crate::rows::RowArray;
 
 impl Writer {
     /// The head row as this session left it, and the heads of `streams`, if all of them are cached. Whether the log is
@@ -83,8 +82,7 @@ impl Writer {
         // Known again when it is stored.
         self.cached_for = None;
         let statement = with_partition(include_str!("../sql/store.sql"), partition);
-        let streams: Vec<(&StreamName, &StreamHead)> = group.streams.iter().collect();
-        let heads = |of: fn(&StreamHead) -> i64| streams.iter().map(|(_, head)| of(head)).collect::<Vec<_>>();
+        let row_types = self.row_types().await?;
         let query = sqlx::query(&statement)
             .bind(group.head.as_i64())
             .bind(Instant(group.recorded_at))
@@ -95,50 +93,14 @@ impl Writer {
             .bind(seen.simulated_now.map(Instant))
             .bind(Instant(now))
             .bind(CLOCK_DIFFERENCE_MAX_SECONDS)
-            .bind(group.ids.iter().map(|id| uuid_of(&id.key)).collect::<Vec<_>>())
-            .bind(group.ids.iter().map(|id| id.position.as_i64()).collect::<Vec<_>>())
-            .bind(group.ids.iter().map(NewId::kept).collect::<Vec<_>>())
-            .bind(streams.iter().map(|(stream, _)| stream.category()).collect::<Vec<_>>())
-            .bind(streams.iter().map(|(stream, _)| stream.id()).collect::<Vec<_>>())
-            .bind(heads(|head| head.version.as_i64()))
-            .bind(heads(|head| head.position.as_i64()))
-            .bind(heads(|head| head.first.as_i64()))
-            .bind(streams.iter().map(|(_, head)| head.closed).collect::<Vec<_>>());
-        let rows: Vec<Values<'_>> = group.rows.iter().map(Values::of).collect();
+            .bind(group.ids_array(&row_types))
+            .bind(group.heads_array(&row_types))
+            .bind(RowArray::events(row_types.events, &group.rows));
         // To the end: the reply that counts is the one after the commit.
-        let answers = bind_rows(query, &rows).fetch_all(&mut self.connection).await?;
+        let answers = query.fetch_all(&mut self.connection).await?;
         let answer = answers.first().ok_or(sqlx::Error::RowNotFound)?;
         Ok(answer.try_get::<i64, _>("moved")? == 1)
     }
-}
-
-/// One array a column, in the order of `COLUMNS`.
-fn bind_rows<'q>(query: Query<'q, Postgres, PgArguments>, rows: &'q [Values<'q>]) -> Query<'q, Postgres, PgArguments> {
-    macro_rules! column {
-        ($of:expr) => {
-            rows.iter().map($of).collect::<Vec<_>>()
-        };
-    }
-    query
-        .bind(column!(|row| row.position))
-        .bind(column!(|row| row.recorded_at))
-        .bind(column!(|row| row.sequence))
-        .bind(column!(|row| row.previous))
-        .bind(column!(|row| row.epoch))
-        .bind(column!(|row| row.bytes))
-        .bind(column!(|row| row.data_kind))
-        .bind(column!(|row| row.record_format))
-        .bind(column!(|row| row.aggregate_type))
-        .bind(column!(|row| row.aggregate_id))
-        .bind(column!(|row| row.event_type))
-        .bind(column!(|row| row.event_version))
-        .bind(column!(|row| row.event_id))
-        .bind(column!(|row| row.source))
-        .bind(column!(|row| row.time))
-        .bind(column!(|row| row.data_schema))
-        .bind(column!(|row| row.data_content_type))
-        .bind(column!(|row| row.metadata.as_ref()))
-        .bind(column!(|row| row.payload.as_ref()))
 }
 
 fn head_of(rows: &[PgRow]) -> Result<HeadRow, sqlx::Error> {
