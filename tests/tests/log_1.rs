@@ -140,6 +140,35 @@ async fn a_commit_that_never_arrived_is_known_not_to_be_stored_and_made_again() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_that_never_arrived_is_not_taken_for_stored_because_one_of_its_events_came_another_way() {
+    let rig = Rig::start().await;
+    for lost in both_ways(request(&[("a-1", "lost"), ("b-1", "retried")], &[])) {
+        let database = rig.database(new_log()).await;
+        let proxy = Proxy::start(rig.cluster.port()).await;
+        let (log, other) = (Arc::new(database.open_at(&proxy.url(&database.url)).await), database.open().await);
+        log.append(request(&[("a-1", "1")], &[])).await.expect("acknowledged");
+        let shut = proxy.shut().await;
+        proxy.cut(Cut::Before);
+        let appended = tokio::spawn({
+            let log = Arc::clone(&log);
+            async move { log.append(lost).await }
+        });
+        while proxy.cuts() == 0 {
+            tokio::task::yield_now().await;
+        }
+        // Through another process: at the very position that it had in the lost group.
+        other.append(request(&[("c-1", "other")], &[])).await.expect("acknowledged");
+        let retried = other.append(request(&[("b-1", "retried")], &[])).await.expect("acknowledged");
+        assert_eq!(places(&retried), [(3, 1)]);
+        drop(shut);
+        // Two requests share an id and differ: that is said, and nothing is acknowledged that is not there.
+        let error = appended.await.expect("no panic").expect_err("half of it is another request's");
+        assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+        assert_eq!(is_sound(&database).await.get(), 3);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_in_doubt_is_indeterminate_when_another_server_answers() {
     let rig = Rig::start().await;
     let other = Rig::start().await;

@@ -13,7 +13,7 @@ use domain::archive::catalog::{
 use domain::log::{Direction, EventLog, FollowerLog, LogReader, ReadError};
 use domain::merkle::{Frontier, Hash, leaf_hash};
 use domain::replication::{Heard, PeerMemory};
-use domain::{Epoch, Head, Position};
+use domain::{Epoch, ErrorKind, Head, Position};
 use event_log::{NewLog, PgLog};
 use log_common::pruning::{cosign, manifest, prune_as_of, refusal, seal_to, segment, unfounded_proof};
 use log_common::{Database, Rig, all, at, event, is_sound, name, new_log, new_simulated, position, request, version};
@@ -44,6 +44,42 @@ async fn satisfy(log: &PgLog) {
     log.mark_verified(first, at("2020-12-10T00:00:00Z")).await.expect("marked");
     log.mark_confirmed(first, at("2020-12-10T00:00:00Z")).await.expect("marked");
     cosign(log, position(10).as_head()).await;
+}
+
+/// What is appended into a month that is pruned meanwhile, as an import of old events does, is never dropped with it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_appended_into_a_month_while_it_is_pruned_stays() {
+    let rig = Rig::start().await;
+    for before_the_prune in [false, true] {
+        let database = rig.database(new_simulated("2020-01-01T00:00:00Z")).await;
+        let log = Arc::new(database.open().await);
+        let old =
+            |id: &str| AppendRequest { recorded_at: Some(at("2020-01-10T00:00:00Z")), ..request(&[("a-1", id)], &[]) };
+        for number in 1..=10 {
+            log.append(old(&number.to_string())).await.expect("acknowledged");
+        }
+        log.set_simulated_now(at("2020-12-10T00:00:00Z")).await.expect("moved on");
+        satisfy(&log).await;
+        let mut admin = database.superuser().await;
+        let detach = "SELECT coldstream.detach_partition('2020-01-01T00:00:00Z', 1, 10)";
+        if before_the_prune {
+            log.append(old("11")).await.expect("acknowledged");
+            let refused = admin.execute(detach).await.expect_err("it holds eleven");
+            assert!(refused.to_string().contains("holds 11 rows"), "{refused}");
+        } else {
+            // By another process, which this one does not hear of.
+            admin.execute(detach).await.expect("pruned");
+            // Whatever the answer is: acknowledged means there.
+            let appended = log.append(old("11")).await;
+            log.maintain().await.expect("tidied");
+            if let Err(error) = appended {
+                assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+                log.append(old("11")).await.expect("its partition is made anew");
+            }
+        }
+        let newest = log.read_log(position(11), Direction::Forward, 1).await.expect("readable");
+        assert_eq!(newest.first().map(domain::record::Record::position), Some(position(11)));
+    }
 }
 
 /// What the first column breaks, the last one mends; the middle one is how it is said.

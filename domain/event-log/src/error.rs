@@ -112,8 +112,8 @@ pub(crate) fn trouble(error: &sqlx::Error) -> Trouble {
     match code.as_ref() {
         // lock_not_available.
         "55P03" => Trouble::Busy,
-        // undefined_table.
-        "42P01" => Trouble::Gone,
+        // undefined_table; insufficient_privilege, as for a partition that is detached and not dropped yet.
+        "42P01" | "42501" => Trouble::Gone,
         // check_violation: on our tables only "no partition of relation found for row", unless an operator adds one.
         "23514" if database.message().contains("no partition") => Trouble::Gone,
         // admin_shutdown, crash_shutdown, cannot_connect_now, idle_session_timeout; idle_in_transaction too.

@@ -35,6 +35,14 @@ enum Fault {
     Refused(ApplyError),
     Database(sqlx::Error),
     Partitions(Vec<Timestamp>),
+    /// The map of partitions is of before or after a prune.
+    OldMap,
+}
+
+impl Fault {
+    fn is_lost(&self) -> bool {
+        matches!(self, Self::Database(error) if trouble(error) == Trouble::Lost)
+    }
 }
 
 impl From<sqlx::Error> for Fault {
@@ -73,7 +81,10 @@ impl Follower {
                 }
                 Err(fault) => fault,
             };
-            if timeout(SERVER_LIMIT, writer.roll_back()).await.is_ok_and(|rolled_back| rolled_back.is_ok()) {
+            // Of a session that was left in the middle of an answer nobody knows which answer comes next.
+            if !fault.is_lost()
+                && timeout(SERVER_LIMIT, writer.roll_back()).await.is_ok_and(|rolled_back| rolled_back.is_ok())
+            {
                 *slot = Some(writer);
             }
             match fault {
@@ -81,6 +92,8 @@ impl Follower {
                 Fault::Partitions(months) => {
                     self.shared.partitions.make(&months).await.map_err(|error| unavailable(&error))?;
                 }
+                Fault::OldMap => self.load_map().await?,
+                Fault::Database(error) if trouble(&error) == Trouble::Gone => self.load_map().await?,
                 Fault::Database(error) if trouble(&error) == Trouble::Busy => {
                     if let Some(writer) = slot.as_mut() {
                         let looked = holder::end_if_frozen(writer.connection(), &self.shared.counters).await;
@@ -91,6 +104,10 @@ impl Follower {
             }
         }
         Err(ApplyError::Unavailable { reason: "the log's head is held by others".into() })
+    }
+
+    async fn load_map(&self) -> Result<(), ApplyError> {
+        self.shared.partitions.load().await.map(drop).map_err(|error| unavailable(&error))
     }
 
     async fn connect(&self) -> Result<Writer, ApplyError> {
@@ -128,6 +145,9 @@ impl Follower {
             recorded_at: followed.recorded_at,
         };
         let map = self.shared.partitions.cached();
+        if map.pruned != locked.head.pruned {
+            return Err(Fault::OldMap);
+        }
         let months = group.months().into_iter().map(|(month, _)| month);
         let missing: Vec<Timestamp> = months.filter(|month| map.table(*month).is_none()).collect();
         if !missing.is_empty() {

@@ -3,15 +3,17 @@
 
 use sqlx::Row as _;
 use sqlx::postgres::PgConnection;
+use tokio::time::timeout;
 
 use crate::metrics::Counters;
-use crate::session::LOCK_WAIT_SECONDS;
+use crate::session::{LOCK_WAIT_SECONDS, SERVER_LIMIT, silent};
 
 /// Ends the session that holds the head, if it has waited for its client for longer than a waiter waits. The sessions
 /// of other roles cannot be seen or ended by the service: then nothing happens, and the waiter answers Unavailable.
 pub(crate) async fn end_if_frozen(connection: &mut PgConnection, counters: &Counters) -> Result<bool, sqlx::Error> {
     let query = sqlx::query(include_str!("sql/frozen_holder.sql")).bind(f64::from(LOCK_WAIT_SECONDS));
-    let Some(row) = query.fetch_optional(connection).await? else { return Ok(false) };
+    let row = timeout(SERVER_LIMIT, query.fetch_optional(connection)).await.unwrap_or_else(|_| Err(silent()))?;
+    let Some(row) = row else { return Ok(false) };
     let pid: i32 = row.try_get("pid")?;
     let terminated: bool = row.try_get("terminated")?;
     if terminated {

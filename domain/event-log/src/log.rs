@@ -86,11 +86,9 @@ impl Shared {
 
     /// After a commit: readers learn of the head, and of partitions that have their first events.
     pub(crate) async fn note_commit(&self, head: Head, recorded: impl Iterator<Item = Timestamp>) {
-        let map = self.partitions.cached();
-        let mut months = recorded.map(Timestamp::month_start);
-        if months.all(|month| map.has_events(month)) {
-            self.partitions.advanced(head);
-        } else if let Err(error) = self.partitions.load().await {
+        if !self.partitions.advanced(head, recorded.map(Timestamp::month_start))
+            && let Err(error) = self.partitions.load().await
+        {
             // The old map is still true of what it knows; a reader that finds it short loads it.
             tracing::debug!(%error, "the list of partitions was not loaded after a commit");
         }

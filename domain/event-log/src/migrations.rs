@@ -25,6 +25,7 @@ const MIGRATIONS: &[Migration] = &[
     Migration { version: 9, name: "token limits", sql: include_str!("../migrations/0009_token_limits.sql") },
     Migration { version: 10, name: "catalog indexes", sql: include_str!("../migrations/0010_catalog_indexes.sql") },
     Migration { version: 11, name: "consumer groups", sql: include_str!("../migrations/0011_consumer_groups.sql") },
+    Migration { version: 12, name: "prune guards", sql: include_str!("../migrations/0012_prune_guards.sql") },
 ];
 
 /// Applies what is missing, all or nothing, and returns the names. `connection` acts as the owner; several may try at

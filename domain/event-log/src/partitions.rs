@@ -4,15 +4,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use domain::{Head, Position, Timestamp};
 use futures::future::try_join_all;
 use sqlx::Row as _;
 use sqlx::postgres::PgPool;
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 use crate::instant::Instant;
+use crate::session::{SERVER_LIMIT, silent};
 
+/// Longer than the statement's own limit in these sessions and the wait for one of them: the server is gone without a word.
+const MAKE_LIMIT: Duration = Duration::from_secs(90);
 /// How many sessions make partitions at once. Each new partition syncs three index files; the waits overlap.
 const MAKERS: usize = 4;
 
@@ -85,7 +90,8 @@ impl Partitions {
 
     /// The map as it is now.
     pub(crate) async fn load(&self) -> Result<Arc<PartitionMap>, sqlx::Error> {
-        let rows = sqlx::query(include_str!("sql/partitions.sql")).fetch_all(&self.pool).await?;
+        let rows = sqlx::query(include_str!("sql/partitions.sql")).fetch_all(&self.pool);
+        let rows = timeout(SERVER_LIMIT, rows).await.unwrap_or_else(|_| Err(silent()))?;
         let mut map = PartitionMap::default();
         for row in rows {
             map.head = crate::rows::number(&row, 0, Head::from_i64)?;
@@ -102,11 +108,16 @@ impl Partitions {
         Ok(map)
     }
 
-    /// Notes that a group into partitions that have events has moved the head: the newest span is the newest still.
-    pub(crate) fn advanced(&self, head: Head) {
+    /// Notes that a group of these months has moved the head, if all of them are known to have events: then the newest span
+    /// is the newest still. `false` if not: the map has to be loaded.
+    pub(crate) fn advanced(&self, head: Head, mut months: impl Iterator<Item = Timestamp>) -> bool {
         let mut map = self.lock();
+        if !months.all(|month| map.has_events(month)) {
+            return false;
+        }
         let map = Arc::make_mut(&mut map);
         map.head = map.head.max(head);
+        true
     }
 
     /// Makes the partitions of `months` (starts of UTC months) that are missing; some sessions at once.
@@ -119,8 +130,9 @@ impl Partitions {
         }
         let share = missing.len().div_ceil(MAKERS);
         let statement = "SELECT coldstream.make_partitions($1)";
-        try_join_all(missing.chunks(share).map(|months| sqlx::query(statement).bind(months).execute(&self.pool)))
-            .await?;
+        let made =
+            try_join_all(missing.chunks(share).map(|months| sqlx::query(statement).bind(months).execute(&self.pool)));
+        timeout(MAKE_LIMIT, made).await.unwrap_or_else(|_| Err(silent()))?;
         self.load().await.map(drop)
     }
 
@@ -179,6 +191,18 @@ mod tests {
         assert_eq!([3, 4, 8, 9, 99].map(|p| map.holding(at(p))), [None, Some(0), Some(0), Some(1), Some(1)]);
         assert!(map.begins_at(at(9)) && !map.begins_at(at(8)));
         assert_eq!((map.last(0).get(), map.last(1).get()), (8, 20));
+    }
+
+    #[tokio::test]
+    async fn a_group_that_begins_a_month_does_not_move_the_head_of_a_map_without_it() {
+        let pool = PgPool::connect_lazy("postgres://127.0.0.1:1/none").expect("a url");
+        let partitions = Partitions::new(pool);
+        *partitions.lock() = Arc::new(map());
+        let head = |n: i64| Head::from_i64(n).expect("a head");
+        assert!(!partitions.advanced(head(30), [month("2026-03"), month("2026-04")].into_iter()));
+        assert_eq!(partitions.cached().head, map().head);
+        assert!(partitions.advanced(head(30), std::iter::once(month("2026-03"))));
+        assert_eq!(partitions.cached().head, head(30));
     }
 
     #[test]

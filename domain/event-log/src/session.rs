@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection, Postgres, Row, Transaction};
+use tokio::time::timeout;
 
 use crate::PgConfig;
 use crate::error::EventLogError;
@@ -130,6 +131,12 @@ impl Server {
 
 /// Opens a session, checked.
 pub(crate) async fn open(config: &PgConfig, purpose: Purpose) -> Result<(PgConnection, Server), EventLogError> {
+    // Who accepts a connection may say nothing ever after: the driver would wait for it.
+    let opened = timeout(SERVER_LIMIT, open_unbounded(config, purpose)).await;
+    opened.unwrap_or_else(|_| Err(EventLogError::database("connecting to the database")(silent())))
+}
+
+async fn open_unbounded(config: &PgConfig, purpose: Purpose) -> Result<(PgConnection, Server), EventLogError> {
     let options = options(config, purpose)?;
     let mut connection =
         PgConnection::connect_with(&options).await.map_err(EventLogError::database("connecting to the database"))?;

@@ -29,19 +29,26 @@ struct State {
     target: AtomicU16,
     next: Mutex<Option<Cut>>,
     cuts: AtomicUsize,
+    /// Held by whoever lets nobody connect.
+    door: tokio::sync::RwLock<()>,
 }
 
 impl Proxy {
     pub(crate) async fn start(target: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("bound").port();
-        let state =
-            Arc::new(State { target: AtomicU16::new(target), next: Mutex::default(), cuts: AtomicUsize::new(0) });
+        let state = Arc::new(State {
+            target: AtomicU16::new(target),
+            next: Mutex::default(),
+            cuts: AtomicUsize::new(0),
+            door: tokio::sync::RwLock::default(),
+        });
         let shared = Arc::clone(&state);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let state = Arc::clone(&shared);
                 tokio::spawn(async move {
+                    drop(state.door.read().await);
                     if let Ok(server) = TcpStream::connect(("127.0.0.1", state.target.load(Ordering::SeqCst))).await {
                         pump(client, server, &state).await;
                     }
@@ -61,6 +68,12 @@ impl Proxy {
     /// Cuts the next commit.
     pub(crate) fn cut(&self, cut: Cut) {
         *self.state.next.lock().unwrap_or_else(PoisonError::into_inner) = Some(cut);
+    }
+
+    /// Lets nobody connect until what it returns is dropped; connections that are open go on.
+    #[allow(dead_code, reason = "not every test that has this module needs it")]
+    pub(crate) async fn shut(&self) -> tokio::sync::RwLockWriteGuard<'_, ()> {
+        self.state.door.write().await
     }
 
     pub(crate) fn cuts(&self) -> usize {

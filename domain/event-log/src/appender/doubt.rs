@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-use domain::Position;
-use domain::arbiter::Ruling;
+use domain::arbiter::{Placement, Ruling};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::error::{EventLogError, chain};
+use crate::instant::Instant;
 use crate::log::Shared;
 use crate::session::{self, Backend, Purpose};
 use crate::writer::{Writer, uuid_of};
@@ -77,10 +77,18 @@ async fn ask(shared: &Shared, doubt: &Doubt) -> Result<Answer, sqlx::Error> {
     if writer.end_session(doubt.session).await? {
         return Ok(Answer::Later("the session that was to commit it is still there".into()));
     }
-    // All or none of the group is stored: its last event speaks for all.
-    let Some(last) = doubt.ruling.placed.last() else { return Ok(Answer::settled(Fate::NotStored, writer)) };
-    let query = sqlx::query_scalar("SELECT position FROM coldstream.event_ids WHERE id_hash = $1");
-    let position: Option<i64> = query.bind(uuid_of(&last.key)).fetch_optional(writer.connection()).await?;
-    let stored = position.and_then(Position::from_i64) == Some(last.position);
+    let stored = is_there(&mut writer, &doubt.ruling.placed).await?;
     Ok(Answer::settled(if stored { Fate::Stored } else { Fate::NotStored }, writer))
+}
+
+/// Whether exactly this group is stored. One of its events at its place proves nothing: it may have come again through
+/// another process, whose group then stands where this one was to.
+async fn is_there(writer: &mut Writer, placed: &[Placement]) -> Result<bool, sqlx::Error> {
+    let found: i64 = sqlx::query_scalar(include_str!("../sql/group_is_there.sql"))
+        .bind(placed.iter().map(|place| uuid_of(&place.key)).collect::<Vec<_>>())
+        .bind(placed.iter().map(|place| place.position.as_i64()).collect::<Vec<_>>())
+        .bind(placed.iter().map(|place| Instant(place.recorded_at)).collect::<Vec<_>>())
+        .fetch_one(writer.connection())
+        .await?;
+    Ok(!placed.is_empty() && usize::try_from(found) == Ok(placed.len()))
 }

@@ -40,6 +40,8 @@ enum Fault {
     Refused(AppendError),
     /// Nothing is stored: these months have no partition.
     Partitions(Vec<Timestamp>),
+    /// Nothing is stored: the map of partitions is of before or after a prune.
+    OldMap,
     /// What commits was sent, and its reply was an error or none.
     InDoubt(Box<Doubt>, sqlx::Error),
 }
@@ -92,6 +94,7 @@ impl Committer {
                 made.map_err(|error| failed(requests, &unavailable(chain(&error))))?;
                 return Ok("partitions were missing".into());
             }
+            Fault::OldMap => return self.load_map(requests).await.map(|()| "the log was pruned meanwhile".into()),
             Fault::InDoubt(doubt, error) => return self.resolve(*doubt, &error).await,
             Fault::Database(error) => error,
         };
@@ -106,8 +109,7 @@ impl Committer {
             Trouble::Busy => self.look_at_holder().await,
             Trouble::Gone => {
                 // The map knows a partition that is no more.
-                let loaded = self.shared.partitions.load().await;
-                loaded.map_err(|error| failed(requests, &unavailable(chain(&error))))?;
+                self.load_map(requests).await?;
             }
             Trouble::Poison => return Err(Settled::Poisoned(reason)),
             Trouble::Damage => {
@@ -117,6 +119,18 @@ impl Committer {
             Trouble::Server => return Err(failed(requests, &unavailable(reason))),
         }
         Ok(reason)
+    }
+
+    async fn load_map(&self, requests: usize) -> Result<(), Settled> {
+        let loaded = self.shared.partitions.load().await;
+        loaded.map(drop).map_err(|error| failed(requests, &unavailable(chain(&error))))
+    }
+
+    /// The map of partitions, if it is of the same state of pruning as what was decided on. Another one may name a table
+    /// that is detached already, and what is written there would be dropped with it.
+    fn map_of(&self, row: &HeadRow) -> Option<Arc<PartitionMap>> {
+        let map = self.shared.partitions.cached();
+        (map.pruned == row.head.pruned).then_some(map)
     }
 
     /// One try. What it leaves: a committed group, or a session without a transaction, or no session.
@@ -135,7 +149,7 @@ impl Committer {
                 Err(fault) => {
                     let is_good = match &fault {
                         Fault::Database(error) => trouble(error) != Trouble::Lost,
-                        Fault::Refused(_) | Fault::Partitions(_) => true,
+                        Fault::Refused(_) | Fault::Partitions(_) | Fault::OldMap => true,
                         Fault::InDoubt(..) => false,
                     };
                     self.writer = is_good.then_some(writer);
@@ -176,7 +190,7 @@ impl Committer {
             return Ok(Some(ruling));
         }
         let group = group_of(&ruling, requests, &row);
-        let map = self.shared.partitions.cached();
+        let Some(map) = self.map_of(&row) else { return Ok(None) };
         let Some(table) = only_table(&group, &map).filter(|_| writer.takes_at_once(&group)) else { return Ok(None) };
         let sent = self.shared.elapsed();
         let stored = timeout(SERVER_LIMIT, writer.store(&group, table, &row, now)).await;
@@ -275,7 +289,7 @@ impl Committer {
         let (ruling, ids) = self.decide_locked(writer, requests, wanted, &locked).await?;
         if !ruling.placed.is_empty() {
             let group = group_of(&ruling, requests, &locked);
-            let map = self.shared.partitions.cached();
+            let map = self.map_of(&locked).ok_or(Fault::OldMap)?;
             let months = group.months();
             let missing: Vec<Timestamp> =
                 months.iter().map(|(month, _)| *month).filter(|month| map.table(*month).is_none()).collect();
