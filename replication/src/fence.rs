@@ -256,7 +256,16 @@ async fn look_and_act(region: &Region, starting: bool) -> Result<Watched, FenceE
     claim_first(region, &own, &answers).await?;
     let name = region.name().to_owned();
     let (epoch, role, head, has_peer) = (own.epoch, own.role, own.head, region.peer.is_some());
-    let verdict = decide(&Own { region: name, epoch, role, head, has_peer, starting }, &answers);
+    let mut own = Own { region: name, epoch, role, head, has_peer, starting };
+    let mut verdict = decide(&own, &answers);
+    if matches!(verdict, Verdict::StepDown { .. }) && role == Role::Active {
+        // What was appended since the head was read may lie beyond the fork: decided again when nothing more comes.
+        let stopped = region.log.change_role((epoch, role), (epoch, Role::ReadOnly)).await?;
+        (own.role, own.head) = (stopped.role, stopped.head);
+        verdict = decide(&own, &answers);
+        tracing::warn!(epoch = epoch.get(), ?verdict, "the region takes no appends any more");
+    }
+    let role = own.role;
     let to = match &verdict {
         Verdict::Stay => (epoch, role),
         Verdict::StepDown { epoch } => (*epoch, Role::Follower),

@@ -60,7 +60,7 @@ const PASSED: &[u8] = b"{\"resume\":";
 /// What comes next.
 enum Place {
     Log { next: Position, token: Option<ResumeToken>, end: End, filter: Filter },
-    Stream { stream: StreamName, next: StreamVersion, follow: bool },
+    Stream { stream: StreamName, next: StreamVersion, follow: bool, head: Option<Head> },
 }
 
 /// Where a read of the log ends.
@@ -86,7 +86,7 @@ impl Records {
     }
 
     pub(crate) fn of_stream(client: &Client, stream: StreamName, next: StreamVersion, follow: bool) -> Self {
-        Self::of(client, Place::Stream { stream, next, follow })
+        Self::of(client, Place::Stream { stream, next, follow, head: None })
     }
 
     fn of(client: &Client, place: Place) -> Self {
@@ -110,10 +110,16 @@ impl Records {
     /// too long; `Corrupt` for a hole. It may be called again: it then goes on after the last record that it gave.
     pub async fn next(&mut self) -> Result<Option<Record>, ClientError> {
         loop {
-            while let Some(line) = self.lines.next()? {
-                if let Some(record) = self.place.take(line)? {
-                    self.patience.renew(self.shared.give_up_after);
-                    return Ok(Some(record));
+            match self.take_line() {
+                Ok(None) => {}
+                Ok(record) => {
+                    self.patience.renew();
+                    return Ok(record);
+                }
+                Err(error) => {
+                    // The next call asks again for what this answer did not give whole.
+                    (self.answer, self.lines) = (None, Lines::default());
+                    return Err(error);
                 }
             }
             if self.ended || self.place.is_done() {
@@ -126,6 +132,21 @@ impl Records {
                 self.patience.after(error).await?;
             }
         }
+    }
+
+    /// The next record of the lines that have arrived.
+    fn take_line(&mut self) -> Result<Option<Record>, ClientError> {
+        while let Some(line) = self.lines.next()? {
+            if line.is_empty() {
+                // A sign of life: a quiet log is no failure.
+                self.patience.renew();
+                continue;
+            }
+            if let Some(record) = self.place.take(line)? {
+                return Ok(Some(record));
+            }
+        }
+        Ok(None)
     }
 
     /// The token of the last event that was given, or of a later one that the filter does not want: keep it with your own
@@ -178,6 +199,10 @@ impl Records {
         }
         self.place.turn(&page);
         self.ended = match self.place {
+            // Another region than the one that answered first, which follows and is behind: its end is not the stream's.
+            Place::Stream { head, .. } if page.head < head => {
+                return Err(stopped("its log ends before the first one's"));
+            }
             Place::Stream { follow, .. } if !follow => true,
             Place::Stream { .. } | Place::Log { end: End::Tail, .. } => return Err(stopped("it ended the tail")),
             Place::Log { ref filter, .. } if !filter.is_all() && page.next.is_some() => false,
@@ -213,7 +238,7 @@ impl Place {
                 }
                 shared.request(Method::GET, region, "/v1/log", trace).query(&query)
             }
-            Self::Stream { stream, next, follow } => {
+            Self::Stream { stream, next, follow, .. } => {
                 let mut query = vec![("stream", stream.as_str().to_owned()), ("from", next.to_string())];
                 if *follow {
                     query.push(("follow", "true".to_owned()));
@@ -225,7 +250,14 @@ impl Place {
 
     /// Takes the head from an answer's header: the end of the whole read, also if a later answer knows more.
     fn begins(&mut self, page: &Page) -> Result<(), ClientError> {
-        let Self::Log { end: end @ End::AtHead, .. } = self else { return Ok(()) };
+        let end = match self {
+            Self::Stream { head, .. } => {
+                *head = head.or(page.head);
+                return Ok(());
+            }
+            Self::Log { end: end @ End::AtHead, .. } => end,
+            Self::Log { .. } => return Ok(()),
+        };
         *end = End::At(page.head.ok_or_else(|| corrupt("an answer does not name the head"))?);
         Ok(())
     }
@@ -248,9 +280,9 @@ impl Place {
         matches!(self, Self::Log { next, end: End::At(head), .. } if !head.includes(*next))
     }
 
-    /// Takes a line; `None` for a sign of life, and for a record that was given before.
+    /// Takes a line; `None` for a record that was given before.
     fn take(&mut self, line: &[u8]) -> Result<Option<Record>, ClientError> {
-        if line.is_empty() || self.is_done() {
+        if self.is_done() {
             return Ok(None);
         }
         if let Self::Log { next, token, end, filter } = self

@@ -59,7 +59,9 @@ impl Regions {
 
 /// How long one call goes on.
 pub(crate) struct Patience {
-    until: Instant,
+    limit: Duration,
+    /// When it ends. None after a success: then the limit counts from the next failure on.
+    until: Option<Instant>,
     pause: Duration,
     attempts: u32,
     may_be_stored: bool,
@@ -69,7 +71,7 @@ pub(crate) struct Patience {
 #[expect(clippy::disallowed_methods, reason = "the client is a service's own edge: no rule stands on its pauses")]
 impl Patience {
     pub(crate) fn of(limit: Duration) -> Self {
-        Self { until: Instant::now() + limit, pause: PAUSE_FIRST, attempts: 0, may_be_stored: false }
+        Self { limit, until: Some(Instant::now() + limit), pause: PAUSE_FIRST, attempts: 0, may_be_stored: false }
     }
 
     /// Waits before the next attempt after `error`.
@@ -81,6 +83,9 @@ impl Patience {
         match error.kind() {
             ErrorKind::Indeterminate => self.may_be_stored = true,
             ErrorKind::Unavailable | ErrorKind::Fenced => {}
+            ErrorKind::Conflict => return Err(error),
+            // It says that it stored nothing, and nothing of what an attempt before it has stored.
+            _ if self.may_be_stored => return Err(self.give_up(error)),
             _ => return Err(error),
         }
         let asked_for = match &error {
@@ -90,18 +95,23 @@ impl Patience {
         // Up to half more or less: clients that were refused together do not come back together.
         let pause = self.pause.mul_f64(rand::random_range(0.5..1.5)).max(asked_for.min(PAUSE_MAX));
         self.pause = (self.pause * 2).min(PAUSE_MAX);
-        let next = Instant::now() + pause;
-        if next >= self.until {
-            let (attempts, may_be_stored) = (self.attempts, self.may_be_stored);
-            return Err(ClientError::GaveUp { attempts, may_be_stored, last: Box::new(error) });
+        let now = Instant::now();
+        let next = now + pause;
+        if next >= *self.until.get_or_insert(now + self.limit) {
+            return Err(self.give_up(error));
         }
         tokio::time::sleep_until(next).await;
         Ok(())
     }
 
+    fn give_up(&self, last: ClientError) -> ClientError {
+        let (attempts, may_be_stored) = (self.attempts, self.may_be_stored);
+        ClientError::GaveUp { attempts, may_be_stored, last: Box::new(last) }
+    }
+
     /// An attempt succeeded in part: the next failure is met with the whole patience.
-    pub(crate) fn renew(&mut self, limit: Duration) {
-        *self = Self::of(limit);
+    pub(crate) fn renew(&mut self) {
+        *self = Self { until: None, ..Self::of(self.limit) };
     }
 }
 
@@ -134,6 +144,26 @@ mod tests {
         {
             assert_eq!(patience.after(refused(kind)).await.expect_err("the end").kind(), kind);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_after_an_attempt_that_may_be_stored_is_no_refusal_of_both() {
+        let mut patience = Patience::of(Duration::from_secs(10));
+        patience.after(refused(ErrorKind::Indeterminate)).await.expect("tried again");
+        let error = patience.after(refused(ErrorKind::Denied)).await.expect_err("the end");
+        assert!(matches!(error, ClientError::GaveUp { attempts: 2, may_be_stored: true, .. }), "{error}");
+        assert_eq!(error.kind(), ErrorKind::Indeterminate);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_a_success_the_next_failure_is_met_with_the_whole_patience_however_late() {
+        let mut patience = Patience::of(Duration::from_secs(10));
+        patience.renew();
+        tokio::time::advance(Duration::from_secs(100)).await;
+        patience.after(refused(ErrorKind::Unavailable)).await.expect("tried again");
+        tokio::time::advance(Duration::from_secs(11)).await;
+        let error = patience.after(refused(ErrorKind::Unavailable)).await.expect_err("the end");
+        assert!(matches!(error, ClientError::GaveUp { attempts: 2, .. }), "{error}");
     }
 
     #[tokio::test(start_paused = true)]
