@@ -55,6 +55,14 @@ pub struct Finding {
     pub outcome: Outcome,
 }
 
+/// A [`Finding`] before anything came of it.
+struct Damage {
+    key: String,
+    segment: Segment,
+    cause: String,
+    bad_etag: Option<String>,
+}
+
 /// What came of a damaged object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
@@ -104,37 +112,35 @@ pub struct Healer {
 
 impl Healer {
     /// Returns the good bytes of an object that looked bad because of `cause`, and rewrites the own copy if it
-    /// really is.
+    /// really is. Dropping it once the good copy is there does not end the rewriting, nor keep it from being told.
     ///
     /// # Errors
     /// `Corrupt` if no good copy is left; `Unavailable` if a store did not answer.
     pub async fn heal(&self, segment: &Segment, part: Part, cause: &str) -> Result<Vec<u8>, ReadError> {
         let key = part.key(segment);
-        let own = match self.own.get(&key).await {
+        let bad_etag = match self.own.get(&key).await {
             // The whole object is good: a single reply was not. Nothing is rewritten for that.
             Ok(object) if part.is_good(segment, &object.bytes) => return Ok(object.bytes),
             Ok(object) => Some(object.meta.etag),
             Err(StoreError::NotFound { .. }) => None,
             Err(error) => return Err(ReadError::Unavailable { reason: error.to_string() }),
         };
-        let finding = |outcome| Finding {
-            key: key.clone(),
-            segment: segment.clone(),
-            cause: cause.to_owned(),
-            bad_etag: own.clone(),
-            outcome,
+        let good = self.good_copy(segment, part, &key).await;
+        let damage = Damage { key, segment: segment.clone(), cause: cause.to_owned(), bad_etag };
+        // In a task of its own: whoever reads may hang up, and what was rewritten would then be told to nobody.
+        let mended = tokio::spawn(self.clone().mend(damage, good)).await;
+        mended.unwrap_or_else(|broke| Err(ReadError::Unavailable { reason: format!("the heal broke: {broke}") }))
+    }
+
+    /// Rewrites the own copy from the good one, if there is one, tells of it, and gives the good one back.
+    async fn mend(self, damage: Damage, good: Result<Vec<u8>, ReadError>) -> Result<Vec<u8>, ReadError> {
+        let outcome = match &good {
+            Ok(good) => self.rewrite(&damage.key, damage.bad_etag.as_deref(), good).await,
+            Err(error) => Outcome::Lost { reason: error.to_string() },
         };
-        match self.good_copy(segment, part, &key).await {
-            Ok(good) => {
-                let outcome = self.rewrite(&key, own.as_deref(), &good).await;
-                self.report(finding(outcome)).await;
-                Ok(good)
-            }
-            Err(error) => {
-                self.report(finding(Outcome::Lost { reason: error.to_string() })).await;
-                Err(error)
-            }
-        }
+        let Damage { key, segment, cause, bad_etag } = damage;
+        self.report(Finding { key, segment, cause, bad_etag, outcome }).await;
+        good
     }
 
     async fn good_copy(&self, segment: &Segment, part: Part, key: &str) -> Result<Vec<u8>, ReadError> {

@@ -4,10 +4,11 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use archiver::heal::{Finding, HealObserver, Outcome};
 use async_trait::async_trait;
-use domain::append::AppendRequest;
+use domain::append::{AppendError, AppendRequest};
 use domain::event::{Data, NewEvent};
 use domain::log::EventLog;
 use domain::{ErrorKind, StreamName};
@@ -25,7 +26,12 @@ const HEALED: &str = "segment.healed";
 const DAMAGED: &str = "segment.damaged";
 const LOST: &str = "segment.lost";
 
-/// By key, the type of the event that says what is wrong with an object now.
+/// A finding that the log could not take is sent again after this; so often at most.
+const REPEAT_PAUSE: Duration = Duration::from_secs(5);
+const REPEATS_MAX: u32 = 60;
+
+/// By key, the type of the event that says what is wrong with an object now, stored or on its way. What is healed stands
+/// here only until that is stored.
 type Standing = Arc<Mutex<HashMap<String, &'static str>>>;
 
 /// Counts findings, and appends an event for each that is news.
@@ -33,6 +39,8 @@ pub struct HealRecorder {
     log: Arc<dyn EventLog>,
     region: String,
     standing: Standing,
+    /// Held while an event is on its way: what is found later of an object is recorded later.
+    turn: Arc<tokio::sync::Mutex<()>>,
     healed: AtomicU64,
     not_rewritten: AtomicU64,
     lost: AtomicU64,
@@ -57,6 +65,7 @@ impl HealRecorder {
             log,
             region: region.to_owned(),
             standing: Standing::default(),
+            turn: Arc::default(),
             healed: AtomicU64::new(0),
             not_rewritten: AtomicU64::new(0),
             lost: AtomicU64::new(0),
@@ -73,14 +82,10 @@ impl HealRecorder {
         }
     }
 
-    /// Whether the record does not say so already.
+    /// Whether the record does not say so already. Each heal is news.
     fn is_news(&self, key: &str, event_type: &'static str) -> bool {
         let mut standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
-        if event_type == HEALED {
-            standing.remove(key);
-            return true;
-        }
-        standing.insert(key.to_owned(), event_type) != Some(event_type)
+        standing.insert(key.to_owned(), event_type) != Some(event_type) || event_type == HEALED
     }
 
     fn event(&self, finding: &Finding, event_type: &str) -> NewEvent {
@@ -124,32 +129,64 @@ impl HealObserver for HealRecorder {
             return;
         }
         let request = AppendRequest { events: vec![self.event(&finding, event_type)], ..AppendRequest::default() };
-        let (log, standing, key) = (self.log.clone(), self.standing.clone(), finding.key);
+        let (log, standing, turn, key) = (self.log.clone(), self.standing.clone(), self.turn.clone(), finding.key);
         // The read that found it does not wait for the record of it.
         tokio::spawn(async move {
-            let Err(error) = log.append(request).await else { return };
-            // It is not on the record: the next one to find it tries again.
-            standing.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
-            match error.kind() {
-                // Only the region that holds the epoch appends; the finding stands in this process's log.
-                ErrorKind::Fenced => {
-                    tracing::info!(key, "a finding is not on the record: this region does not append");
-                }
-                _ => tracing::warn!(key, error = %chain(&error), "a finding is not on the record"),
+            let _turn = turn.lock().await;
+            let stored = store(&*log, request).await;
+            if stored.is_err() || event_type == HEALED {
+                forget(&standing, &key, event_type);
+            }
+            if let Err(error) = stored {
+                tell(&key, event_type, &error);
             }
         });
     }
 }
 
+/// Appends `request`, and again with the same ids while it is not known to be stored: it is on the record once.
+async fn store(log: &dyn EventLog, request: AppendRequest) -> Result<(), AppendError> {
+    let mut pause = tokio::time::interval(REPEAT_PAUSE);
+    let mut repeats = 0;
+    loop {
+        pause.tick().await;
+        let Err(error) = log.append(request.clone()).await else { return Ok(()) };
+        let passes = matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Indeterminate);
+        if !passes || repeats == REPEATS_MAX {
+            return Err(error);
+        }
+        repeats += 1;
+    }
+}
+
+/// An object does not stand so any more, unless something else was found of it since. If that is because the log did not
+/// take it, the next one to find it tries again.
+fn forget(standing: &Mutex<HashMap<String, &'static str>>, key: &str, event_type: &'static str) {
+    let mut standing = standing.lock().unwrap_or_else(PoisonError::into_inner);
+    if standing.get(key) == Some(&event_type) {
+        standing.remove(key);
+    }
+}
+
+fn tell(key: &str, event_type: &str, error: &AppendError) {
+    match error.kind() {
+        // Only the region that holds the epoch appends; the finding stands in this process's log.
+        ErrorKind::Fenced => {
+            tracing::info!(key, event_type, "a finding is not on the record: this region does not append");
+        }
+        _ => tracing::warn!(key, event_type, error = %chain(error), "a finding is not on the record"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use domain::append::Role;
+    use domain::append::{Appended, LogHead, Role, StreamHead};
     use domain::archive::catalog::Segment;
-    use domain::log::{Direction, FollowerLog, LogReader};
+    use domain::log::{Direction, FollowerLog, LogReader, ReadError};
     use domain::merkle::Hash;
     use domain::record::Record;
     use domain::twin::MemoryLog;
-    use domain::{Epoch, FixedClock, Head, Position, Timestamp};
+    use domain::{Epoch, FixedClock, Head, Position, StreamVersion, Timestamp};
 
     use super::*;
 
@@ -182,7 +219,7 @@ mod tests {
 
     async fn types(log: &MemoryLog, events: u64) -> Vec<String> {
         while log.log_head().await.expect("a head").head < Head::new(events).expect("a head") {
-            tokio::task::yield_now().await;
+            tokio::time::advance(REPEAT_PAUSE).await;
         }
         let records = log.read_log(Position::FIRST, Direction::Forward, 100).await.expect("records");
         let event_type = |record: &Record| match record {
@@ -192,7 +229,7 @@ mod tests {
         records.iter().map(event_type).collect()
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_damage_that_stays_is_on_the_record_once() {
         let log = log(Role::Active);
         let recorder = HealRecorder::new(log.clone(), "home");
@@ -209,7 +246,7 @@ mod tests {
         assert_eq!((counts.not_rewritten, counts.lost, counts.healed), (4, 1, 2), "each finding is counted");
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn what_could_not_be_recorded_is_recorded_when_it_is_found_again() {
         let log = log(Role::Follower);
         let recorder = HealRecorder::new(log.clone(), "home");
@@ -220,6 +257,130 @@ mod tests {
         }
         let (one, two) = (Epoch::FIRST, Epoch::FIRST.next());
         log.change_role((one, Role::Follower), (two, Role::Active)).await.expect("promoted");
+        recorder.found(lost()).await;
+        assert_eq!(types(&log, 1).await, [LOST]);
+    }
+
+    /// A log whose first appends end in an error, after they were stored or before.
+    struct Failing {
+        log: Arc<MemoryLog>,
+        errors: Mutex<Vec<AppendError>>,
+    }
+
+    #[async_trait]
+    impl LogReader for Failing {
+        async fn log_head(&self) -> Result<LogHead, ReadError> {
+            self.log.log_head().await
+        }
+
+        async fn read_log(&self, from: Position, way: Direction, limit: usize) -> Result<Vec<Record>, ReadError> {
+            self.log.read_log(from, way, limit).await
+        }
+
+        async fn read_stream(
+            &self,
+            stream: &StreamName,
+            from: StreamVersion,
+            way: Direction,
+            limit: usize,
+        ) -> Result<Vec<Record>, ReadError> {
+            self.log.read_stream(stream, from, way, limit).await
+        }
+
+        async fn stream_head(&self, stream: &StreamName) -> Result<Option<StreamHead>, ReadError> {
+            self.log.stream_head(stream).await
+        }
+
+        async fn streams(
+            &self,
+            category: &str,
+            after: Option<&StreamName>,
+            limit: usize,
+        ) -> Result<Vec<(StreamName, StreamHead)>, ReadError> {
+            self.log.streams(category, after, limit).await
+        }
+
+        async fn find_event(&self, source: &str, id: &str) -> Result<Option<Position>, ReadError> {
+            self.log.find_event(source, id).await
+        }
+
+        async fn head_as_of(&self, at: Timestamp) -> Result<Head, ReadError> {
+            self.log.head_as_of(at).await
+        }
+
+        async fn wait_beyond(&self, seen: Head) -> Result<Head, ReadError> {
+            self.log.wait_beyond(seen).await
+        }
+    }
+
+    #[async_trait]
+    impl EventLog for Failing {
+        async fn append(&self, request: AppendRequest) -> Result<Appended, AppendError> {
+            let error = self.errors.lock().expect("not poisoned").pop();
+            match error {
+                None => self.log.append(request).await,
+                Some(error) => {
+                    if error.kind() == ErrorKind::Indeterminate {
+                        self.log.append(request).await.expect("stored");
+                    }
+                    Err(error)
+                }
+            }
+        }
+
+        async fn consumer_checkpoint(&self, consumer: &str) -> Result<u64, ReadError> {
+            self.log.consumer_checkpoint(consumer).await
+        }
+    }
+
+    fn indeterminate() -> AppendError {
+        AppendError::Indeterminate { reason: "the connection broke".into() }
+    }
+
+    fn unavailable() -> AppendError {
+        AppendError::Unavailable { reason: "a restart".into(), retry_after_seconds: None }
+    }
+
+    /// A recorder whose first appends fail so, and its log.
+    fn failing(errors: Vec<AppendError>) -> (Arc<MemoryLog>, HealRecorder) {
+        let log = log(Role::Active);
+        let failing = Failing { log: log.clone(), errors: Mutex::new(errors) };
+        (log, HealRecorder::new(Arc::new(failing), "home"))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_finding_that_may_be_stored_is_sent_again_as_the_same_event() {
+        let (log, recorder) = failing(vec![indeterminate()]);
+        let lost = || finding(Outcome::Lost { reason: "gone".into() });
+        recorder.found(lost()).await;
+        assert_eq!(types(&log, 1).await, [LOST]);
+        recorder.found(lost()).await;
+        // What is on its way comes before this.
+        recorder.found(finding(Outcome::Healed { etag: "e".into() })).await;
+        assert_eq!(types(&log, 2).await, [LOST, HEALED]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_heal_is_sent_until_it_is_stored_and_before_what_is_found_later() {
+        let (log, recorder) = failing(vec![unavailable(), indeterminate(), unavailable(), unavailable()]);
+        recorder.found(finding(Outcome::Healed { etag: "e".into() })).await;
+        recorder.found(finding(Outcome::NotRewritten { reason: "read only".into() })).await;
+        while types(&log, 0).await != [HEALED, DAMAGED] {
+            tokio::time::advance(REPEAT_PAUSE).await;
+            assert!(types(&log, 0).await.len() <= 2, "each is stored once");
+        }
+        assert_eq!(recorder.standing.lock().expect("not poisoned").get("seg/1"), Some(&DAMAGED));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_log_that_stays_away_is_given_up_and_the_next_finding_tries_again() {
+        let (log, recorder) = failing(vec![unavailable(); 1 + REPEATS_MAX as usize]);
+        let lost = || finding(Outcome::Lost { reason: "gone".into() });
+        recorder.found(lost()).await;
+        while recorder.standing.lock().expect("not poisoned").contains_key("seg/1") {
+            tokio::time::advance(REPEAT_PAUSE).await;
+        }
+        assert_eq!(types(&log, 0).await, Vec::<String>::new());
         recorder.found(lost()).await;
         assert_eq!(types(&log, 1).await, [LOST]);
     }

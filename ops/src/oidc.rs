@@ -12,7 +12,7 @@ use jsonwebtoken::jwk::{Jwk, PublicKeyUse};
 use jsonwebtoken::{DecodingKey, Validation, decode, decode_header};
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use crate::chain::chain;
 use crate::clock::Stopwatch;
@@ -44,9 +44,9 @@ pub struct OidcTokens {
     config: OidcConfig,
     own: Arc<dyn Tokens>,
     http: reqwest::Client,
-    shown: RwLock<Option<Shown>>,
+    shown: Arc<RwLock<Option<Shown>>>,
     /// When the issuer was last asked; held while it is.
-    asked: Mutex<Option<Stopwatch>>,
+    asked: Arc<Mutex<Option<Stopwatch>>>,
     ask_again_after: Duration,
 }
 
@@ -84,7 +84,7 @@ impl OidcTokens {
     /// A [`TlsError`] if `ca` names no authorities.
     pub fn new(config: &OidcConfig, own: Arc<dyn Tokens>) -> Result<Self, TlsError> {
         let (config, http) = (config.clone(), client(config)?);
-        let (shown, asked) = (RwLock::new(None), Mutex::new(None));
+        let (shown, asked) = (Arc::default(), Arc::default());
         Ok(Self { config, own, http, shown, asked, ask_again_after: ASK_AGAIN_AFTER })
     }
 
@@ -99,26 +99,35 @@ impl OidcTokens {
         if let Some(shown) = known.as_ref().filter(|shown| shown.at.elapsed() < KEYS_FRESH_FOR) {
             return Ok(shown.keys.clone());
         }
-        let mut asked = match (self.asked.try_lock(), known) {
+        let asked = match (self.asked.clone().try_lock_owned(), known) {
             (Ok(asked), _) => asked,
             // One request waits for the issuer; the others go on with what they have.
             (Err(_), Some(shown)) => return Ok(shown.keys),
-            (Err(_), None) => self.asked.lock().await,
+            (Err(_), None) => self.asked.clone().lock_owned().await,
         };
         // Another request may have asked meanwhile.
         let lately = asked.is_some_and(|asked| asked.elapsed() < self.ask_again_after);
-        if !lately {
+        if !lately && let Err(error) = tokio::spawn(self.ask_and_keep(asked)).await {
+            tracing::error!(error = %chain(&error), "asking the issuer of http.oidc for its keys broke");
+        }
+        let unknown = || Problem::new(ErrorKind::Unavailable, "the issuer's keys cannot be had at the moment");
+        good().map(|shown| shown.keys).ok_or_else(unknown)
+    }
+
+    /// Asks the issuer for its keys and keeps what it shows. It is for a task of its own: a client that hangs up ends
+    /// its request, and an answer that was lost with it would not be asked for again for a while.
+    fn ask_and_keep(&self, mut asked: OwnedMutexGuard<Option<Stopwatch>>) -> impl Future<Output = ()> + Send + use<> {
+        let (http, url, kept) = (self.http.clone(), self.config.keys_url.clone(), self.shown.clone());
+        async move {
             *asked = Some(Stopwatch::start());
-            match ask(&self.http, &self.config.keys_url).await {
+            match ask(&http, &url).await {
                 Ok(keys) => {
                     let shown = Some(Shown { keys, at: Stopwatch::start() });
-                    *self.shown.write().unwrap_or_else(PoisonError::into_inner) = shown;
+                    *kept.write().unwrap_or_else(PoisonError::into_inner) = shown;
                 }
                 Err(error) => tracing::warn!(error, "the issuer of http.oidc does not show its keys"),
             }
         }
-        let unknown = || Problem::new(ErrorKind::Unavailable, "the issuer's keys cannot be had at the moment");
-        good().map(|shown| shown.keys).ok_or_else(unknown)
     }
 
     /// What a JWT opens, by these keys.

@@ -30,6 +30,9 @@ use domain::spelling;
 pub use loss::{AcceptLoss, Bound, LossStatement, Shown, Source, state_loss};
 pub use steps::{Behind, Outlook, Step, execute, outlook, plan};
 
+/// How often a promotion takes its epoch before it gives up against the watch of another process.
+const TAKES_MAX: u32 = 3;
+
 /// Why an act did not happen. Unless it says otherwise, nothing was changed.
 #[derive(Debug, Error)]
 pub enum FailoverError {
@@ -303,7 +306,7 @@ pub async fn promote(region: &Region, request: &Promote) -> Result<Promoted, Fai
     let own = region.log.log_head().await?;
     match claim_for(region, request, &own, &answers).await {
         Ok((claim, loss)) => {
-            region.log.change_role((own.epoch, Role::ReadOnly), (claim.epoch, Role::Active)).await?;
+            take_epoch(region, own.epoch, &claim).await?;
             Ok(Promoted { epoch: claim.epoch, fork: claim.fork, loss })
         }
         Err(error) => {
@@ -313,6 +316,25 @@ pub async fn promote(region: &Region, request: &Promote) -> Result<Promoted, Fai
             Err(error)
         }
     }
+}
+
+/// Makes the read-only region active in the epoch that it has claimed. The watch of another process of the region may
+/// have made it a follower again, by what it had asked before the claim. Then it is stopped once more, and goes on
+/// as long as nothing was applied meanwhile: the epoch begins at the claim's fork.
+async fn take_epoch(region: &Region, from: Epoch, claim: &EpochClaim) -> Result<(), FailoverError> {
+    for _ in 0..TAKES_MAX {
+        match region.log.change_role((from, Role::ReadOnly), (claim.epoch, Role::Active)).await {
+            Err(ApplyError::NotFollowing { role: Role::Follower, epoch }) if epoch == from => {}
+            taken => return Ok(taken.map(drop)?),
+        }
+        tracing::warn!(epoch = from.get(), "another process made the region a follower during its promotion");
+        let stopped = region.log.change_role((from, Role::Follower), (from, Role::ReadOnly)).await?;
+        if stopped.head != claim.fork {
+            let (head, fork) = (stopped.head, claim.fork);
+            return Err(refused(format!("the head moved from {fork} to {head} during the promotion; promote again")));
+        }
+    }
+    Err(refused("another process of the region keeps making it a follower; promote again".into()))
 }
 
 async fn claim_for(

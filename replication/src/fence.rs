@@ -362,7 +362,7 @@ mod tests {
     use domain::log::{FollowerLog, LogReader};
 
     use super::*;
-    use crate::testing::{Pair, append, at, without_lock};
+    use crate::testing::{MeddledLog, Pair, append, at, without_lock};
 
     fn epoch(number: u64) -> Epoch {
         Epoch::new(number).expect("small")
@@ -526,6 +526,22 @@ mod tests {
         let watched = look_now(&pair.home).await.expect("decided");
         assert_eq!((watched.role, watched.epoch), (Role::ReadOnly, epoch(1)));
         assert_eq!(pair.home_log.log_head().await.expect("head").head, head(3), "nothing was thrown away");
+    }
+
+    #[tokio::test]
+    async fn what_is_appended_while_the_old_home_steps_down_stays_out_of_the_new_epoch() {
+        let pair = Pair::new().await;
+        append(&pair.home_log, 0..3).await;
+        claim::claim(&pair.dr, Reach::OwnBucket, "twin", epoch(2), Some(epoch(1)), head(3), at(0))
+            .await
+            .expect("claimed");
+        let log = pair.home_log.clone();
+        let late = MeddledLog::before(&pair.home_log, Box::pin(async move { append(&log, 3..4).await }));
+        let home = Region { log: Arc::new(late), ..without_lock(&pair.home) };
+        let watched = look_now(&home).await.expect("decided");
+        assert!(matches!(watched.verdict, Verdict::ReadOnly { .. }));
+        let now = pair.home_log.log_head().await.expect("head");
+        assert_eq!((now.role, now.epoch, now.head), (Role::ReadOnly, epoch(1), head(4)));
     }
 
     #[tokio::test]

@@ -119,7 +119,7 @@ impl Group {
 
     /// How long a lease of this group is.
     async fn lease_time(&self) -> Result<Duration, ClientError> {
-        let mut patience = Patience::of(self.shared.give_up_after);
+        let mut patience = Patience::of_read(self.shared.give_up_after);
         loop {
             let region = self.shared.writers.current();
             let asked = self.shared.request(Method::GET, region, "/v1/group/status", self.trace.as_deref());

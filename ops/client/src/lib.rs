@@ -125,7 +125,7 @@ impl Settings {
     }
 
     /// How long one call is tried before it is given up; 60 s unless said otherwise. A longer time outlasts a longer
-    /// failover, and holds the caller for as long.
+    /// failover, and holds the caller for as long. Of a read it counts from the first failure after which nothing came.
     #[must_use]
     pub fn give_up_after(mut self, limit: Duration) -> Self {
         self.give_up_after = limit;

@@ -57,7 +57,8 @@ struct Passed {
 /// Such a line begins so, and no record does.
 const PASSED: &[u8] = b"{\"resume\":";
 
-/// What comes next.
+/// What comes next. A stream's `head` is that of the log which answered first: where one that is below it ends, the stream
+/// does not.
 enum Place {
     Log { next: Position, token: Option<ResumeToken>, end: End, filter: Filter },
     Stream { stream: StreamName, next: StreamVersion, follow: bool, head: Option<Head> },
@@ -91,7 +92,7 @@ impl Records {
 
     fn of(client: &Client, place: Place) -> Self {
         let (shared, trace) = (Arc::clone(&client.shared), client.trace.clone());
-        let patience = Patience::of(shared.give_up_after);
+        let patience = Patience::of_read(shared.give_up_after);
         Self { shared, trace, place, confirmed: false, answer: None, lines: Lines::default(), patience, ended: false }
     }
 
@@ -142,8 +143,14 @@ impl Records {
                 self.patience.renew();
                 continue;
             }
+            let before = self.place.token();
             if let Some(record) = self.place.take(line)? {
                 return Ok(Some(record));
+            }
+            if self.place.token() != before {
+                // It moved on over what the filter does not want. A line that moves nothing does not count: a server that
+                // says the same one at each attempt is given up on.
+                self.patience.renew();
             }
         }
         Ok(None)
@@ -153,10 +160,7 @@ impl Records {
     /// work, and go on with [`From::Token`].
     #[must_use]
     pub fn token(&self) -> Option<ResumeToken> {
-        match &self.place {
-            Place::Log { token, .. } => *token,
-            Place::Stream { .. } => None,
-        }
+        self.place.token()
     }
 
     /// Reads some more bytes, from a new answer if there is none.
@@ -205,7 +209,11 @@ impl Records {
             }
             Place::Stream { follow, .. } if !follow => true,
             Place::Stream { .. } | Place::Log { end: End::Tail, .. } => return Err(stopped("it ended the tail")),
-            Place::Log { ref filter, .. } if !filter.is_all() && page.next.is_some() => false,
+            Place::Log { ref filter, .. } if !filter.is_all() && page.next.is_some() => {
+                // A whole page, also one without a record.
+                self.patience.renew();
+                false
+            }
             Place::Log { .. } if self.place.is_done() => true,
             Place::Log { .. } => return Err(stopped("its log ends before the head that was named")),
         };
@@ -273,6 +281,13 @@ impl Place {
         if let Some(beyond) = beyond {
             // A page whose last record is a removed one has no token: an older one would lead into the same page again.
             (*next, *token) = (beyond, page.resume);
+        }
+    }
+
+    fn token(&self) -> Option<ResumeToken> {
+        match self {
+            Self::Log { token, .. } => *token,
+            Self::Stream { .. } => None,
         }
     }
 

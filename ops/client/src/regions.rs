@@ -57,11 +57,22 @@ impl Regions {
     }
 }
 
+/// What a call does to what is stored.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Effect {
+    /// Nothing: an answer that is lost leaves nothing behind.
+    None,
+    /// Something, also where the answer is lost.
+    Some,
+}
+
 /// How long one call goes on.
 pub(crate) struct Patience {
     limit: Duration,
-    /// When it ends. None after a success: then the limit counts from the next failure on.
+    /// When it ends. None before the first failure of a read, and after a success: then the limit counts from the next
+    /// failure on.
     until: Option<Instant>,
+    effect: Effect,
     pause: Duration,
     attempts: u32,
     may_be_stored: bool,
@@ -70,18 +81,25 @@ pub(crate) struct Patience {
 /// Between attempts real time passes, and how much is by chance: a service has no reason to give either.
 #[expect(clippy::disallowed_methods, reason = "the client is a service's own edge: no rule stands on its pauses")]
 impl Patience {
+    /// Of a call that stores something; the limit counts from now on.
     pub(crate) fn of(limit: Duration) -> Self {
-        Self { limit, until: Some(Instant::now() + limit), pause: PAUSE_FIRST, attempts: 0, may_be_stored: false }
+        Self { until: Some(Instant::now() + limit), effect: Effect::Some, ..Self::of_read(limit) }
+    }
+
+    /// Of one that stores nothing; the limit counts from its first failure on, however long it went well.
+    pub(crate) fn of_read(limit: Duration) -> Self {
+        Self { limit, until: None, effect: Effect::None, pause: PAUSE_FIRST, attempts: 0, may_be_stored: false }
     }
 
     /// Waits before the next attempt after `error`.
     ///
     /// # Errors
-    /// `error` itself where a further attempt would be refused in the same way; `GaveUp` when the time is over.
+    /// `error` itself where a further attempt would be refused in the same way; `GaveUp` when the time is over, and where
+    /// such an error would hide that an attempt before it may be stored.
     pub(crate) async fn after(&mut self, error: ClientError) -> Result<(), ClientError> {
         self.attempts += 1;
         match error.kind() {
-            ErrorKind::Indeterminate => self.may_be_stored = true,
+            ErrorKind::Indeterminate => self.may_be_stored = self.effect == Effect::Some,
             ErrorKind::Unavailable | ErrorKind::Fenced => {}
             ErrorKind::Conflict => return Err(error),
             // It says that it stored nothing, and nothing of what an attempt before it has stored.
@@ -104,14 +122,16 @@ impl Patience {
         Ok(())
     }
 
-    fn give_up(&self, last: ClientError) -> ClientError {
+    /// Whoever calls again after this has the whole patience again.
+    fn give_up(&mut self, last: ClientError) -> ClientError {
         let (attempts, may_be_stored) = (self.attempts, self.may_be_stored);
+        self.renew();
         ClientError::GaveUp { attempts, may_be_stored, last: Box::new(last) }
     }
 
     /// An attempt succeeded in part: the next failure is met with the whole patience.
     pub(crate) fn renew(&mut self) {
-        *self = Self { until: None, ..Self::of(self.limit) };
+        *self = Self { effect: self.effect, ..Self::of_read(self.limit) };
     }
 }
 
@@ -153,6 +173,20 @@ mod tests {
         let error = patience.after(refused(ErrorKind::Denied)).await.expect_err("the end");
         assert!(matches!(error, ClientError::GaveUp { attempts: 2, may_be_stored: true, .. }), "{error}");
         assert_eq!(error.kind(), ErrorKind::Indeterminate);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_read_has_its_whole_patience_at_its_first_failure_and_again_after_it_gave_up() {
+        let mut patience = Patience::of_read(Duration::from_secs(10));
+        for _ in 0..2 {
+            tokio::time::advance(Duration::from_secs(100)).await;
+            patience.after(refused(ErrorKind::Indeterminate)).await.expect("tried again");
+            tokio::time::advance(Duration::from_secs(11)).await;
+            let error = patience.after(refused(ErrorKind::Unavailable)).await.expect_err("the end");
+            assert!(matches!(error, ClientError::GaveUp { attempts: 2, may_be_stored: false, .. }), "{error:?}");
+        }
+        patience.after(refused(ErrorKind::Indeterminate)).await.expect("tried again");
+        assert_eq!(patience.after(refused(ErrorKind::Forked)).await.expect_err("the end").kind(), ErrorKind::Forked);
     }
 
     #[tokio::test(start_paused = true)]

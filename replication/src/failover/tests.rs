@@ -9,7 +9,7 @@ use domain::replication::{Heard, PeerMemory};
 use super::*;
 use crate::follow::Follower;
 use crate::mirror;
-use crate::testing::{Pair, append, at, seal};
+use crate::testing::{MeddledLog, Pair, append, at, seal, without_lock};
 
 fn head(events: u64) -> Head {
     Head::new(events).expect("small")
@@ -411,4 +411,23 @@ fn requests_have_one_form() {
     let text = json(&planned);
     assert!(text.starts_with(r#"{"mode":"planned","head":"7","root":"0000"#), "{text}");
     assert_eq!(serde_json::from_str::<Promote>(&text).expect("read"), planned);
+}
+
+#[tokio::test]
+async fn a_promotion_that_the_watch_of_another_process_undoes_half_way_is_finished() {
+    let pair = Pair::new().await;
+    append(&pair.home_log, 0..3).await;
+    follow(&pair.dr).await;
+    fence::look_now(&pair.home).await.expect("the first epoch is claimed");
+    pair.to_home.set_up(false);
+    let other = without_lock(&pair.dr);
+    let watch = async move {
+        let watched = fence::look_now(&other).await.expect("decided");
+        assert_eq!(watched.role, Role::Follower, "it gives back what it did not take");
+    };
+    let log = MeddledLog::after(&pair.dr_log, Box::pin(watch));
+    let dr = Region { log: Arc::new(log), ..without_lock(&pair.dr) };
+    let promoted = promote(&dr, &Promote::Forced { accept: AcceptLoss::Unknown }).await.expect("promoted");
+    assert_eq!((promoted.epoch, promoted.fork), (epoch(2), head(3)));
+    assert_eq!(role(&dr).await, (epoch(2), Role::Active));
 }
