@@ -180,13 +180,13 @@ fn tell(key: &str, event_type: &str, error: &AppendError) {
 
 #[cfg(test)]
 mod tests {
-    use domain::append::{Appended, LogHead, Role, StreamHead};
+    use domain::append::{Appended, Role};
     use domain::archive::catalog::Segment;
-    use domain::log::{Direction, FollowerLog, LogReader, ReadError};
+    use domain::log::{Direction, FollowerLog, LogReader};
     use domain::merkle::Hash;
     use domain::record::Record;
-    use domain::twin::MemoryLog;
-    use domain::{Epoch, FixedClock, Head, Position, StreamVersion, Timestamp};
+    use domain::twin::{Between, Interposed, MemoryLog};
+    use domain::{Epoch, FixedClock, Head, Position, Timestamp};
 
     use super::*;
 
@@ -261,75 +261,18 @@ mod tests {
         assert_eq!(types(&log, 1).await, [LOST]);
     }
 
-    /// A log whose first appends end in an error, after they were stored or before.
-    struct Failing {
-        log: Arc<MemoryLog>,
-        errors: Mutex<Vec<AppendError>>,
-    }
+    /// The first appends end in an error, after they were stored or before.
+    struct Failing(Mutex<Vec<AppendError>>);
 
     #[async_trait]
-    impl LogReader for Failing {
-        async fn log_head(&self) -> Result<LogHead, ReadError> {
-            self.log.log_head().await
-        }
-
-        async fn read_log(&self, from: Position, way: Direction, limit: usize) -> Result<Vec<Record>, ReadError> {
-            self.log.read_log(from, way, limit).await
-        }
-
-        async fn read_stream(
-            &self,
-            stream: &StreamName,
-            from: StreamVersion,
-            way: Direction,
-            limit: usize,
-        ) -> Result<Vec<Record>, ReadError> {
-            self.log.read_stream(stream, from, way, limit).await
-        }
-
-        async fn stream_head(&self, stream: &StreamName) -> Result<Option<StreamHead>, ReadError> {
-            self.log.stream_head(stream).await
-        }
-
-        async fn streams(
-            &self,
-            category: &str,
-            after: Option<&StreamName>,
-            limit: usize,
-        ) -> Result<Vec<(StreamName, StreamHead)>, ReadError> {
-            self.log.streams(category, after, limit).await
-        }
-
-        async fn find_event(&self, source: &str, id: &str) -> Result<Option<Position>, ReadError> {
-            self.log.find_event(source, id).await
-        }
-
-        async fn head_as_of(&self, at: Timestamp) -> Result<Head, ReadError> {
-            self.log.head_as_of(at).await
-        }
-
-        async fn wait_beyond(&self, seen: Head) -> Result<Head, ReadError> {
-            self.log.wait_beyond(seen).await
-        }
-    }
-
-    #[async_trait]
-    impl EventLog for Failing {
-        async fn append(&self, request: AppendRequest) -> Result<Appended, AppendError> {
-            let error = self.errors.lock().expect("not poisoned").pop();
-            match error {
-                None => self.log.append(request).await,
-                Some(error) => {
-                    if error.kind() == ErrorKind::Indeterminate {
-                        self.log.append(request).await.expect("stored");
-                    }
-                    Err(error)
-                }
+    impl Between for Failing {
+        async fn append(&self, log: &dyn EventLog, request: AppendRequest) -> Result<Appended, AppendError> {
+            let error = self.0.lock().expect("not poisoned").pop();
+            let Some(error) = error else { return log.append(request).await };
+            if error.kind() == ErrorKind::Indeterminate {
+                log.append(request).await.expect("stored");
             }
-        }
-
-        async fn consumer_checkpoint(&self, consumer: &str) -> Result<u64, ReadError> {
-            self.log.consumer_checkpoint(consumer).await
+            Err(error)
         }
     }
 
@@ -344,7 +287,7 @@ mod tests {
     /// A recorder whose first appends fail so, and its log.
     fn failing(errors: Vec<AppendError>) -> (Arc<MemoryLog>, HealRecorder) {
         let log = log(Role::Active);
-        let failing = Failing { log: log.clone(), errors: Mutex::new(errors) };
+        let failing = Interposed { log: log.clone(), between: Failing(Mutex::new(errors)) };
         (log, HealRecorder::new(Arc::new(failing), "home"))
     }
 

@@ -259,11 +259,8 @@ async fn look_and_act(region: &Region, starting: bool) -> Result<Watched, FenceE
     let mut own = Own { region: name, epoch, role, head, has_peer, starting };
     let mut verdict = decide(&own, &answers);
     if matches!(verdict, Verdict::StepDown { .. }) && role == Role::Active {
-        // What was appended since the head was read may lie beyond the fork: decided again when nothing more comes.
-        let stopped = region.log.change_role((epoch, role), (epoch, Role::ReadOnly)).await?;
-        (own.role, own.head) = (stopped.role, stopped.head);
+        stop(region, &mut own).await?;
         verdict = decide(&own, &answers);
-        tracing::warn!(epoch = epoch.get(), ?verdict, "the region takes no appends any more");
     }
     let role = own.role;
     let to = match &verdict {
@@ -285,6 +282,14 @@ async fn look_and_act(region: &Region, starting: bool) -> Result<Watched, FenceE
     }
     complete_own_bucket(region, &log, &answers).await;
     Ok(Watched { verdict, role: to.1, epoch: to.0, peer: answers.peer, silent: answers.silent })
+}
+
+/// Ends appends, and looks at the head once more: what was appended since it was read may lie beyond the fork.
+async fn stop(region: &Region, own: &mut Own) -> Result<(), FenceError> {
+    let stopped = region.log.change_role((own.epoch, own.role), (own.epoch, Role::ReadOnly)).await?;
+    tracing::warn!(epoch = own.epoch.get(), "another region has replaced this one: it takes no appends any more");
+    (own.role, own.head) = (stopped.role, stopped.head);
+    Ok(())
 }
 
 /// Asks the peer and both buckets, all at once.
@@ -362,7 +367,7 @@ mod tests {
     use domain::log::{FollowerLog, LogReader};
 
     use super::*;
-    use crate::testing::{MeddledLog, Pair, append, at, without_lock};
+    use crate::testing::{Meddled, Pair, append, at, without_lock};
 
     fn epoch(number: u64) -> Epoch {
         Epoch::new(number).expect("small")
@@ -536,8 +541,8 @@ mod tests {
             .await
             .expect("claimed");
         let log = pair.home_log.clone();
-        let late = MeddledLog::before(&pair.home_log, Box::pin(async move { append(&log, 3..4).await }));
-        let home = Region { log: Arc::new(late), ..without_lock(&pair.home) };
+        let late = Meddled::before(&pair.home_log, Box::pin(async move { append(&log, 3..4).await }));
+        let home = Region { log: late, ..without_lock(&pair.home) };
         let watched = look_now(&home).await.expect("decided");
         assert!(matches!(watched.verdict, Verdict::ReadOnly { .. }));
         let now = pair.home_log.log_head().await.expect("head");

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use async_trait::async_trait;
-use domain::append::{AppendRequest, LogHead, Role, StreamHead};
+use domain::append::{AppendRequest, LogHead, Role};
 use domain::archive::manifest::{Fork, Manifest};
 use domain::archive::segment::SegmentWriter;
 use domain::archive::statement::FORMAT;
@@ -14,10 +14,10 @@ use domain::archive::{layout, statement};
 use domain::event::{Data, NewEvent};
 use domain::evidence::Evidence;
 use domain::keys::{KeyRing, SigningKey};
-use domain::log::{ApplyError, Direction, EventLog, FollowerLog, LogReader, ReadError};
+use domain::log::{ApplyError, Direction, EventLog, FollowerLog, LogReader};
 use domain::record::Record;
-use domain::twin::{MemoryLog, MemoryStore};
-use domain::{Epoch, FixedClock, Head, Position, StreamName, StreamVersion, Timestamp};
+use domain::twin::{Between, Interposed, MemoryLog, MemoryStore};
+use domain::{Epoch, FixedClock, Head, Position, StreamName, Timestamp};
 use tokio::sync::Mutex as AsyncMutex;
 
 use crate::peer::{Peer, PeerError, Standing};
@@ -250,90 +250,41 @@ impl Pair {
 /// What comes in between, once.
 pub(crate) type Meddling = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// A log with something that happens just before or just after its next change of role.
-pub(crate) struct MeddledLog {
-    log: Arc<MemoryLog>,
+/// Something that happens just before or just after the next change of role.
+#[derive(Default)]
+pub(crate) struct Meddled {
     before: Mutex<Option<Meddling>>,
     after: Mutex<Option<Meddling>>,
 }
 
-impl MeddledLog {
-    pub(crate) fn before(log: &Arc<MemoryLog>, meddling: Meddling) -> Self {
-        Self { log: log.clone(), before: Mutex::new(Some(meddling)), after: Mutex::default() }
+impl Meddled {
+    pub(crate) fn before(log: &Arc<MemoryLog>, meddling: Meddling) -> Arc<Interposed<MemoryLog, Self>> {
+        let between = Self { before: Mutex::new(Some(meddling)), ..Self::default() };
+        Arc::new(Interposed { log: log.clone(), between })
     }
 
-    pub(crate) fn after(log: &Arc<MemoryLog>, meddling: Meddling) -> Self {
-        Self { log: log.clone(), before: Mutex::default(), after: Mutex::new(Some(meddling)) }
+    pub(crate) fn after(log: &Arc<MemoryLog>, meddling: Meddling) -> Arc<Interposed<MemoryLog, Self>> {
+        let between = Self { after: Mutex::new(Some(meddling)), ..Self::default() };
+        Arc::new(Interposed { log: log.clone(), between })
     }
+}
 
-    async fn meddle(meddling: &Mutex<Option<Meddling>>) {
-        let meddling = meddling.lock().expect("no panic").take();
-        if let Some(meddling) = meddling {
+#[async_trait]
+impl Between for Meddled {
+    async fn change_role(
+        &self,
+        log: &dyn FollowerLog,
+        from: (Epoch, Role),
+        to: (Epoch, Role),
+    ) -> Result<LogHead, ApplyError> {
+        let [before, after] = [&self.before, &self.after].map(|meddling| meddling.lock().expect("no panic").take());
+        if let Some(meddling) = before {
             meddling.await;
         }
-    }
-}
-
-#[async_trait]
-impl LogReader for MeddledLog {
-    async fn log_head(&self) -> Result<LogHead, ReadError> {
-        self.log.log_head().await
-    }
-
-    async fn read_log(&self, from: Position, direction: Direction, limit: usize) -> Result<Vec<Record>, ReadError> {
-        self.log.read_log(from, direction, limit).await
-    }
-
-    async fn read_stream(
-        &self,
-        stream: &StreamName,
-        from: StreamVersion,
-        direction: Direction,
-        limit: usize,
-    ) -> Result<Vec<Record>, ReadError> {
-        self.log.read_stream(stream, from, direction, limit).await
-    }
-
-    async fn stream_head(&self, stream: &StreamName) -> Result<Option<StreamHead>, ReadError> {
-        self.log.stream_head(stream).await
-    }
-
-    async fn streams(
-        &self,
-        category: &str,
-        after: Option<&StreamName>,
-        limit: usize,
-    ) -> Result<Vec<(StreamName, StreamHead)>, ReadError> {
-        self.log.streams(category, after, limit).await
-    }
-
-    async fn find_event(&self, source: &str, id: &str) -> Result<Option<Position>, ReadError> {
-        self.log.find_event(source, id).await
-    }
-
-    async fn head_as_of(&self, at: Timestamp) -> Result<Head, ReadError> {
-        self.log.head_as_of(at).await
-    }
-
-    async fn wait_beyond(&self, seen: Head) -> Result<Head, ReadError> {
-        self.log.wait_beyond(seen).await
-    }
-}
-
-#[async_trait]
-impl FollowerLog for MeddledLog {
-    async fn apply_keeping(&self, records: &[Record], kept: &[Position]) -> Result<Head, ApplyError> {
-        self.log.apply_keeping(records, kept).await
-    }
-
-    async fn kept_ids(&self, first: Position, last: Position) -> Result<Vec<Position>, ReadError> {
-        self.log.kept_ids(first, last).await
-    }
-
-    async fn change_role(&self, from: (Epoch, Role), to: (Epoch, Role)) -> Result<LogHead, ApplyError> {
-        Self::meddle(&self.before).await;
-        let changed = self.log.change_role(from, to).await;
-        Self::meddle(&self.after).await;
+        let changed = log.change_role(from, to).await;
+        if let Some(meddling) = after {
+            meddling.await;
+        }
         changed
     }
 }

@@ -140,42 +140,6 @@ async fn a_reader_whose_connections_break_sees_each_record_once_and_in_order() {
     rig.end().await;
 }
 
-/// Answers so many requests with these bytes, closing each, and then none.
-async fn answering(times: usize, head: u64, length: usize, body: &'static str) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let url = format!("http://{}", listener.local_addr().expect("bound"));
-    tokio::spawn(async move {
-        for _ in 0..times {
-            let (mut client, _) = listener.accept().await.expect("a client");
-            let mut request = Vec::new();
-            while !request.windows(4).any(|end| end == b"\r\n\r\n") {
-                client.read_buf(&mut request).await.expect("a request");
-            }
-            let answer = format!(
-                "HTTP/1.1 200 OK\r\nColdstream-Head: {head}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
-            );
-            client.write_all(answer.as_bytes()).await.expect("answered");
-        }
-    });
-    url
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stream_that_breaks_off_does_not_end_where_a_region_that_is_behind_ends() {
-    const FIRST: &str = concat!(
-        r#"{"specversion":"1.0","id":"1","source":"/s","type":"t","subject":"a-1","recordedat":"2026-01-01T00:00:00.000000Z","#,
-        r#""position":"1","version":"1","previous":"0","epoch":"1"}"#,
-        "\n"
-    );
-    let (home, behind) = (answering(1, 10, 10_000, FIRST).await, answering(1_000, 1, 0, "").await);
-    let settings = Settings::new(&home, "token").or_region(&behind, "token").give_up_after(Duration::from_secs(1));
-    let mut records = Client::new(settings).expect("a client").stream(&name("a-1"), StreamVersion::FIRST);
-    assert_eq!(id(&records.next().await.expect("readable").expect("one")), "1");
-    // Whichever answers, the rest is not to be had: that is said, and half of a stream is never taken for all of it.
-    let error = records.next().await.expect_err("not the end");
-    assert!(matches!(error, ClientError::GaveUp { .. } | ClientError::NoAnswer { .. }), "{error}");
-}
-
 #[tokio::test]
 async fn an_append_whose_answers_are_lost_is_stored_once_and_acknowledged_as_replayed() {
     let rig = Rig::serving().await;

@@ -88,11 +88,13 @@ pub(crate) enum Trouble {
     Busy,
     /// A relation is not there (any more), or no partition takes a row.
     Gone,
+    /// The role may not. Who writes meets it at a partition that is detached and not dropped yet.
+    Denied,
     /// The server refuses this data: another group may fare better.
     Poison,
     /// What is stored contradicts itself.
     Damage,
-    /// The server refuses everybody at the moment: no space, read-only, no memory, no permission.
+    /// The server refuses everybody at the moment: no space, read-only, no memory.
     Server,
 }
 
@@ -112,8 +114,10 @@ pub(crate) fn trouble(error: &sqlx::Error) -> Trouble {
     match code.as_ref() {
         // lock_not_available.
         "55P03" => Trouble::Busy,
-        // undefined_table; insufficient_privilege, as for a partition that is detached and not dropped yet.
-        "42P01" | "42501" => Trouble::Gone,
+        // undefined_table.
+        "42P01" => Trouble::Gone,
+        // insufficient_privilege.
+        "42501" => Trouble::Denied,
         // check_violation: on our tables only "no partition of relation found for row", unless an operator adds one.
         "23514" if database.message().contains("no partition") => Trouble::Gone,
         // admin_shutdown, crash_shutdown, cannot_connect_now, idle_session_timeout; idle_in_transaction too.
@@ -125,7 +129,7 @@ pub(crate) fn trouble(error: &sqlx::Error) -> Trouble {
             "40" => Trouble::Busy,
             // data exception, integrity constraint, program limit: what a request brings.
             "22" | "23" | "54" => Trouble::Poison,
-            // Insufficient resources, read-only, operator intervention, system error; a wrong schema or its grants.
+            // Insufficient resources, read-only, operator intervention, system error; a wrong schema.
             _ => Trouble::Server,
         },
     }

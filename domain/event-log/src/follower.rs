@@ -43,6 +43,15 @@ impl Fault {
     fn is_lost(&self) -> bool {
         matches!(self, Self::Database(error) if trouble(error) == Trouble::Lost)
     }
+
+    fn reason(&self) -> String {
+        match self {
+            Self::Refused(error) => chain(error),
+            Self::Database(error) => chain(error),
+            Self::Partitions(_) => "partitions were missing".into(),
+            Self::OldMap => "the log was pruned meanwhile".into(),
+        }
+    }
 }
 
 impl From<sqlx::Error> for Fault {
@@ -68,6 +77,7 @@ impl Follower {
 
     pub(crate) async fn apply(&self, records: &[Record], kept: &[Position]) -> Result<Head, ApplyError> {
         let mut slot = self.writer.lock().await;
+        let mut last = String::new();
         for _ in 0..LOCK_TRIES {
             let mut writer = match slot.take() {
                 Some(writer) => writer,
@@ -87,13 +97,16 @@ impl Follower {
             {
                 *slot = Some(writer);
             }
+            last = fault.reason();
             match fault {
                 Fault::Refused(error) => return Err(error),
                 Fault::Partitions(months) => {
                     self.shared.partitions.make(&months).await.map_err(|error| unavailable(&error))?;
                 }
                 Fault::OldMap => self.load_map().await?,
-                Fault::Database(error) if trouble(&error) == Trouble::Gone => self.load_map().await?,
+                Fault::Database(error) if matches!(trouble(&error), Trouble::Gone | Trouble::Denied) => {
+                    self.load_map().await?;
+                }
                 Fault::Database(error) if trouble(&error) == Trouble::Busy => {
                     if let Some(writer) = slot.as_mut() {
                         let looked = holder::end_if_frozen(writer.connection(), &self.shared.counters).await;
@@ -103,7 +116,7 @@ impl Follower {
                 Fault::Database(error) => return Err(unavailable(&error)),
             }
         }
-        Err(ApplyError::Unavailable { reason: "the log's head is held by others".into() })
+        Err(ApplyError::Unavailable { reason: format!("tried {LOCK_TRIES} times: {last}") })
     }
 
     async fn load_map(&self) -> Result<(), ApplyError> {

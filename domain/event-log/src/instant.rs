@@ -10,7 +10,7 @@ use sqlx::{Decode, Encode, Postgres, Type};
 /// 2000-01-01T00:00:00Z in microseconds since 1970.
 const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
 /// `timestamptz` and `timestamptz[]` in `pg_type`, the same in every PostgreSQL.
-const TIMESTAMPTZ: Oid = Oid(1184);
+pub(crate) const TIMESTAMPTZ: Oid = Oid(1184);
 const TIMESTAMPTZ_ARRAY: Oid = Oid(1185);
 
 /// A [`Timestamp`] as a column or parameter.

@@ -17,7 +17,6 @@ use sqlx::postgres::PgRow;
 
 pub(crate) use array::{RowArray, RowTypes};
 pub(crate) use copy::{CopiedRows, CopyBody};
-pub(crate) use fields::FieldWriter;
 
 use crate::instant::Instant;
 

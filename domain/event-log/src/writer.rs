@@ -16,7 +16,7 @@ use uuid::Uuid;
 use crate::instant::{Instant, from_micros};
 use crate::partitions::PartitionMap;
 use crate::reader::{role, stream_head};
-use crate::rows::{self, COLUMNS, CopyBody, FieldWriter, NewRow, RowArray, RowTypes};
+use crate::rows::{self, COLUMNS, CopyBody, NewRow, RowArray, RowTypes};
 use crate::session::Backend;
 use crate::tags::TypeHeads;
 
@@ -133,7 +133,7 @@ impl Group<'_> {
 
     /// Its rows of event_ids.
     fn ids_array(&self, types: &RowTypes) -> RowArray {
-        RowArray::of(types.event_ids, 3, &self.ids, |id, fields: &mut FieldWriter<'_>| {
+        RowArray::of(types.event_ids, &self.ids, |id, fields| {
             fields.uuid(&id.key.0);
             fields.int8(id.position.as_i64());
             fields.bool(id.kept());
@@ -143,7 +143,7 @@ impl Group<'_> {
     /// Its rows of streams.
     fn heads_array(&self, types: &RowTypes) -> RowArray {
         let heads: Vec<(&StreamName, &StreamHead)> = self.streams.iter().collect();
-        RowArray::of(types.streams, 6, &heads, |(stream, head), fields: &mut FieldWriter<'_>| {
+        RowArray::of(types.streams, &heads, |(stream, head), fields| {
             fields.text(stream.category());
             fields.text(stream.id());
             fields.int8(head.version.as_i64());

@@ -1,13 +1,14 @@
-//! A test between a log and its callers: reads that are slow, counted, wrong or fail, appends whose replies are lost.
+//! A test between a log and its callers: reads that are slow, counted, wrong or fail, appends whose replies are lost, and what
+//! happens beside a change of role.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::append::{AppendError, AppendRequest, Appended, LogHead, StreamHead};
-use crate::log::{Direction, EventLog, LogReader, ReadError};
+use crate::append::{AppendError, AppendRequest, Appended, LogHead, Role, StreamHead};
+use crate::log::{ApplyError, Direction, EventLog, FollowerLog, LogReader, ReadError};
 use crate::record::Record;
-use crate::{Head, Position, StreamName, StreamVersion, Timestamp};
+use crate::{Epoch, Head, Position, StreamName, StreamVersion, Timestamp};
 
 /// What a test does with calls on their way to `log`. Each method that is left out lets its call through.
 #[async_trait]
@@ -48,6 +49,16 @@ pub trait Between: Send + Sync {
     /// [`EventLog::append`].
     async fn append(&self, log: &dyn EventLog, request: AppendRequest) -> Result<Appended, AppendError> {
         log.append(request).await
+    }
+
+    /// [`FollowerLog::change_role`].
+    async fn change_role(
+        &self,
+        log: &dyn FollowerLog,
+        from: (Epoch, Role),
+        to: (Epoch, Role),
+    ) -> Result<LogHead, ApplyError> {
+        log.change_role(from, to).await
     }
 }
 
@@ -113,5 +124,20 @@ impl<L: EventLog, B: Between> EventLog for Interposed<L, B> {
 
     async fn consumer_checkpoint(&self, consumer: &str) -> Result<u64, ReadError> {
         self.log.consumer_checkpoint(consumer).await
+    }
+}
+
+#[async_trait]
+impl<L: FollowerLog, B: Between> FollowerLog for Interposed<L, B> {
+    async fn apply_keeping(&self, records: &[Record], kept: &[Position]) -> Result<Head, ApplyError> {
+        self.log.apply_keeping(records, kept).await
+    }
+
+    async fn kept_ids(&self, first: Position, last: Position) -> Result<Vec<Position>, ReadError> {
+        self.log.kept_ids(first, last).await
+    }
+
+    async fn change_role(&self, from: (Epoch, Role), to: (Epoch, Role)) -> Result<LogHead, ApplyError> {
+        self.between.change_role(&*self.log, from, to).await
     }
 }

@@ -9,7 +9,7 @@ use domain::replication::{Heard, PeerMemory};
 use super::*;
 use crate::follow::Follower;
 use crate::mirror;
-use crate::testing::{MeddledLog, Pair, append, at, seal, without_lock};
+use crate::testing::{Meddled, Pair, append, at, seal, without_lock};
 
 fn head(events: u64) -> Head {
     Head::new(events).expect("small")
@@ -425,8 +425,8 @@ async fn a_promotion_that_the_watch_of_another_process_undoes_half_way_is_finish
         let watched = fence::look_now(&other).await.expect("decided");
         assert_eq!(watched.role, Role::Follower, "it gives back what it did not take");
     };
-    let log = MeddledLog::after(&pair.dr_log, Box::pin(watch));
-    let dr = Region { log: Arc::new(log), ..without_lock(&pair.dr) };
+    let log = Meddled::after(&pair.dr_log, Box::pin(watch));
+    let dr = Region { log, ..without_lock(&pair.dr) };
     let promoted = promote(&dr, &Promote::Forced { accept: AcceptLoss::Unknown }).await.expect("promoted");
     assert_eq!((promoted.epoch, promoted.fork), (epoch(2), head(3)));
     assert_eq!(role(&dr).await, (epoch(2), Role::Active));

@@ -71,7 +71,6 @@ impl Proxy {
     }
 
     /// Lets nobody connect until what it returns is dropped; connections that are open go on.
-    #[allow(dead_code, reason = "not every test that has this module needs it")]
     pub(crate) async fn shut(&self) -> tokio::sync::RwLockWriteGuard<'_, ()> {
         self.state.door.write().await
     }

@@ -107,10 +107,8 @@ impl Committer {
             // The connection may have died long before this group: with a new one it is as good as the first time.
             Trouble::Lost => self.writer = None,
             Trouble::Busy => self.look_at_holder().await,
-            Trouble::Gone => {
-                // The map knows a partition that is no more.
-                self.load_map(requests).await?;
-            }
+            // The map knows a partition that is no more, or soon.
+            Trouble::Gone | Trouble::Denied => self.load_map(requests).await?,
             Trouble::Poison => return Err(Settled::Poisoned(reason)),
             Trouble::Damage => {
                 tracing::error!(reason, "the log contradicts itself");

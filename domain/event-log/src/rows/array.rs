@@ -7,7 +7,6 @@ use sqlx::postgres::types::Oid;
 use sqlx::postgres::{PgArgumentBuffer, PgConnection, PgTypeInfo};
 use sqlx::{Encode, Postgres, Row as _, Type};
 
-use super::copy::COLUMNS_COUNT;
 use super::fields::FieldWriter;
 use super::{NewRow, Values};
 
@@ -45,18 +44,12 @@ pub(crate) struct RowArray {
 }
 
 impl RowArray {
-    /// `columns` fields of each item are written by `write`, in the order in which the table has its columns.
-    pub(crate) fn of<T>(
-        row_type: RowType,
-        columns: i16,
-        items: &[T],
-        mut write: impl FnMut(&T, &mut FieldWriter<'_>),
-    ) -> Self {
+    /// `write` writes the fields of an item, in the order in which the table has its columns.
+    pub(crate) fn of<T>(row_type: RowType, items: &[T], mut write: impl FnMut(&T, &mut FieldWriter<'_>)) -> Self {
         let mut bytes = Vec::with_capacity(20 + items.len() * 128);
-        let mut int4 = |value: i32| bytes.extend_from_slice(&value.to_be_bytes());
-        // Dimensions, and that no row is NULL.
-        int4(i32::from(!items.is_empty()));
-        int4(0);
+        // Dimensions, and that no row is NULL; the type; the dimension, which counts from 1.
+        bytes.extend_from_slice(&i32::from(!items.is_empty()).to_be_bytes());
+        bytes.extend_from_slice(&[0; 4]);
         bytes.extend_from_slice(&row_type.element.0.to_be_bytes());
         if !items.is_empty() {
             let length = i32::try_from(items.len()).expect("a group is bounded");
@@ -64,18 +57,21 @@ impl RowArray {
             bytes.extend_from_slice(&1_i32.to_be_bytes());
         }
         for item in items {
+            // The row's length and its number of fields, which are known after it.
             let at = bytes.len();
-            bytes.extend_from_slice(&[0; 4]);
-            bytes.extend_from_slice(&i32::from(columns).to_be_bytes());
-            write(item, &mut FieldWriter::typed(&mut bytes));
+            bytes.extend_from_slice(&[0; 8]);
+            let mut fields = FieldWriter::typed(&mut bytes);
+            write(item, &mut fields);
+            let written = fields.written();
             let length = i32::try_from(bytes.len() - at - 4).expect("an event is at most 1 MiB");
             bytes[at..at + 4].copy_from_slice(&length.to_be_bytes());
+            bytes[at + 4..at + 8].copy_from_slice(&written.to_be_bytes());
         }
         Self { array: row_type.array, bytes }
     }
 
     pub(crate) fn events(row_type: RowType, rows: &[NewRow<'_>]) -> Self {
-        Self::of(row_type, COLUMNS_COUNT, rows, |row, fields| fields.event(&Values::of(row)))
+        Self::of(row_type, rows, |row, fields| fields.event(&Values::of(row)))
     }
 }
 

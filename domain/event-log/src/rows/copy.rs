@@ -5,7 +5,7 @@ use super::{NewRow, Values};
 use crate::instant::Instant;
 
 /// Fields of a row: those of [`super::COLUMNS`].
-pub(super) const COLUMNS_COUNT: i16 = 19;
+const COLUMNS_COUNT: i16 = 19;
 /// How such a COPY begins; then come four bytes of flags and the length of what follows them, four bytes too.
 const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
 /// What stands in place of a number of fields at the end.

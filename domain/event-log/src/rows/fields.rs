@@ -4,6 +4,7 @@
 use sqlx::postgres::types::Oid;
 
 use super::Values;
+use crate::instant::TIMESTAMPTZ;
 
 /// Types of columns in `pg_type`, the same in every PostgreSQL.
 const BOOL: Oid = Oid(16);
@@ -12,7 +13,6 @@ const INT2: Oid = Oid(21);
 const INT4: Oid = Oid(23);
 const TEXT: Oid = Oid(25);
 const JSON: Oid = Oid(114);
-const TIMESTAMPTZ: Oid = Oid(1184);
 const UUID: Oid = Oid(2950);
 
 /// Writes to the end of some bytes.
@@ -20,17 +20,18 @@ pub(crate) struct FieldWriter<'a> {
     bytes: &'a mut Vec<u8>,
     /// Whether each field names its type.
     is_typed: bool,
+    written: i32,
 }
 
 impl<'a> FieldWriter<'a> {
     /// Fields of a COPY.
     pub(super) fn bare(bytes: &'a mut Vec<u8>) -> Self {
-        Self { bytes, is_typed: false }
+        Self { bytes, is_typed: false, written: 0 }
     }
 
     /// Fields of a value of a row type.
     pub(super) fn typed(bytes: &'a mut Vec<u8>) -> Self {
-        Self { bytes, is_typed: true }
+        Self { bytes, is_typed: true, written: 0 }
     }
 
     /// A row of `coldstream.events`.
@@ -70,20 +71,26 @@ impl<'a> FieldWriter<'a> {
         match value {
             Some(value) => self.field(of, value.as_ref()),
             None => {
-                self.type_of(of);
+                self.begin(of);
                 self.bytes.extend_from_slice(&(-1_i32).to_be_bytes());
             }
         }
     }
 
     fn field(&mut self, of: Oid, value: &[u8]) {
-        self.type_of(of);
+        self.begin(of);
         let length = i32::try_from(value.len()).expect("an event is at most 1 MiB");
         self.bytes.extend_from_slice(&length.to_be_bytes());
         self.bytes.extend_from_slice(value);
     }
 
-    fn type_of(&mut self, of: Oid) {
+    /// How many fields were written.
+    pub(super) fn written(&self) -> i32 {
+        self.written
+    }
+
+    fn begin(&mut self, of: Oid) {
+        self.written += 1;
         if self.is_typed {
             self.bytes.extend_from_slice(&of.0.to_be_bytes());
         }
