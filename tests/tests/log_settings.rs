@@ -12,7 +12,7 @@ use domain::ErrorKind;
 use domain::append::AppendRequest;
 use domain::event::Data;
 use domain::log::{EventLog, LogReader};
-use event_log::{Admin, Missing};
+use event_log::{Admin, Missing, ServiceLogin};
 use log_common::{Rig, SERVICE, is_sound, new_log, request};
 use serde_json::{Value, json};
 use sqlx::{Connection, Executor, PgConnection};
@@ -83,6 +83,23 @@ async fn a_dry_run_says_what_is_missing_and_changes_nothing() {
     assert_eq!(other.status.code(), Some(1), "db init would refuse it too");
     database.run("UPDATE coldstream.migrations SET sha256 = sha256('other') WHERE version = 1").await;
     assert!(admin.missing(SERVICE).await.is_err(), "an upgrade would be refused");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn administrators_who_prepare_a_database_at_once_wait_for_each_other() {
+    let rig = Rig::start().await;
+    rig.cluster.create_database("bare").await.expect("a database");
+    let bare = rig.cluster.superuser_url("bare");
+    // The first round makes everything, the others find it.
+    for _ in 0..5 {
+        let prepared = (0..4).map(|_| async {
+            let mut admin = Admin::connect(&bare).await.expect("connected");
+            admin.prepare(&ServiceLogin { name: SERVICE.into(), password: None }).await
+        });
+        for prepared in futures::future::join_all(prepared).await {
+            prepared.expect("prepared");
+        }
+    }
 }
 
 /// A small disk of its own, for as long as this lives.

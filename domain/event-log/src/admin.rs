@@ -120,7 +120,9 @@ impl Admin {
             .fetch_all(&mut self.connection)
             .await?;
         for statement in statements {
-            let made = sqlx::raw_sql(&statement).execute(&mut self.connection).await;
+            // As roles.sql does it.
+            let claimed = format!("SELECT pg_advisory_xact_lock(7106407); {statement}");
+            let made = sqlx::raw_sql(&claimed).execute(&mut self.connection).await;
             match made {
                 // duplicate_object: it was there already, or another database's administrator was faster.
                 Err(sqlx::Error::Database(error)) if matches!(error.code().as_deref(), Some("42710" | "23505")) => {}

@@ -1,3 +1,6 @@
+-- Waits until nobody else prepares or migrates this database (claim_migrations.sql): the server refuses two grants on one
+-- object at once. Held to the end of these statements.
+SELECT pg_advisory_xact_lock(7106407);
 -- Roles belong to the whole server: two databases may be prepared at once.
 DO $$
 DECLARE
