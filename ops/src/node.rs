@@ -19,11 +19,12 @@ use domain::store::ObjectStore;
 use domain::tiered::TieredLog;
 use domain::{Clock, ErrorKind};
 use event_log::{EventLogError, PgConfig, PgLog};
+use projections::SessionLimits;
 use projections::content::{ContentNow, ContentView};
 use projections::runner::Runner;
 use replication::{Peer, PeerClient, Region};
 use segment_store::{ProbedStore, S3Store, StoreConfig, StoreConfigError};
-use sqlx::postgres::{PgPool, PgPoolOptions};
+use sqlx::postgres::PgPool;
 use thiserror::Error;
 use tokio::sync::Mutex;
 use uuid::Uuid;
@@ -139,10 +140,8 @@ impl Node {
         let watching = steps.clone();
         log.watch_steps(Arc::new(move |step| watching.reached(step)));
         let clock = log.clock();
-        let views = PgPoolOptions::new()
-            .max_connections(VIEW_CONNECTIONS)
-            .connect_lazy(config.log.url.reveal())
-            .map_err(NodeError::Views)?;
+        let database = config.log.url.reveal().parse().map_err(NodeError::Views)?;
+        let views = projections::pool(database, VIEW_CONNECTIONS, &SessionLimits::default());
         let live: Arc<dyn LogReader> = log.clone();
         let (reader, archive, region) = match &config.archive.store {
             None => (live, None, None),

@@ -202,8 +202,9 @@ fn of_database(error: &sqlx::Error) -> ErrorKind {
             _ => ErrorKind::Unavailable,
         };
     };
-    // PostgreSQL's classes: connection, rolled back, resources, intervention, system; and a lock not to be had.
-    let again = ["08", "40", "53", "57", "58", "55P03"];
+    // PostgreSQL's classes: connection, rolled back, resources, intervention, system; a lock not to be had, a session
+    // that was silent for too long, and a server that is a standby just now.
+    let again = ["08", "40", "53", "57", "58", "55P03", "25P03", "25006"];
     let code = refusal.code().unwrap_or_default();
     if again.iter().any(|class| code.starts_with(class)) { ErrorKind::Unavailable } else { ErrorKind::Invalid }
 }

@@ -14,6 +14,7 @@ mod migrate;
 mod mover;
 pub mod rebuild;
 pub mod runner;
+mod session;
 pub mod status;
 mod view;
 
@@ -22,7 +23,8 @@ use sqlx::Transaction;
 use sqlx::postgres::{PgPool, Postgres};
 
 pub use error::ProjectionError;
-pub use migrate::{install, migrate};
+pub use migrate::{install, migrate, missing};
+pub use session::{SessionLimits, pool};
 pub use view::View;
 
 /// Begins a transaction, also if whoever asked for it is gone before it has begun: the driver would put its session back into

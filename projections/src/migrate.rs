@@ -6,10 +6,10 @@ use sqlx::{Connection, PgConnection};
 use crate::content::ContentView;
 use crate::{ProjectionError, View};
 
-const MIGRATIONS: [(i32, &str); 3] = [
-    (1, include_str!("../migrations/0001_progress.sql")),
-    (2, include_str!("../migrations/0002_content_1.sql")),
-    (3, include_str!("../migrations/0003_rebuild_beside.sql")),
+const MIGRATIONS: [(i32, &str, &str); 3] = [
+    (1, "progress", include_str!("../migrations/0001_progress.sql")),
+    (2, "content", include_str!("../migrations/0002_content_1.sql")),
+    (3, "rebuild beside", include_str!("../migrations/0003_rebuild_beside.sql")),
 ];
 
 /// Brings the schema of the runner up to date, each step in its own transaction, and installs this crate's own views.
@@ -21,7 +21,7 @@ const MIGRATIONS: [(i32, &str); 3] = [
 /// # Errors
 /// [`ProjectionError::Database`] with what PostgreSQL said, `MigrationChanged`; the steps before it are done then.
 pub async fn migrate(connection: &mut PgConnection) -> Result<(), ProjectionError> {
-    for (number, sql) in MIGRATIONS {
+    for (number, _, sql) in MIGRATIONS {
         let mut tx = connection.begin().await.map_err(ProjectionError::database("begin a migration"))?;
         // An advisory lock, held to the end of the transaction, because before the first step there is no table
         // that could be locked.
@@ -45,6 +45,30 @@ pub async fn migrate(connection: &mut PgConnection) -> Result<(), ProjectionErro
         tx.commit().await.map_err(ProjectionError::database("commit a migration of the views"))?;
     }
     install(connection, &ContentView).await
+}
+
+/// The names of the steps that [`migrate`] would do. Changes nothing.
+///
+/// # Errors
+/// [`ProjectionError::Database`]; `MigrationChanged`, as [`migrate`] would.
+pub async fn missing(connection: &mut PgConnection) -> Result<Vec<&'static str>, ProjectionError> {
+    let looking = || ProjectionError::database("look which migrations of the views are done");
+    let there = "SELECT to_regclass('projections.migrations') IS NOT NULL";
+    let is_there: bool = sqlx::query_scalar(there).fetch_one(&mut *connection).await.map_err(looking())?;
+    let mut done: Vec<(i32, [u8; 32])> = Vec::new();
+    if is_there {
+        let all = sqlx::query_as("SELECT number, sha256 FROM projections.migrations");
+        done = all.fetch_all(connection).await.map_err(looking())?;
+    }
+    let mut missing = Vec::new();
+    for (number, name, sql) in MIGRATIONS {
+        match done.iter().find(|(known, _)| *known == number) {
+            None => missing.push(name),
+            Some((_, sha256)) if *sha256 == Hash::of(sql.as_bytes()).0 => {}
+            Some(_) => return Err(ProjectionError::MigrationChanged { number }),
+        }
+    }
+    Ok(missing)
 }
 
 /// Registers a view as this program has it, and creates its tables if it is new here. Where its fold has grown, its

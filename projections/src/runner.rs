@@ -233,9 +233,10 @@ impl<V: View> Runner<V> {
             let known = self.seen.borrow().stopped == Some(*position);
             if !known {
                 tracing::error!(view = self.name(), error = chain(error), "a view stops: it cannot fold an event");
-                self.note(*position, (id, event_type), &chain(source.as_ref())).await?;
-                self.seen.send_modify(|seen| seen.stopped = Some(*position));
             }
+            // Each time: a rebuild that was swapped in meanwhile has taken the note away with the old version.
+            self.note(*position, (id, event_type), &chain(source.as_ref())).await?;
+            self.seen.send_modify(|seen| seen.stopped = Some(*position));
         }
         step
     }

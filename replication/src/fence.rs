@@ -39,6 +39,12 @@ pub enum FenceError {
     /// The clock was not read.
     #[error(transparent)]
     Clock(#[from] ClockError),
+    /// This region may not append.
+    #[error("this region does not append: {reason}")]
+    NotInForce {
+        /// Why, with what to do.
+        reason: String,
+    },
 }
 
 impl FenceError {
@@ -49,6 +55,7 @@ impl FenceError {
             Self::Read(error) => error.kind(),
             Self::Claim(error) => error.kind(),
             Self::Role(_) | Self::Clock(_) => ErrorKind::Unavailable,
+            Self::NotInForce { .. } => ErrorKind::Fenced,
         }
     }
 }
@@ -245,6 +252,25 @@ impl EpochWatch {
 /// As [`EpochWatch::round`].
 pub async fn look_now(region: &Region) -> Result<Watched, FenceError> {
     look_and_act(region, false).await
+}
+
+/// Asks all, as a process that starts does, whether this region's epoch is in force, and changes nothing: for a process
+/// that appends without a watch of its own. One that serves beside it steps down by itself.
+///
+/// # Errors
+/// [`FenceError::NotInForce`] if the region is not active, or must not be; the others as for [`EpochWatch::round`].
+pub async fn in_force(region: &Region) -> Result<(), FenceError> {
+    let answers = ask_all(region, &region.log.log_head().await?.log_id).await;
+    let LogHead { epoch, role, head, .. } = region.log.log_head().await?;
+    let has_peer = region.peer.is_some();
+    let own = Own { region: region.name().to_owned(), epoch, role, head, has_peer, starting: true };
+    let reason = match decide(&own, &answers) {
+        Verdict::ReadOnly { reason } => reason,
+        Verdict::StepDown { epoch } => format!("epoch {epoch} is in force, of the other region"),
+        Verdict::Stay if role == Role::Active => return Ok(()),
+        Verdict::Stay | Verdict::Resume { .. } => format!("it is {}", role.as_str()),
+    };
+    Err(FenceError::NotInForce { reason })
 }
 
 async fn look_and_act(region: &Region, starting: bool) -> Result<Watched, FenceError> {
@@ -557,5 +583,20 @@ mod tests {
         let watched = watch.round().await.expect("decided");
         assert_eq!((watched.role, watched.silent.len()), (Role::Follower, 1));
         pair.dr_log.change_role((epoch(1), Role::Follower), (epoch(1), Role::Follower)).await.expect("unchanged");
+    }
+
+    #[tokio::test]
+    async fn whoever_appends_without_a_watch_asks_first_and_changes_nothing() {
+        let pair = Pair::new().await;
+        in_force(&pair.home).await.expect("the first epoch");
+        let refused = in_force(&pair.dr).await.expect_err("it follows");
+        assert_eq!(refused.kind(), ErrorKind::Fenced);
+        let log = pair.dr.log.log_head().await.expect("readable").log_id;
+        let own = Reach::OwnBucket;
+        claim::claim(&pair.dr, own, &log, epoch(2), Some(epoch(1)), Head::EMPTY, at(0)).await.expect("the next epoch");
+        let refused = in_force(&pair.home).await.expect_err("epoch 2 is in force");
+        assert!(refused.to_string().contains("epoch 2 is in force"), "{refused}");
+        let still = pair.home.log.log_head().await.expect("readable");
+        assert_eq!((still.role, still.epoch), (Role::Active, epoch(1)), "the watch of the server acts");
     }
 }

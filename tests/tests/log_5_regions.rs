@@ -68,6 +68,11 @@ async fn an_old_home_with_events_beyond_the_fork_serves_reads_only_whatever_it_c
 
     // The newer epoch was claimed while home's bucket was away: only dr and its bucket know of it.
     regions.home.revive().await.expect("revived");
+    let folder = tempfile::tempdir().expect("a folder");
+    let history = folder.path().join("history.ndjson");
+    std::fs::write(&history, event("imported", "imported:0").to_string()).expect("written");
+    let import = ["import", history.to_str().expect("UTF-8")];
+    said(&regions.command(&regions.home, &import).await, 1, "7 events here lie beyond");
     regions.home.serve().await.expect("it serves");
     assert_eq!(role(&regions.home).await, ("read_only".into(), 1), "it knew before it served");
     watch_says(&regions.home, "7 events here lie beyond").await;

@@ -7,13 +7,16 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::Arc;
 
 use domain::ErrorKind;
 use domain::append::AppendRequest;
 use domain::event::Data;
 use domain::log::{EventLog, LogReader};
-use event_log::{Admin, Missing, ServiceLogin};
+use event_log::{Admin, Missing, PgConfig, PgLog, ServiceLogin};
 use log_common::{Rig, SERVICE, is_sound, new_log, request};
+use ops::clock::SystemClock;
+use ops::dev::postgres::{PostgresCluster, PostgresOptions};
 use serde_json::{Value, json};
 use sqlx::{Connection, Executor, PgConnection};
 use system_tests::binary;
@@ -66,11 +69,15 @@ async fn a_dry_run_says_what_is_missing_and_changes_nothing() {
         (&said["roles"], &said["migrations"], &said["log"]),
         (&json!([]), &json!(found.migrations), &json!(null))
     );
+    assert_eq!(said["view_migrations"][0], "progress");
     let mut connection = PgConnection::connect(&bare).await.expect("connected");
     let schemas = "SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'coldstream%' OR nspname LIKE 'view%'";
     assert_eq!(sqlx::query_scalar::<_, i64>(schemas).fetch_one(&mut connection).await.expect("counted"), 0);
 
     let database = rig.database(new_log()).await;
+    let mut admin = Admin::connect(&database.admin_url).await.expect("connected");
+    admin.prepare(&ServiceLogin { name: SERVICE.into(), password: None }).await.expect("prepared");
+    projections::migrate(admin.as_owner().await.expect("the owner")).await.expect("the views");
     let last = "DELETE FROM coldstream.migrations WHERE version = (SELECT max(version) FROM coldstream.migrations)";
     database.run(last).await;
     let mut admin = Admin::connect(&database.admin_url).await.expect("connected");
@@ -79,6 +86,9 @@ async fn a_dry_run_says_what_is_missing_and_changes_nothing() {
     let log = Some("log-under-test".to_owned());
     assert_eq!(before, Missing { roles: Vec::new(), migrations: vec![newest], log });
     assert_eq!(admin.missing(SERVICE).await.expect("looked again"), before);
+    database.run("DELETE FROM projections.migrations WHERE number = 3").await;
+    let said: Value = serde_json::from_slice(&dry_run(&database.admin_url, "log-under-test").stdout).expect("JSON");
+    assert_eq!((&said["migrations"], &said["view_migrations"]), (&json!([newest]), &json!(["rebuild beside"])));
     let other = dry_run(&database.admin_url, "another");
     assert_eq!(other.status.code(), Some(1), "db init would refuse it too");
     database.run("UPDATE coldstream.migrations SET sha256 = sha256('other') WHERE version = 1").await;
@@ -100,6 +110,24 @@ async fn administrators_who_prepare_a_database_at_once_wait_for_each_other() {
             prepared.expect("prepared");
         }
     }
+}
+
+/// As managed databases have it: the administrator owns the database and may create roles, and is no superuser.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_administrator_who_is_no_superuser_prepares_a_database_and_migrates_it_again() {
+    let cluster = PostgresCluster::launch(PostgresOptions::default()).await.expect("a cluster");
+    let mut superuser = PgConnection::connect(&cluster.superuser_url("postgres")).await.expect("connected");
+    for statement in ["CREATE ROLE keeper LOGIN CREATEROLE", "CREATE DATABASE managed OWNER keeper"] {
+        superuser.execute(statement).await.expect("done");
+    }
+    let mut admin = Admin::connect(&cluster.url("keeper", "managed")).await.expect("connected");
+    for _first_and_again in 0..2 {
+        admin.prepare(&ServiceLogin { name: SERVICE.into(), password: None }).await.expect("prepared");
+        projections::migrate(admin.as_owner().await.expect("the owner")).await.expect("the views");
+        admin.create_log(&new_log()).await.expect("the log");
+    }
+    let log = PgLog::connect(PgConfig::at(&cluster.url(SERVICE, "managed")), Arc::new(SystemClock)).await;
+    log.expect("the service serves").append(large(1)).await.expect("appended");
 }
 
 /// A small disk of its own, for as long as this lives.

@@ -3,11 +3,16 @@
 
 mod prj_common;
 
+use std::time::Duration;
+
+use domain::window::LiveWindow;
 use domain::{ErrorKind, Position};
 use prj_common::tally::{Fault, Tally};
 use prj_common::{Rig, form, is_the_fold};
+use projections::runner::Runner;
 use projections::status::{self, Stopped, ViewStatus};
-use projections::{ProjectionError, install};
+use projections::{ProjectionError, SessionLimits, install};
+use sqlx::postgres::PgConnectOptions;
 
 const NAMES: [(&str, Fault, &str); 3] = [
     ("view_refuses", Fault::Refuses, "the fold refuses it: deleted"),
@@ -72,6 +77,51 @@ async fn a_view_stops_at_the_event_by_name_the_others_go_on_and_a_mended_program
         assert_eq!(status_of(&rig, view.name).await.stopped, None);
         assert_eq!(runner.seen().borrow().stopped, None);
     }
+}
+
+/// A rebuild that ends while the live version is stopped takes the old version's note with it.
+#[tokio::test]
+async fn a_view_that_still_stands_before_the_event_says_so_again_after_its_note_is_gone() {
+    let rig = Rig::start("2026-01-15T00:00:00Z").await;
+    let view = Tally { name: "view_refuses", fold: 1, fault: Fault::Refuses }.installed(&rig).await;
+    history(&rig).await;
+    let runner = view.runner(&rig);
+    runner.catch_up().await.expect_err("it stops");
+    let noted = status_of(&rig, view.name).await.stopped;
+    assert!(noted.is_some());
+    let columns = "stopped_position = NULL, stopped_id = NULL, stopped_type = NULL, stopped_reason = NULL";
+    rig.tamper(&format!("UPDATE projections.progress SET {columns}")).await;
+    assert_eq!(status_of(&rig, view.name).await.stopped, None);
+    runner.step().await.expect_err("still stopped");
+    assert_eq!(status_of(&rig, view.name).await.stopped, noted);
+}
+
+/// A process that is stopped in the middle of a step, as by a debugger or a machine that pages.
+#[tokio::test]
+async fn a_frozen_process_holds_a_view_up_for_its_limit_and_no_longer() {
+    let rig = Rig::start("2026-01-15T00:00:00Z").await;
+    let view = Tally { name: "view_tally", fold: 1, fault: Fault::None }.installed(&rig).await;
+    history(&rig).await;
+    let limits = SessionLimits { lock: Duration::from_millis(100), idle: Duration::from_millis(500) };
+    let url: PgConnectOptions = rig.cluster.url("service", "views").parse().expect("a URL");
+    let pool = projections::pool(url, 2, &limits);
+    let mut frozen = pool.begin().await.expect("begun");
+    sqlx::query("SELECT FROM coldstream.consumers WHERE name = $1 FOR NO KEY UPDATE")
+        .bind(view.name)
+        .execute(&mut *frozen)
+        .await
+        .expect("it holds the view");
+    let (reader, clock) = (rig.log.clone(), rig.clock.clone());
+    let runner = Runner::new(pool.clone(), reader, clock, LiveWindow::default(), view);
+    let mut refused = 0;
+    while let Err(error) = runner.step().await {
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+        refused += 1;
+    }
+    assert!(refused > 0, "the lock was not to be had at first");
+    assert_eq!(runner.catch_up().await.expect("it goes on").checkpoint.get(), 12);
+    let lost = frozen.commit().await.expect_err("its session was ended");
+    assert_eq!(ProjectionError::database("commit")(lost).kind(), ErrorKind::Unavailable);
 }
 
 #[tokio::test]

@@ -43,7 +43,7 @@ async fn an_upgrade_keeps_the_rows_of_the_view_and_where_it_stands() {
         projections::migrate(owner).await.expect("upgraded");
     }
     let clock = prj_common::SetClock::at("2025-07-15T00:00:00Z");
-    let content = ContentNow::new(pool(&cluster).await, prj_common::empty_log(&clock));
+    let content = ContentNow::new(pool(&cluster), prj_common::empty_log(&clock));
     let progress = content.progress().await.expect("readable");
     assert_eq!((progress.checkpoint.get(), progress.cutoff), (7, at("2025-02-01T00:00:00Z")));
     assert!(progress.leaf.is_some_and(|leaf| leaf.0 == [0xab; 32]));

@@ -141,6 +141,21 @@ async fn the_service_refuses_to_run_as_somebody_who_could_change_events() {
     database.run("CREATE ROLE mighty LOGIN IN ROLE coldstream_owner, coldstream_service").await;
     let mighty = rig.cluster.url("mighty", &database.name);
     assert!(unsafe_at(&mighty).await.contains("coldstream_owner"));
+    for (name, power) in [
+        ("maker", "CREATEROLE"),
+        ("runner", "IN ROLE pg_execute_server_program"),
+        ("writer", "IN ROLE pg_write_server_files"),
+        ("editor", "IN ROLE pg_write_all_data"),
+    ] {
+        database.run(&format!("CREATE ROLE {name} LOGIN {power}; GRANT coldstream_service TO {name}")).await;
+        let reason = unsafe_at(&rig.cluster.url(name, &database.name)).await;
+        let word = power.rsplit(' ').next().expect("a word");
+        assert!(reason.contains(word) && reason.contains("log.allow_superuser"), "{reason}");
+    }
+    database
+        .run("CREATE ROLE granted LOGIN IN ROLE coldstream_service; GRANT UPDATE ON coldstream.events TO granted")
+        .await;
+    assert!(unsafe_at(&rig.cluster.url("granted", &database.name)).await.contains("coldstream.events"));
     let asked_for = PgConfig { allow_superuser: true, ..PgConfig::at(&database.admin_url) };
     assert!(PgLog::connect(asked_for, Arc::new(SystemClock)).await.is_ok(), "only where it is asked for by name");
 }

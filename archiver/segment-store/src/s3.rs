@@ -184,7 +184,12 @@ impl S3Store {
             // The next page starts after the last key: out of order, some would be left out or come for ever.
             return Err(Failure::Again("the listing is out of order".into()));
         }
-        Ok(Page { objects, more: reply.is_truncated().unwrap_or(false) })
+        let more = reply.is_truncated().unwrap_or(false);
+        if more && objects.is_empty() {
+            // Without a last key there is no next page: to end here would leave out what follows.
+            return Err(Failure::Again("the listing has an empty page and says that it goes on".into()));
+        }
+        Ok(Page { objects, more })
     }
 
     /// What is there under `key` decides a write whose condition did not hold: our own bytes mean that an
@@ -283,9 +288,8 @@ impl ObjectStore for S3Store {
             let page = self.limits.repeat(|| self.list_page(prefix, after.as_deref(), wanted)).await;
             let page = page.map_err(|failure| failure.of(prefix))?;
             after = page.objects.last().map(|object| object.key.clone()).or(after);
-            let empty = page.objects.is_empty();
             listed.extend(page.objects);
-            if !page.more || empty {
+            if !page.more {
                 break;
             }
         }

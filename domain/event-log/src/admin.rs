@@ -101,6 +101,11 @@ impl Admin {
         migrations::apply(self.as_owner().await?).await
     }
 
+    /// The session, as whom it is: to look at what stands beside the log.
+    pub fn session(&mut self) -> &mut PgConnection {
+        &mut self.connection
+    }
+
     /// The session, acting as the owner: for the migrations of the views, which stand beside the log.
     ///
     /// # Errors

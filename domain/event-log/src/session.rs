@@ -82,8 +82,8 @@ pub(crate) struct Server {
     utf8: bool,
     version: i32,
     in_recovery: bool,
-    superuser: bool,
-    owner: bool,
+    /// What the role can do that the service must not.
+    power: Option<String>,
 }
 
 impl Server {
@@ -97,35 +97,33 @@ impl Server {
             utf8: row.try_get("utf8")?,
             version: row.try_get("version")?,
             in_recovery: row.try_get("in_recovery")?,
-            superuser: row.try_get("superuser")?,
-            owner: row.try_get("owner")?,
+            power: row.try_get("power")?,
         })
     }
 
     /// Why the log must not run here.
-    fn danger(&self, allow_superuser: bool) -> Option<&'static str> {
-        if !self.fsync {
-            return Some("the server runs with fsync off: what it acknowledges is lost in a crash; set fsync = on");
-        }
-        if !self.full_page_writes {
-            return Some("the server runs with full_page_writes off: a crash may tear pages; set it on");
-        }
-        if self.in_recovery {
-            return Some("the server is a standby: name the primary in the URL");
-        }
-        if !self.utf8 {
-            return Some("the database is not in UTF-8: create one with ENCODING 'UTF8'");
-        }
-        if self.version < SERVER_VERSION_MIN {
-            return Some("the server is older than PostgreSQL 14");
-        }
-        if allow_superuser {
-            return None;
-        }
-        if self.superuser {
-            return Some("the role is a superuser, who can change events (SEC-1): use the service's role");
-        }
-        self.owner.then_some("the role can become coldstream_owner, who can change events (SEC-1): use the service's")
+    fn danger(&self, allow_superuser: bool) -> Option<String> {
+        let server = if !self.fsync {
+            Some("the server runs with fsync off: what it acknowledges is lost in a crash; set fsync = on")
+        } else if !self.full_page_writes {
+            Some("the server runs with full_page_writes off: a crash may tear pages; set it on")
+        } else if self.in_recovery {
+            Some("the server is a standby: name the primary in the URL")
+        } else if !self.utf8 {
+            Some("the database is not in UTF-8: create one with ENCODING 'UTF8'")
+        } else if self.version < SERVER_VERSION_MIN {
+            Some("the server is older than PostgreSQL 14")
+        } else {
+            None
+        };
+        let role = || {
+            let power = self.power.as_ref().filter(|_| !allow_superuser)?;
+            Some(format!(
+                "the role {power}, and so may change events (SEC-1): log in as the service's role that `db init` makes; \
+                 where that cannot be, set log.allow_superuser"
+            ))
+        };
+        server.map(str::to_owned).or_else(role)
     }
 }
 
@@ -142,7 +140,7 @@ async fn open_unbounded(config: &PgConfig, purpose: Purpose) -> Result<(PgConnec
         PgConnection::connect_with(&options).await.map_err(EventLogError::database("connecting to the database"))?;
     let server = Server::of(&mut connection).await.map_err(EventLogError::database("looking at the server"))?;
     match server.danger(config.allow_superuser) {
-        Some(reason) => Err(EventLogError::Unsafe { reason: reason.into() }),
+        Some(reason) => Err(EventLogError::Unsafe { reason }),
         None => Ok((connection, server)),
     }
 }

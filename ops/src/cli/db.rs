@@ -64,6 +64,7 @@ pub(super) enum FirstRole {
 struct Looked {
     roles: Vec<String>,
     migrations: Vec<&'static str>,
+    view_migrations: Vec<&'static str>,
     log: Option<String>,
 }
 
@@ -116,8 +117,10 @@ async fn look(context: &Context, args: &InitArgs) -> Result<(), CliError> {
     if let Some(found) = log.clone().filter(|found| *found != args.log_id) {
         return Err(CliError::failed("looking")(EventLogError::OtherLog { found }));
     }
-    say("the views' migrations are applied after the log's; nothing was changed");
-    context.output.data(&Looked { roles, migrations, log }, |looked| {
+    let views = projections::missing(admin.session()).await;
+    let view_migrations = views.map_err(CliError::failed("looking at the views"))?;
+    say("nothing was changed");
+    context.output.data(&Looked { roles, migrations, view_migrations, log }, |looked| {
         let listed = |what: &str, names: &[&str]| match names {
             [] => format!("no {what} is missing"),
             _ => format!("missing {what}s: {}", names.join(", ")),
@@ -125,7 +128,9 @@ async fn look(context: &Context, args: &InitArgs) -> Result<(), CliError> {
         let roles: Vec<&str> = looked.roles.iter().map(String::as_str).collect();
         let log =
             looked.log.as_ref().map_or("there is no log yet".to_owned(), |log| format!("the log {log:?} is there"));
-        [listed("role", &roles), listed("migration", &looked.migrations), log].join("\n")
+        let [of_log, of_views] =
+            [("migration", &looked.migrations), ("migration of the view", &looked.view_migrations)];
+        [listed("role", &roles), listed(of_log.0, of_log.1), listed(of_views.0, of_views.1), log].join("\n")
     })
 }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use domain::log::LogReader;
+use replication::fence;
 
 use super::Context;
 use super::output::{CliError, table};
@@ -26,8 +27,17 @@ pub(super) struct ImportArgs {
     recorded_at: RecordedAt,
 }
 
-pub(super) async fn import(context: &Context, args: ImportArgs) -> Result<(), CliError> {
+/// A node that may append: the region's epoch is in force (LOG-5). Without a bucket there is nobody to ask.
+async fn open(context: &Context) -> Result<Node, CliError> {
     let node = Node::open(&context.config).await.map_err(CliError::failed("opening database and archive"))?;
+    if let Some(region) = &node.region {
+        fence::in_force(region).await.map_err(CliError::failed("asking for the epoch in force"))?;
+    }
+    Ok(node)
+}
+
+pub(super) async fn import(context: &Context, args: ImportArgs) -> Result<(), CliError> {
+    let node = open(context).await?;
     let log = node.log.clone();
     let simulated = log.log_head().await.map_err(CliError::failed("reading the log's head"))?.simulated;
     let job = Import {
@@ -92,7 +102,7 @@ pub(super) struct PostgresEsArgs {
 
 pub(super) async fn import_postgres_es(context: &Context, args: PostgresEsArgs) -> Result<(), CliError> {
     let named = |name: String| Some(name).filter(|name| name != NONE);
-    let node = Node::open(&context.config).await.map_err(CliError::failed("opening database and archive"))?;
+    let node = open(context).await?;
     let job = PostgresEsImport {
         log: node.log.clone(),
         reader: node.reader.clone(),

@@ -17,14 +17,14 @@ use domain::window::LiveWindow;
 use domain::{Clock, ClockError, Position, StreamName, Timestamp};
 use event_log::{Admin, ServiceLogin};
 use ops::dev::postgres::{PostgresCluster, PostgresOptions};
-use projections::View;
 use projections::content::{ContentNow, ContentView, Item, Stub};
 use projections::rebuild::{Rebuild, Watch};
 use projections::runner::{Progress, Runner};
+use projections::{SessionLimits, View};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::Value;
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgPool};
 use sqlx::{Connection, PgConnection};
 
 /// Name under which the views' sessions are seen by PostgreSQL.
@@ -74,7 +74,7 @@ impl Rig {
         }
         let clock = SetClock::at(now);
         let log = empty_log(&clock);
-        let pool = pool(&cluster).await;
+        let pool = pool(&cluster);
         Self { cluster, pool, clock, log }
     }
 
@@ -131,10 +131,9 @@ pub fn empty_log(clock: &Arc<SetClock>) -> Arc<MemoryLog> {
 }
 
 /// The service's own pool: not a superuser.
-pub async fn pool(cluster: &PostgresCluster) -> PgPool {
+pub fn pool(cluster: &PostgresCluster) -> PgPool {
     let url: PgConnectOptions = cluster.url("service", "views").parse().expect("a URL");
-    let options = PgPoolOptions::new().max_connections(6);
-    options.connect_with(url.application_name(APPLICATION)).await.expect("connected")
+    projections::pool(url.application_name(APPLICATION), 6, &SessionLimits::default())
 }
 
 pub async fn append(log: &MemoryLog, id: &str, event_type: &str, data: &str) {

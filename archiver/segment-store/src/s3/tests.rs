@@ -159,6 +159,17 @@ async fn a_listing_out_of_order_is_refused() {
 }
 
 #[tokio::test]
+async fn a_listing_that_goes_on_after_an_empty_page_is_asked_for_again_and_never_taken_for_its_end() {
+    let empty = b"<ListBucketResult><IsTruncated>true</IsTruncated></ListBucketResult>";
+    let page = b"<ListBucketResult><IsTruncated>false</IsTruncated>\
+        <Contents><Key>logs/a</Key><Size>1</Size></Contents></ListBucketResult>";
+    let (store, _) = endpoint(vec![found(empty), found(page)]).await;
+    assert_eq!(store.list("", None, 10).await.expect("listed").len(), 1);
+    let (store, _) = endpoint(vec![found(empty), found(empty), found(empty)]).await;
+    assert!(matches!(store.list("", None, 10).await, Err(StoreError::Unavailable { .. })));
+}
+
+#[tokio::test]
 async fn an_endpoint_that_is_not_there_is_unavailable() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("bound");

@@ -13,8 +13,13 @@ BEGIN
             NULL;
         END;
     END LOOP;
-    -- An administrator who is no superuser has to be a member to act as the owner.
-    IF NOT pg_has_role(current_user, 'coldstream_owner', 'MEMBER') THEN
+    -- An administrator who is no superuser has to be a member to act as the owner; from PostgreSQL 16 on who made a role
+    -- is its member and may yet not act as it.
+    IF NOT pg_has_role(
+        current_user,
+        'coldstream_owner',
+        CASE WHEN current_setting('server_version_num')::integer < 160000 THEN 'MEMBER' ELSE 'SET' END
+    ) THEN
         EXECUTE format('GRANT coldstream_owner TO %I', current_user);
     END IF;
     -- The views' schema is made by the owner, too.

@@ -7,6 +7,19 @@ SELECT
     current_setting('server_encoding') = 'UTF8' AS utf8,
     current_setting('server_version_num')::integer AS version,
     pg_is_in_recovery() AS in_recovery,
-    (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) AS superuser,
-    coalesce((SELECT pg_has_role(current_user, oid, 'MEMBER') FROM pg_roles WHERE rolname = 'coldstream_owner'), false)
-        AS owner
+    (
+        SELECT CASE
+            WHEN mine.rolsuper THEN 'is a superuser'
+            WHEN mine.rolcreaterole THEN 'may create roles (CREATEROLE)'
+            WHEN EXISTS (
+                SELECT FROM pg_roles AS other
+                WHERE other.rolname = 'coldstream_owner' AND pg_has_role(mine.oid, other.oid, 'MEMBER')
+            ) THEN 'can become coldstream_owner'
+            WHEN pg_has_role(mine.oid, 'pg_execute_server_program', 'MEMBER') THEN 'can become pg_execute_server_program'
+            WHEN pg_has_role(mine.oid, 'pg_write_server_files', 'MEMBER') THEN 'can become pg_write_server_files'
+            WHEN pg_has_role(mine.oid, 'pg_write_all_data', 'MEMBER') THEN 'can become pg_write_all_data'
+            WHEN has_table_privilege(mine.oid, to_regclass('coldstream.events'), 'UPDATE, DELETE, TRUNCATE, TRIGGER')
+                THEN 'has grants to change coldstream.events'
+        END
+        FROM pg_roles AS mine WHERE mine.rolname = current_user
+    ) AS power
