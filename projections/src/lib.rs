@@ -23,7 +23,7 @@ use sqlx::Transaction;
 use sqlx::postgres::{PgPool, Postgres};
 
 pub use error::ProjectionError;
-pub use migrate::{install, migrate, missing};
+pub use migrate::{install, migrate, missing, uninstall};
 pub use session::{SessionLimits, pool};
 pub use view::View;
 

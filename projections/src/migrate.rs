@@ -86,3 +86,27 @@ pub async fn install(connection: &mut PgConnection, view: &dyn View) -> Result<(
         .await;
     installed.map(drop).map_err(ProjectionError::database("install a view"))
 }
+
+/// Takes a view out of the database, with its rows and what a rebuild has left: nothing waits for it any more, pruning
+/// neither. A runner of it ends with `NotSetUp`. `false`: there is none. `connection` acts as the owner.
+///
+/// # Errors
+/// [`ProjectionError::Database`]; of kind `Unavailable` while queries are at its tables. Nothing was changed then.
+pub async fn uninstall(connection: &mut PgConnection, view: &str) -> Result<bool, ProjectionError> {
+    let failed = || ProjectionError::database("take a view out");
+    let mut tx = connection.begin().await.map_err(failed())?;
+    sqlx::raw_sql(include_str!("migrate/patience.sql")).execute(&mut *tx).await.map_err(failed())?;
+    let schemas = sqlx::query_scalar(include_str!("migrate/schemas.sql")).bind(view).fetch_optional(&mut *tx).await;
+    let Some(drop_schemas): Option<String> = schemas.map_err(failed())? else { return Ok(false) };
+    sqlx::raw_sql(&drop_schemas).execute(&mut *tx).await.map_err(failed())?;
+    for forget in [
+        "DELETE FROM projections.rebuilds WHERE view = $1",
+        "DELETE FROM projections.progress WHERE view = $1",
+        "DELETE FROM projections.views WHERE name = $1",
+        "DELETE FROM coldstream.consumers WHERE name = $1",
+    ] {
+        sqlx::query(forget).bind(view).execute(&mut *tx).await.map_err(failed())?;
+    }
+    tx.commit().await.map_err(failed())?;
+    Ok(true)
+}

@@ -33,6 +33,15 @@ pub struct Progress {
     pub leaf: Option<Hash>,
 }
 
+impl Progress {
+    /// Itself, if the event at `position` is in the view.
+    pub(crate) fn reached(self, view: &'static str, position: Position) -> Result<Self, ProjectionError> {
+        let checkpoint = self.checkpoint;
+        let is_in = checkpoint.includes(position);
+        if is_in { Ok(self) } else { Err(ProjectionError::NotYet { view, position, checkpoint }) }
+    }
+}
+
 /// Which version of a view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Version {

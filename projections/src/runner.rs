@@ -131,6 +131,19 @@ impl<V: View> Runner<V> {
         Following { seen: self.seen(), wanted: Arc::clone(&self.wanted) }
     }
 
+    /// What the view is as of, once the event at `position` is in it: what is read of it afterwards is at least so new.
+    /// Waits for `within` at most, and for this runner only: one that does not run is not waited for any shorter.
+    ///
+    /// # Errors
+    /// [`ProjectionError::NotYet`] with the checkpoint; those of [`Runner::progress`].
+    pub async fn at_least(&self, position: Position, within: Duration) -> Result<Progress, ProjectionError> {
+        if !self.progress().await?.checkpoint.includes(position) {
+            // Whichever way it ends, the database has the last word: another process may have moved the view.
+            drop(timeout(within, self.following().until(position)).await);
+        }
+        self.progress().await?.reached(self.name(), position)
+    }
+
     /// Who is told of the records that this runner has put into the view, once they are committed. Set once, by the
     /// composition root; nobody is told otherwise.
     pub fn tell(&self, told: Told) {

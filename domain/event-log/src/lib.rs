@@ -20,6 +20,7 @@ mod config;
 mod error;
 mod follower;
 mod groups;
+mod heads;
 mod holder;
 mod instant;
 mod log;

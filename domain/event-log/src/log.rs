@@ -12,13 +12,12 @@ use domain::tiered::ArchiveReader;
 use domain::{Clock, Epoch, Head, Position, StreamName, StreamVersion, Timestamp};
 use sqlx::Row as _;
 use sqlx::postgres::PgPool;
-use tokio::sync::watch;
-use tokio::time::{interval, timeout};
 
 use crate::appender::Appender;
 use crate::clock::LogClock;
 use crate::error::EventLogError;
 use crate::follower::Follower;
+use crate::heads::Heads;
 use crate::metrics::Counters;
 use crate::partitions::Partitions;
 use crate::reader::{Reader, read_error};
@@ -27,10 +26,6 @@ use crate::{PgConfig, migrations};
 
 /// Appends and prunes stop when two clocks differ by more than this.
 pub(crate) const CLOCK_DIFFERENCE_MAX_SECONDS: i64 = 60;
-/// How often a waiting reader asks for what another process has appended.
-const HEAD_POLL: Duration = Duration::from_millis(200);
-/// How long a wait for the head lasts at most.
-const HEAD_WAIT: Duration = Duration::from_secs(1);
 
 /// By how many seconds two clocks differ, if that is too much.
 pub(crate) fn clock_difference(own: Timestamp, other: Timestamp) -> Option<i64> {
@@ -48,8 +43,7 @@ pub(crate) struct Shared {
     pub(crate) partitions: Arc<Partitions>,
     pub(crate) reader: Reader,
     pub(crate) counters: Counters,
-    /// The newest head that this process has committed.
-    committed: watch::Sender<Head>,
+    heads: Heads,
     archive: RwLock<Option<Arc<dyn ArchiveReader>>>,
     steps: OnceLock<Steps>,
     pub(crate) elapsed: OnceLock<Elapsed>,
@@ -92,11 +86,7 @@ impl Shared {
             // The old map is still true of what it knows; a reader that finds it short loads it.
             tracing::debug!(%error, "the list of partitions was not loaded after a commit");
         }
-        self.committed.send_if_modified(|newest| {
-            let newer = head > *newest;
-            *newest = head.max(*newest);
-            newer
-        });
+        self.heads.committed(head);
     }
 
     /// Starts making the partition of an instant that was given, while the requests before it are being committed.
@@ -143,7 +133,7 @@ impl PgLog {
             simulated,
             partitions,
             counters: Counters::default(),
-            committed: watch::channel(Head::EMPTY).0,
+            heads: Heads::new(),
             archive: RwLock::default(),
             steps: OnceLock::new(),
             elapsed: OnceLock::new(),
@@ -244,28 +234,7 @@ impl LogReader for PgLog {
     }
 
     async fn wait_beyond(&self, seen: Head) -> Result<Head, ReadError> {
-        let mut committed = self.shared.committed.subscribe();
-        let waited = timeout(HEAD_WAIT, async {
-            // The first tick comes at once: another process may have appended long ago.
-            let mut poll = interval(HEAD_POLL);
-            loop {
-                let here = tokio::select! {
-                    newest = committed.wait_for(|newest| *newest > seen) => newest.ok().map(|newest| *newest),
-                    _ = poll.tick() => None,
-                };
-                let head = match here {
-                    Some(head) => head,
-                    None => self.log_head().await?.head,
-                };
-                if head > seen {
-                    return Ok(head);
-                }
-            }
-        });
-        match waited.await {
-            Ok(head) => head,
-            Err(_) => Ok(self.log_head().await?.head),
-        }
+        self.shared.heads.beyond(seen, || self.log_head()).await
     }
 }
 

@@ -1,4 +1,4 @@
-//! `coldstream projection status|rebuild|drop`: beside the database, so that a new program rebuilds a view while the
+//! `coldstream projection status|rebuild|drop|uninstall`: beside the database, so that a new program rebuilds a view while the
 //! servers of the old one still serve it.
 
 use std::sync::Arc;
@@ -6,6 +6,7 @@ use std::sync::Arc;
 use archiver::StepObserver;
 use clap::Subcommand;
 use domain::Head;
+use event_log::Admin;
 use projections::content::ContentView;
 use projections::rebuild::{self, Comparison, Differences, Rebuild, Rebuilt, Watch};
 use projections::status::{self, RebuildStatus, Stopped, ViewStatus};
@@ -44,6 +45,18 @@ pub(super) enum ProjectionCommand {
         #[arg(long)]
         yes: bool,
     },
+    /// Take a view of your own out of the database, with its rows, when no program moves it any more: until then pruning
+    /// waits for it
+    Uninstall {
+        /// The view
+        view: String,
+        /// URL for an administrator, as for `db init`; better in the environment than on the command line
+        #[arg(long, env = "COLDSTREAM_ADMIN_URL", hide_env_values = true, value_name = "URL")]
+        admin_url: String,
+        /// Do it
+        #[arg(long)]
+        yes: bool,
+    },
 }
 
 pub(super) async fn run(context: &Context, command: ProjectionCommand) -> Result<(), CliError> {
@@ -72,6 +85,17 @@ pub(super) async fn run(context: &Context, command: ProjectionCommand) -> Result
             let dropped = Dropped { dropped: dropped.map_err(CliError::failed("dropping a rebuild"))? };
             let words = |done: &Dropped| if done.dropped { "dropped" } else { "there is no rebuild" }.to_owned();
             context.output.data(&dropped, words)
+        }
+        ProjectionCommand::Uninstall { view, admin_url, yes } => {
+            if view == ContentView.name() {
+                return Err(CliError::Usage(format!("{view} is the servers' own view")));
+            }
+            confirm(&[format!("drop {view} with all of its rows, and no longer wait for it before pruning")], yes)?;
+            let mut admin = Admin::connect(&admin_url).await.map_err(CliError::failed("connecting"))?;
+            let owner = admin.as_owner().await.map_err(CliError::failed("acting as the owner"))?;
+            let dropped = projections::uninstall(owner, &view).await.map_err(CliError::failed("taking a view out"))?;
+            let words = |done: &Dropped| if done.dropped { "dropped" } else { "there is no such view" }.to_owned();
+            context.output.data(&Dropped { dropped }, words)
         }
     }
 }

@@ -11,6 +11,7 @@ use domain::group::{ConsumerGroups as _, GroupStatus};
 use domain::log::{Direction, LogReader};
 use domain::{Epoch, Head, Position, Timestamp};
 use event_log::{COMMIT_MICROS_BOUNDS, Figures, GROUP_EVENTS_BOUNDS, LogMetrics, QUEUE_REQUESTS_MAX};
+use projections::runner::Seen;
 use replication::Standing;
 
 use crate::clock::SystemClock;
@@ -98,6 +99,7 @@ impl Numbers for RegionNumbers {
         write_heard(text, &heard, self.node.region.as_ref().is_some_and(|region| region.peer.is_some()));
         let Some(head) = head else { return };
         self.ask_groups(text, head).await;
+        self.ask_views(text, head).await;
         let asked = async {
             let figures = self.node.log.figures().await?;
             Ok::<_, event_log::EventLogError>((figures, self.unfollowed_since(head, &heard).await))
@@ -138,13 +140,8 @@ impl RegionNumbers {
     }
 
     fn write_view(&self, text: &mut MetricsText, head: Option<&LogHead>) {
-        let (view, seen) = (self.node.content_runner.name(), *self.node.content_runner.seen().borrow());
-        text.value(&VIEW_CHECKPOINT, &[view], seen.checkpoint);
-        if let Some(head) = head {
-            text.value(&VIEW_LAG, &[view], head.head.get().saturating_sub(seen.checkpoint.get()));
-        }
-        text.value(&VIEW_STOPPED, &[view], u8::from(seen.stopped.is_some()));
-        text.value(&VIEW_STOPPED_POSITION, &[view], seen.stopped.map_or(0, Position::get));
+        let seen = *self.node.content_runner.seen().borrow();
+        write_view(text, self.node.content_runner.name(), seen, head);
     }
 
     /// Group state belongs to a region; the one that is not active hands nothing out, and its groups stand.
@@ -164,6 +161,26 @@ impl RegionNumbers {
             }
         };
         write_groups(text, &statuses, head.head);
+    }
+
+    /// The views that other programs move; the server's own is known without asking.
+    async fn ask_views(&self, text: &mut MetricsText, head: &LogHead) {
+        let own = self.node.content_runner.name();
+        let views = match tokio::time::timeout(DATABASE_LIMIT, projections::status::of_all(&self.node.views)).await {
+            Ok(Ok(views)) => views,
+            Ok(Err(error)) => {
+                tracing::warn!(error = %crate::chain::chain(&error), "the metrics of other views are left out");
+                return;
+            }
+            Err(_) => {
+                tracing::warn!("the metrics of other views are left out: the database does not answer in time");
+                return;
+            }
+        };
+        for view in views.iter().filter(|view| view.view != own) {
+            let stopped = view.stopped.as_ref().map(|stopped| stopped.position);
+            write_view(text, &view.view, Seen { checkpoint: view.checkpoint, stopped }, Some(head));
+        }
     }
 
     fn write_work(&self, text: &mut MetricsText) {
@@ -191,6 +208,15 @@ impl RegionNumbers {
         let next = self.node.log.read_log(peer.head.next(), Direction::Forward, 1).await.ok()?;
         Some((next.first()?.recorded_at(), self.node.clock.now().await.ok()?))
     }
+}
+
+fn write_view(text: &mut MetricsText, view: &str, seen: Seen, head: Option<&LogHead>) {
+    text.value(&VIEW_CHECKPOINT, &[view], seen.checkpoint);
+    if let Some(head) = head {
+        text.value(&VIEW_LAG, &[view], head.head.get().saturating_sub(seen.checkpoint.get()));
+    }
+    text.value(&VIEW_STOPPED, &[view], u8::from(seen.stopped.is_some()));
+    text.value(&VIEW_STOPPED_POSITION, &[view], seen.stopped.map_or(0, Position::get));
 }
 
 /// What pruning can wait for.

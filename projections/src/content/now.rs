@@ -85,11 +85,11 @@ impl ContentNow {
     pub async fn at_least(&self, position: Position) -> Result<Progress, ProjectionError> {
         let progress = self.progress().await?;
         let Some(mut runner) = self.following.clone().filter(|_| !progress.checkpoint.includes(position)) else {
-            return reached(progress, position);
+            return progress.reached(VIEW, position);
         };
         // Whichever way it ends, the database has the last word: a runner may be gone, or behind another process.
         drop(timeout(AT_LEAST_WAIT, runner.until(position)).await);
-        reached(self.progress().await?, position)
+        self.progress().await?.reached(VIEW, position)
     }
 
     /// What the view has of `id`.
@@ -199,12 +199,4 @@ impl ContentNow {
             recalled: count("recalled")?,
         })
     }
-}
-
-fn reached(progress: Progress, position: Position) -> Result<Progress, ProjectionError> {
-    let checkpoint = progress.checkpoint;
-    if checkpoint.includes(position) {
-        return Ok(progress);
-    }
-    Err(ProjectionError::NotYet { view: VIEW, position, checkpoint })
 }

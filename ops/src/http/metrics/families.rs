@@ -212,7 +212,7 @@ const LABELS: &[(&str, &str)] = &[
     ("status", "the statuses that the API answers with"),
     ("to", "`database`, `peer`: the other region"),
     ("version", "the process's own"),
-    ("view", "the views of this release"),
+    ("view", "the views that are installed in the database"),
     ("worker", "the background work of this release"),
 ];
 
