@@ -72,7 +72,7 @@ fn on_one_line(error: &(dyn std::error::Error + 'static)) -> String {
             text = format!("{text}: {said}");
         }
     }
-    text
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 fn judge(status: u16, code: &str, reason: String) -> Failure {

@@ -68,10 +68,12 @@ pub struct StoreConfig {
     /// The bucket's name in the path instead of the host name: needed by most endpoints that are not AWS's.
     #[serde(default)]
     pub path_style: bool,
-    /// Absent: `AWS_ACCESS_KEY_ID`.
+    /// Absent, like `secret_access_key`: credentials are found as AWS's own tools find them (environment, profile, web
+    /// identity, container, instance), and asked for again before they end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub access_key_id: Option<String>,
-    /// Absent: `AWS_SECRET_ACCESS_KEY`, and `AWS_SESSION_TOKEN` where there is one.
+    /// Belongs to `access_key_id`; of the two, one may stand in the environment (`AWS_ACCESS_KEY_ID`,
+    /// `AWS_SECRET_ACCESS_KEY`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_access_key: Option<Secret>,
     /// File with the authorities, in PEM, that alone are believed for the endpoint; absent: those of the system.
@@ -160,8 +162,14 @@ impl StoreConfig {
         }
     }
 
-    /// The credentials, from here or else from `env`.
-    pub(crate) fn credentials(&self, env: impl Fn(&str) -> Option<String>) -> Result<Credentials, StoreConfigError> {
+    /// The credentials, if one half of them stands here; the other half may be in `env`.
+    pub(crate) fn credentials(
+        &self,
+        env: impl Fn(&str) -> Option<String>,
+    ) -> Result<Option<Credentials>, StoreConfigError> {
+        if self.access_key_id.is_none() && self.secret_access_key.is_none() {
+            return Ok(None);
+        }
         let id = self.access_key_id.clone().or_else(|| env("AWS_ACCESS_KEY_ID"));
         let id = id.ok_or(StoreConfigError::NoCredentials("access_key_id (AWS_ACCESS_KEY_ID)"))?;
         // A session token belongs to the environment's key pair; beside a configured secret it would be refused.
@@ -170,7 +178,7 @@ impl StoreConfig {
             None => (env("AWS_SECRET_ACCESS_KEY"), env("AWS_SESSION_TOKEN")),
         };
         let secret = secret.ok_or(StoreConfigError::NoCredentials("secret_access_key (AWS_SECRET_ACCESS_KEY)"))?;
-        Ok(Credentials::new(id, secret, session, None, "coldstream"))
+        Ok(Some(Credentials::new(id, secret, session, None, "coldstream")))
     }
 
     /// Who is believed to be the endpoint. The file is looked through here: the SDK would panic at one that is none.
@@ -227,13 +235,15 @@ mod tests {
     fn credentials_come_from_the_configuration_or_else_from_the_environment() {
         let mut config = StoreConfig::at("http://127.0.0.1:9000", "b", "id", "hush");
         let env = |name: &str| Some(format!("env {name}"));
-        let own = config.credentials(env).expect("complete");
+        let own = config.credentials(env).expect("complete").expect("configured");
         assert_eq!((own.secret_access_key(), own.session_token()), ("hush", None));
         config.secret_access_key = None;
-        let other = config.credentials(env).expect("complete");
+        let other = config.credentials(env).expect("complete").expect("configured");
         assert_eq!(other.secret_access_key(), "env AWS_SECRET_ACCESS_KEY");
         assert_eq!(other.session_token(), Some("env AWS_SESSION_TOKEN"));
         assert!(config.credentials(|_| None).is_err());
+        config.access_key_id = None;
+        assert_eq!(config.credentials(|_| None), Ok(None), "they are found when they are needed");
     }
 
     #[test]

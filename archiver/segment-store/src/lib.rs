@@ -11,6 +11,7 @@ mod attempt;
 pub mod config;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+mod credentials;
 pub mod lying;
 pub mod probe;
 mod probed;

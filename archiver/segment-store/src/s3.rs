@@ -7,6 +7,7 @@
 use std::num::NonZeroU32;
 
 use async_trait::async_trait;
+use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::{
     BehaviorVersion, Config, Region, RequestChecksumCalculation, ResponseChecksumValidation, SharedHttpClient,
@@ -21,6 +22,7 @@ use domain::store::{Created, Object, ObjectMeta, ObjectStore, StoreError};
 
 use crate::attempt::{Failure, Limits};
 use crate::config::{StoreConfig, StoreConfigError};
+use crate::credentials::Found;
 use crate::probe::{Probed, WrongChecksum};
 
 /// S3 returns at most this many keys at a time.
@@ -78,7 +80,10 @@ impl S3Store {
 
     fn over(config: &StoreConfig, http: SharedHttpClient) -> Result<Self, StoreConfigError> {
         config.check()?;
-        let credentials = config.credentials(|name| std::env::var(name).ok())?;
+        let credentials = match config.credentials(|name| std::env::var(name).ok())? {
+            Some(configured) => SharedCredentialsProvider::new(configured),
+            None => SharedCredentialsProvider::new(Found::new(&config.region)),
+        };
         // Repeating is done here, where a body that ends early and a write that may have happened are known too.
         let mut sdk = Config::builder()
             .behavior_version(BehaviorVersion::latest())
