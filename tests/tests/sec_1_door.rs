@@ -74,6 +74,55 @@ async fn a_token_opens_its_categories_until_its_end_at_its_rate_and_every_refusa
     rig.end().await;
 }
 
+#[tokio::test]
+async fn what_the_document_of_a_running_server_lists_asks_for_a_token_with_one_of_the_roles_it_lists() {
+    // Without a limit for who tries one token after the other: that would be another refusal.
+    let settings = vec![("http.rates.failures_per_second", toml::Value::from(0))];
+    let mut rig = Rig::with(None, settings).await;
+    rig.region.serve().await.expect("it serves");
+    let tokens = rig.region.tokens.clone();
+    let roles = [
+        ("appender", &tokens.appender),
+        ("reader", &tokens.reader),
+        ("operator", &tokens.operator),
+        ("auditor", &tokens.auditor),
+        ("replicator", &tokens.replicator),
+    ];
+    let http = reqwest::Client::new();
+    let document = http.get(format!("{}/v1/openapi.json", rig.region.url)).bearer_auth(&tokens.reader);
+    let document: Value = document.send().await.expect("an answer").json().await.expect("JSON");
+    let (mut closed, mut open) = (Vec::new(), Vec::new());
+    for (path, operations) in document["paths"].as_object().expect("paths") {
+        for (verb, operation) in operations.as_object().expect("operations") {
+            let verb: reqwest::Method = verb.to_ascii_uppercase().parse().expect("a method");
+            // Its body and its query are none: who may come in is refused for that, and changes nothing.
+            let request = || http.request(verb.clone(), format!("{}{path}?no-such-parameter=1", rig.region.url));
+            let alternatives = operation["security"].as_array().expect("alternatives");
+            if alternatives.is_empty() {
+                assert_eq!(request().send().await.expect("an answer").status(), StatusCode::OK, "{path}");
+                open.push(path.as_str());
+                continue;
+            }
+            closed.push(path.as_str());
+            for refused in [request(), request().bearer_auth("cst_nobody's")] {
+                let answer = refused.send().await.expect("an answer");
+                assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "{verb} {path}");
+                assert_eq!(answer.headers()["www-authenticate"], "Bearer", "{verb} {path}");
+            }
+            let listed = |role: &str| alternatives.iter().any(|of| of["token"][0] == role);
+            for (role, token) in roles.into_iter().filter(|(role, _)| !listed(role)) {
+                let answer = request().bearer_auth(token).send().await.expect("an answer");
+                assert_eq!(answer.status(), StatusCode::FORBIDDEN, "{verb} {path} {role}");
+            }
+        }
+    }
+    assert_eq!(open, ["/health/live", "/health/ready"]);
+    for known in ["/v1/append", "/v1/group/take", "/v1/replication/batch", "/v1/admin/promote", "/metrics"] {
+        assert!(closed.contains(&known), "{known} is not in the document");
+    }
+    rig.end().await;
+}
+
 /// A region whose server speaks TLS and asks clients for certificates.
 struct Locked {
     rig: Rig,

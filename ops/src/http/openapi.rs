@@ -30,7 +30,9 @@ const ABOUT: &str = "An event log that loses nothing: appends, reads, the archiv
     64-bit numbers are strings in JSON. Every error is a problem document (RFC 9457) whose `kind` says what to do. \
     What is no route is answered with 404 `not_found`, a method that a route has not with 405 `invalid`; a route for \
     GET answers HEAD too. Once a shutdown has begun, every request but `/health/live` is answered with 503 \
-    `unavailable`, with or without a token. Answers in lines are compressed for who sends `Accept-Encoding: zstd`; each \
+    `unavailable`, with or without a token. Before a request is one, no document is answered: 400 for what is no HTTP/1.1, \
+    431 for a header of more than 64 fields or 64 KiB (32 KiB are always taken), and nothing where one does not end in \
+    time. Answers in lines are compressed for who sends `Accept-Encoding: zstd`; each \
     piece leaves at once, also of a tail.";
 
 /// Headers of answers, with what they mean.

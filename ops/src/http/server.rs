@@ -26,7 +26,8 @@ use super::patience::Patient;
 use crate::config::HttpConfig;
 use crate::tls::ServerTls;
 
-/// A request's header is at most this long.
+/// A header that is not whole with so many bytes is refused. One read may bring as many again with the last of those that
+/// are taken: so one of this length is always taken, and one of twice as many never.
 const HEADER_BYTES_MAX: usize = 32 << 10;
 /// A request has at most this many header fields.
 const HEADERS_MAX: usize = 64;

@@ -11,7 +11,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use domain::append::{LogHead, Role};
 use domain::{ErrorKind, Timestamp};
-use schemars::JsonSchema;
+use schemars::generate::SchemaGenerator;
+use schemars::{JsonSchema, Schema, json_schema};
 use serde::{Deserialize, Serialize};
 
 use super::metrics::families::{
@@ -42,14 +43,36 @@ pub(super) static ROUTES: &[Route] = &[
     },
     Route {
         summary: "Whether the process runs",
-        ..Route::get("/health/live", &[], || get(async || "live\n"), &[Answer::json("It does", &[(TEXT, text)])])
+        ..Route::get("/health/live", &[], || get(async || LIVE), &[Answer::json("It does", &[(TEXT, live_bodies)])])
     },
     Route {
         summary: "Whether the log answers, and the process is not about to end; the body says the role",
         kinds: &[ErrorKind::Unavailable],
-        ..Route::get("/health/ready", &[], || get(ready), &[Answer::json("It does", &[(TEXT, text)])])
+        ..Route::get("/health/ready", &[], || get(ready), READY)
     },
 ];
+
+const LIVE: &str = "live\n";
+
+const READY: &[Answer] = &[Answer::json(
+    "It does. Appends are taken with the role `active` alone, and answered with 503 `fenced` with any other; reads are served \
+     with each",
+    &[(TEXT, ready_bodies)],
+)];
+
+const ROLES: [Role; 4] = [Role::Active, Role::Follower, Role::Draining, Role::ReadOnly];
+
+fn live_bodies(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "string", "enum": [LIVE]})
+}
+
+fn ready_bodies(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "string", "enum": ROLES.map(ready_as)})
+}
+
+fn ready_as(role: Role) -> String {
+    format!("ready {}\n", role.as_str())
+}
 
 /// `GET /v1/status`. 64-bit numbers are strings, as in the record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -146,7 +169,7 @@ pub(super) async fn ready(State(state): State<Arc<ApiState>>) -> Result<String, 
         return Err(Problem::new(ErrorKind::Unavailable, "the server is about to end: send requests to another one"));
     }
     match tokio::time::timeout(READY_WITHIN, state.log.log_head()).await {
-        Ok(Ok(head)) => Ok(format!("ready {}\n", head.role.as_str())),
+        Ok(Ok(head)) => Ok(ready_as(head.role)),
         Ok(Err(error)) => {
             tracing::warn!(error = %crate::chain::chain(&error), "not ready");
             Err(Problem::new(ErrorKind::Unavailable, "the log does not answer"))
@@ -192,7 +215,7 @@ fn write_head(text: &mut MetricsText, head: Option<&LogHead>) {
 
 /// All roles, so that a series never goes on to say what a region once was.
 pub(crate) fn write_role(text: &mut MetricsText, family: &'static Family, is: Role) {
-    for role in [Role::Active, Role::Follower, Role::Draining, Role::ReadOnly] {
+    for role in ROLES {
         text.value(family, &[role.as_str()], u8::from(role == is));
     }
 }

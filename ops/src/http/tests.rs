@@ -6,7 +6,10 @@ mod events;
 mod filters;
 mod gate;
 mod groups;
+mod health;
 mod leaving;
+mod limits;
+mod routes;
 mod tls;
 mod tokens;
 mod trace;
@@ -321,54 +324,6 @@ async fn a_tail_never_misses_and_never_doubles() {
     api.shutdown.cancel();
     while let Some(chunk) = body.next().await {
         assert_eq!(chunk.expect("a shutdown ends a tail in good order"), "\n");
-    }
-}
-
-#[tokio::test]
-async fn every_request_but_health_asks_for_a_token_with_a_role() {
-    let api = Api::start().await;
-    let routes = [
-        ("POST", "/v1/append", &[TokenRole::Appender][..]),
-        ("GET", "/v1/log", &[TokenRole::Appender, TokenRole::Reader, TokenRole::Auditor]),
-        ("GET", "/v1/stream?stream=content-a", &[TokenRole::Appender, TokenRole::Reader, TokenRole::Auditor]),
-        ("GET", "/v1/content?x=", &[TokenRole::Appender, TokenRole::Reader, TokenRole::Auditor]),
-        ("GET", "/v1/content/history?id=a", &[TokenRole::Appender, TokenRole::Reader, TokenRole::Auditor]),
-        ("GET", "/v1/content/list?limit=0", &[TokenRole::Appender, TokenRole::Reader, TokenRole::Auditor]),
-        ("GET", "/v1/status", &ROLES),
-        ("GET", "/v1/openapi.json", &ROLES),
-        ("GET", "/metrics", &ROLES),
-        ("GET", "/v1/archive/status", &ROLES),
-        ("POST", "/v1/admin/archive-run", &[TokenRole::Operator]),
-        ("POST", "/v1/admin/scrub", &[TokenRole::Operator]),
-        ("GET", "/v1/archive/orphans", &[TokenRole::Operator]),
-        ("POST", "/v1/admin/sweep", &[TokenRole::Operator]),
-        ("POST", "/v1/admin/clock", &[TokenRole::Operator]),
-        ("GET", "/v1/replication/epoch", &[TokenRole::Operator, TokenRole::Replicator]),
-        ("GET", "/v1/replication/batch?after=0", &[TokenRole::Replicator]),
-        ("GET", "/v1/replication/checkpoint", &[TokenRole::Replicator]),
-        ("POST", "/v1/replication/cosignature", &[TokenRole::Replicator]),
-        ("POST", "/v1/admin/drain", &[TokenRole::Operator]),
-        ("POST", "/v1/admin/resume", &[TokenRole::Operator]),
-        ("POST", "/v1/admin/promote", &[TokenRole::Operator]),
-        ("POST", "/v1/admin/step-down", &[TokenRole::Operator]),
-        ("POST", "/v1/admin/confirm-epoch", &[TokenRole::Operator]),
-        ("GET", "/no/such/route", &ROLES),
-    ];
-    for (method, path, allowed) in routes {
-        let method: reqwest::Method = method.parse().expect("a method");
-        let request = || api.client.request(method.clone(), format!("{}{path}", api.url));
-        let (status, problem) = answered(request()).await;
-        assert_eq!((status, &problem["kind"]), (StatusCode::UNAUTHORIZED, &json!("denied")), "{path}");
-        assert_eq!(answered(request().bearer_auth(new_token())).await.0, StatusCode::UNAUTHORIZED, "{path}");
-        for role in ROLES {
-            let status = request().bearer_auth(&api.tokens[&role]).send().await.expect("an answer").status();
-            assert_ne!(status, StatusCode::UNAUTHORIZED, "{path} {role}");
-            assert_eq!(status == StatusCode::FORBIDDEN, !allowed.contains(&role), "{path} {role} {status}");
-        }
-    }
-    for path in ["/health/live", "/health/ready"] {
-        let response = api.client.get(format!("{}{path}", api.url)).send().await.expect("an answer");
-        assert_eq!(response.status(), StatusCode::OK);
     }
 }
 

@@ -38,6 +38,11 @@ impl Rig {
 
     /// The same with simulated time, if one is given.
     pub async fn with_time(simulated_now: Option<Timestamp>) -> Self {
+        Self::with(simulated_now, Vec::new()).await
+    }
+
+    /// The same with settings of its own.
+    pub async fn with(simulated_now: Option<Timestamp>, settings: Vec<(&'static str, toml::Value)>) -> Self {
         // Another test of this process may have been first.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let folder = tempfile::tempdir().expect("a folder");
@@ -46,7 +51,7 @@ impl Rig {
             folder: folder.path().to_owned(),
             simulated_now,
             window: LiveWindow::default(),
-            settings: Vec::new(),
+            settings,
             postgres: Vec::new(),
         };
         Self { region: Region::single(&plan).await.expect("a region"), folder }
