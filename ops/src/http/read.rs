@@ -92,7 +92,8 @@ const LOG: &[Answer] = &[Answer {
     what: "Records, byte for byte what the log holds; with `follow=true` and `Accept: text/event-stream` as events, \
            whose `id` is the resume token. An answer that breaks off is not whole. A filtered answer is a page: with \
            `Coldstream-Next` there is more to look at. A filtered tail has lines `{\"resume\":\"TOKEN\"}` (events without \
-           data) that move its reader over what does not match",
+           data) that move its reader over what does not match. A tail where nothing comes says so every second or so: an empty \
+           line, or a comment `:` among events",
     forms: &[(NDJSON, lines_shape), (EVENTS, text)],
     headers: &["Coldstream-Head", "Coldstream-Resume", "Coldstream-Archive", "Coldstream-Next"],
     ..RECORDS[0]
@@ -100,7 +101,8 @@ const LOG: &[Answer] = &[Answer {
 
 const STREAM: &[Answer] = &[Answer {
     what: "Records, byte for byte what the log holds; with `follow=true` and `Accept: text/event-stream` as events, whose \
-           `id` is the record's version. An answer that breaks off is not whole",
+           `id` is the record's version. An answer that breaks off is not whole. A tail where nothing comes says so every \
+           second or so: an empty line, or a comment `:` among events",
     forms: &[(NDJSON, lines_shape), (EVENTS, text)],
     ..RECORDS[0]
 }];

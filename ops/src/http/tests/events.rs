@@ -108,6 +108,48 @@ async fn a_stream_is_followed_from_a_version_on_and_who_comes_back_says_the_last
 }
 
 #[tokio::test]
+async fn a_quiet_tail_gives_signs_of_life_in_its_own_form_and_goes_on() {
+    let api = Api::start().await;
+    api.appended(1..=2).await;
+    let tails = [
+        ("/v1/log?follow=true&after=2", "id: 3@1\ndata: "),
+        ("/v1/log?follow=true&after=2&category=content", "id: 3@1\ndata: "),
+        ("/v1/stream?stream=content-a&follow=true&from=3", "id: 3\ndata: "),
+    ];
+    let mut quiet = Vec::new();
+    for (path, id) in tails {
+        // A comment (WHATWG HTML §9.2.5), which a browser's reader gives to nobody; a line without anything is none of JSON.
+        quiet.push((path, api.events(path, None).await.bytes_stream(), ":\n\n", id));
+        quiet.push((path, api.get(path).await.bytes_stream(), "\n", ""));
+    }
+    for (path, body, sign, _) in &mut quiet {
+        for _ in 0..2 {
+            assert_eq!(said(body).await, *sign, "{path}");
+        }
+    }
+    api.appended(3..=3).await;
+    let line = api.lines("/v1/log?from=3").await.remove(0);
+    for (path, mut body, sign, id) in quiet {
+        let news = format!("{id}{line}{}", if id.is_empty() { "\n" } else { "\n\n" });
+        let mut text = String::new();
+        while text.trim_start_matches(sign).len() < news.len() {
+            text.push_str(&said(&mut body).await);
+        }
+        assert_eq!(text.trim_start_matches(sign), news, "{path}");
+    }
+}
+
+/// What comes next.
+async fn said(body: &mut (impl futures::Stream<Item = reqwest::Result<bytes::Bytes>> + Unpin)) -> String {
+    loop {
+        let piece = body.next().await.expect("it goes on").expect("whole");
+        if !piece.is_empty() {
+            return String::from_utf8(piece.to_vec()).expect("UTF-8");
+        }
+    }
+}
+
+#[tokio::test]
 async fn open_tails_are_counted_with_how_far_they_are_behind() {
     let api = Api::start().await;
     api.appended(1..=3).await;
