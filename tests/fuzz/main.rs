@@ -7,6 +7,7 @@
 //! importer's own, is not counted.
 
 mod archive;
+mod door;
 mod engine;
 mod import;
 

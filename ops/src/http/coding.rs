@@ -25,6 +25,8 @@ const ANSWER_WINDOW_LOG: u32 = 20;
 /// A body may ask for so much to look back at, as a power of two: no more than the largest body has.
 const BODY_WINDOW_LOG_MAX: u32 = 24;
 const _: () = assert!(1 << BODY_WINDOW_LOG_MAX == REQUEST_BYTES_MAX, "a window is at most a whole body");
+/// So much of a body is unpacked at first: doubled eight times, it is more than a body may be and no step is left over.
+const UNPACK_BYTES_FIRST: usize = (REQUEST_BYTES_MAX >> 8) + 1;
 /// An answer that is known to be shorter is sent as it is.
 const ANSWER_BYTES_MIN: u64 = 1024;
 
@@ -110,8 +112,15 @@ pub(super) fn unpacked(body: &[u8]) -> Result<Bytes, Problem> {
         let mut decoder = zstd::stream::read::Decoder::with_buffer(body)?;
         decoder.window_log_max(BODY_WINDOW_LOG_MAX)?;
         let mut bytes = Vec::new();
-        let limit = u64::try_from(REQUEST_BYTES_MAX).expect("16 MiB") + 1;
-        decoder.take(limit).read_to_end(&mut bytes)?;
+        // It doubles, and no further than what is refused: a vector left to itself would take twice as much.
+        while bytes.len() <= REQUEST_BYTES_MAX {
+            let more = bytes.len().max(UNPACK_BYTES_FIRST).min(REQUEST_BYTES_MAX + 1 - bytes.len());
+            bytes.reserve_exact(more);
+            let end = u64::try_from(more).expect("16 MiB");
+            if decoder.by_ref().take(end).read_to_end(&mut bytes)? < more {
+                break;
+            }
+        }
         Ok(bytes)
     };
     let bytes: Vec<u8> =
