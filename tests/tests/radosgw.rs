@@ -25,4 +25,9 @@ async fn cephs_gateway_passes_the_suite_and_the_probe_names_what_it_lacks() {
     assert_eq!(found, [Check::WrongChecksum], "{report:?}");
     assert!(report.allows_sealing(), "the read-back covers what the gateway does not check");
     assert_eq!(store.list("probe/", None, 10).await.expect("listed"), []);
+
+    // It signs every request again for the region that the request names, and compares: an endpoint that is not ours.
+    let elsewhere = StoreConfig { region: "eu-central-1".into(), ..config };
+    let elsewhere = S3Store::connect(&elsewhere).expect("a valid configuration");
+    conformance::check(&elsewhere, "region/").await;
 }

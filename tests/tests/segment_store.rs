@@ -179,3 +179,61 @@ async fn a_store_of_a_private_authority_is_believed_by_its_name_with_the_bucket_
     assert!(S3Store::connect(&none).is_err(), "a key is no authority");
     server.stop().await;
 }
+
+/// The region of buckets behind [`of_one_region`].
+const REGION: &str = "eu-central-1";
+
+/// Believes requests that are signed for [`REGION`], as AWS's endpoint of a region does; whether the signature is right is
+/// the business of the endpoint behind it, which makes it again out of what the request says.
+async fn of_one_region(State(to): State<(reqwest::Client, String)>, request: Request) -> Response {
+    let signed = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    // AWS4-HMAC-SHA256 Credential=ID/DAY/REGION/s3/aws4_request, SignedHeaders=…, Signature=…
+    let scope = signed.and_then(|signed| signed.split_once("Credential=")?.1.split(',').next());
+    let region = scope.and_then(|scope| scope.split('/').nth(2));
+    if region == Some(REGION) {
+        return hand_on(State(to), request).await;
+    }
+    let said = format!(
+        "<Error><Code>AuthorizationHeaderMalformed</Code><Message>the region '{}' is wrong; expecting '{REGION}'</Message>\
+         </Error>",
+        region.unwrap_or_default()
+    );
+    let response = Response::builder().status(400).header(header::CONTENT_TYPE, "application/xml");
+    response.body(Body::from(said)).expect("an answer")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_are_signed_for_the_region_that_is_configured_with_the_bucket_in_the_path_or_in_the_host() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let server = serve(folder.path()).await;
+    let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
+    let port = listener.local_addr().expect("bound").port();
+    let router = axum::Router::new().fallback(of_one_region).with_state((reqwest::Client::new(), server.endpoint()));
+    let door = Door { listener, tls: None };
+    tokio::spawn(async move { serve_http(door, router, &HttpConfig::default(), Default::default()).await });
+    let here = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let store = |region: &str, path_style: bool| {
+        let config = StoreConfig::at(&format!("http://localhost:{port}"), BUCKET, "id", "secret");
+        let config = StoreConfig { region: region.into(), path_style, ..config };
+        S3Store::connect_to(&config, here).expect("a valid configuration")
+    };
+    for (prefix, path_style) in [("path/", true), ("host/", false)] {
+        let of_the_region = store(REGION, path_style);
+        conformance::check(&of_the_region, prefix).await;
+        assert!(probe(&of_the_region, prefix.trim_end_matches('/')).await.expect("it answers").allows_sealing());
+        of_the_region.create(&format!("{prefix}seg/a"), b"one").await.expect("created");
+        for wrong in ["us-east-1", "eu-central-2"] {
+            let elsewhere = store(wrong, path_style);
+            for refused in [
+                elsewhere.get(&format!("{prefix}seg/a")).await.map(drop),
+                elsewhere.create(&format!("{prefix}seg/b"), b"two").await.map(drop),
+                elsewhere.list("", None, 10).await.map(drop),
+            ] {
+                // Which region it would have had to be stands in what an operator is told.
+                let told = matches!(&refused, Err(StoreError::Refused { reason, .. }) if reason.contains(REGION));
+                assert!(told, "{wrong} {path_style}: {refused:?}");
+            }
+        }
+    }
+    server.stop().await;
+}
