@@ -204,6 +204,8 @@ async fn of_one_region(State(to): State<(reqwest::Client, String)>, request: Req
 
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_are_signed_for_the_region_that_is_configured_with_the_bucket_in_the_path_or_in_the_host() {
+    // Another test of this process may have been first.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let folder = tempfile::tempdir().expect("a folder");
     let server = serve(folder.path()).await;
     let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
