@@ -1,5 +1,6 @@
 //! How the archiver is set up.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A segment's records are about this long at most, whatever is configured: index offsets and memory are
@@ -7,7 +8,7 @@ use serde::{Deserialize, Serialize};
 const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 
 /// Settings of the archiver.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ArchiverConfig {
     /// A segment is cut when its records reach this many bytes. Larger ones mean fewer objects, and more memory

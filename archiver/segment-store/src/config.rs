@@ -10,11 +10,12 @@ use aws_smithy_http_client::tls::{TlsContext, TrustStore};
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// A text that is never printed: not by `Debug`, not by `Display`, not by serialisation.
-#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct Secret(String);
 
@@ -51,7 +52,7 @@ impl Serialize for Secret {
 }
 
 /// A bucket, how to reach it and how long to wait for it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StoreConfig {
     /// URL of the endpoint; absent: AWS's own for `region`.
@@ -68,12 +69,12 @@ pub struct StoreConfig {
     /// The bucket's name in the path instead of the host name: needed by most endpoints that are not AWS's.
     #[serde(default)]
     pub path_style: bool,
-    /// Absent, like `secret_access_key`: credentials are found as AWS's own tools find them (environment, profile, web
-    /// identity, container, instance), and asked for again before they end.
+    /// Who signs requests; absent, like its secret: credentials are found as AWS's own tools find them (environment, profile,
+    /// web identity, container, instance), and asked for again before they end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub access_key_id: Option<String>,
-    /// Belongs to `access_key_id`; of the two, one may stand in the environment (`AWS_ACCESS_KEY_ID`,
-    /// `AWS_SECRET_ACCESS_KEY`).
+    /// Its secret; where only one of the two is set, the other is `AWS_ACCESS_KEY_ID` or `AWS_SECRET_ACCESS_KEY` of the
+    /// environment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_access_key: Option<Secret>,
     /// File with the authorities, in PEM, that alone are believed for the endpoint; absent: those of the system.

@@ -2,18 +2,19 @@
 
 use std::sync::Arc;
 
-use clap::Subcommand;
+use clap::{CommandFactory, Subcommand};
 use domain::log::LogReader;
 use event_log::{PgConfig, PgLog};
 use segment_store::{S3Store, Severity, StoreConfig};
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::Context;
 use super::output::{CliError, table};
+use super::{Cli, Context};
 use crate::chain::chain;
 use crate::chance;
 use crate::clock::SystemClock;
+use crate::config::reference::{self, SECTIONS};
 use crate::config::{Config, OidcConfig, PeerConfig};
 use crate::node::VIEW_CONNECTIONS;
 use crate::oidc;
@@ -25,6 +26,8 @@ pub(super) enum ConfigCommand {
     Show,
     /// What holds, and whether database and buckets keep what is needed of them. Exit 3: they do not
     Check,
+    /// All settings and variables, as tables in Markdown
+    Reference,
 }
 
 /// What was tried.
@@ -56,6 +59,7 @@ pub(super) async fn run(context: &Context, command: &ConfigCommand) -> Result<()
     match command {
         ConfigCommand::Show => context.output.data(&context.config, Config::shown),
         ConfigCommand::Check => check(context).await,
+        ConfigCommand::Reference => context.output.data(&*SECTIONS, |_| reference::table(&Cli::command())),
     }
 }
 

@@ -1,8 +1,29 @@
-//! Which settings differ between two configurations: their names alone, for values may be secrets.
+//! Which settings differ between two configurations: their names alone, for values may be secrets. And which of them may
+//! change while a region serves.
 
 use toml::{Table, Value};
 
 use super::Config;
+
+/// Sections and settings that may change while a region serves (SIGHUP); the other ones need a restart.
+const CHANGEABLE: [&str; 3] = ["http.oidc", "http.rates", "telemetry.filter"];
+
+/// Whether this setting, such as `http.bind`, may change while a region serves.
+#[must_use]
+pub fn is_changeable(setting: &str) -> bool {
+    let inside =
+        |section: &str| setting.strip_prefix(section).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+    CHANGEABLE.into_iter().any(inside)
+}
+
+impl Config {
+    /// Takes over from `new` what may change while a region serves, and no more.
+    pub fn take_changeable(&mut self, new: &Self) {
+        self.http.rates = new.http.rates;
+        self.http.oidc.clone_from(&new.http.oidc);
+        self.telemetry.filter.clone_from(&new.telemetry.filter);
+    }
+}
 
 /// The names of the settings that differ, such as `http.bind`.
 #[must_use]

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use jsonwebtoken::Algorithm;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::http::auth::TokenRole;
 
 /// TLS of the API, 1.2 and newer. The files are read again when they change and at SIGHUP; a pair that is broken is
 /// refused, and the one before it stays.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TlsConfig {
     /// File with the server's certificate and those between it and its authority, in PEM.
@@ -27,7 +28,7 @@ pub struct TlsConfig {
 }
 
 /// Whether clients show a certificate.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ClientCertificates {
     /// They do, or there is no connection.
@@ -38,7 +39,7 @@ pub enum ClientCertificates {
 }
 
 /// How this process speaks to servers of ours: to the other region, and as a command.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PeerConfig {
     /// File with the authorities, in PEM, that alone are believed; without one, those of the system.
@@ -51,7 +52,7 @@ pub struct PeerConfig {
 
 /// How much each token of a role may ask for, and how often anybody may try without a good one. A token may have rates of
 /// its own (`coldstream token create`). What is more is answered with 429.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RatesConfig {
     /// Each token that appends.
@@ -77,7 +78,7 @@ impl Default for RatesConfig {
 }
 
 /// How much one token may ask for. What it does not ask for in a second it may ask for in the next one, and no later.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RateConfig {
     /// Requests a second; 0: without limit.
@@ -87,7 +88,7 @@ pub struct RateConfig {
 }
 
 /// Bearer tokens of an identity provider (JWTs, RFC 7519), beside our own.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OidcConfig {
     /// Who issues them: `iss`, letter by letter.
@@ -109,7 +110,7 @@ pub struct OidcConfig {
 }
 
 /// An algorithm of signatures (RFC 7518 §3.1, RFC 8037).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[expect(missing_docs, reason = "the names are those of RFC 7518 and RFC 8037")]
 pub enum OidcAlgorithm {
     RS256,

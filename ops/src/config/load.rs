@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use segment_store::StoreConfig;
 use toml::{Table, Value};
 
+use super::reference::{KINDS, Kind, SECTIONS};
 use super::{Config, ConfigError};
 
 /// Environment variables that are settings start so: `COLDSTREAM_LOG__URL` is `log.url`.
@@ -28,16 +28,15 @@ impl Config {
     /// A [`ConfigError`] that names the setting.
     pub fn load(file: Option<&Path>, overrides: &Overrides) -> Result<Self, ConfigError> {
         let mut table = file.map_or_else(|| Ok(Table::new()), read_file)?;
-        let shape = shape();
         for (name, value) in &overrides.environment {
-            if let Some(path) = setting_of_variable(name, &shape)? {
-                put(&mut table, &shape, &path, value, name)?;
+            if let Some(path) = setting_of_variable(name)? {
+                put(&mut table, &path, value, name)?;
             }
         }
         for flag in &overrides.flags {
             let (path, value) = flag.split_once('=').ok_or_else(|| refused(flag, "write section.setting=value"))?;
             let path: Vec<String> = path.split('.').map(str::to_owned).collect();
-            put(&mut table, &shape, &path, value, flag)?;
+            put(&mut table, &path, value, flag)?;
         }
         let config: Self = table.try_into().map_err(|error: toml::de::Error| wrong_shape(&error))?;
         config.check()?;
@@ -64,43 +63,35 @@ fn wrong_shape(error: &toml::de::Error) -> ConfigError {
     ConfigError::Shape { reason }
 }
 
-/// The defaults with every section there: it says which type a setting has.
-fn shape() -> Table {
-    let mut full = Config::default();
-    full.archive.store = Some(StoreConfig::at("", "", "", ""));
-    full.archive.peer_store = full.archive.store.clone();
-    Table::try_from(full).expect("every setting is a TOML value")
-}
-
 /// The setting that a variable names; `None` for a variable that is none of ours.
-fn setting_of_variable(name: &str, shape: &Table) -> Result<Option<Vec<String>>, ConfigError> {
+fn setting_of_variable(name: &str) -> Result<Option<Vec<String>>, ConfigError> {
     let Some(rest) = name.strip_prefix(ENVIRONMENT_PREFIX) else { return Ok(None) };
     let path: Vec<String> = rest.to_lowercase().split(LEVEL).map(str::to_owned).collect();
     if path.len() > 1 {
         return Ok(Some(path));
     }
     // COLDSTREAM_LOG_URL would be silently without effect otherwise.
-    match shape.keys().find(|section| path[0].starts_with(&format!("{section}_"))) {
+    let mut sections = SECTIONS.iter().map(|section| section.path.as_str());
+    match sections.find(|section| path[0].starts_with(&format!("{section}_"))) {
         Some(_) => Err(refused(name, "write two underscores between section and setting")),
         None => Ok(None),
     }
 }
 
-fn put(table: &mut Table, shape: &Table, path: &[String], text: &str, name: &str) -> Result<(), ConfigError> {
+fn put(table: &mut Table, path: &[String], text: &str, name: &str) -> Result<(), ConfigError> {
     let (last, sections) = path.split_last().ok_or_else(|| refused(name, "names no setting"))?;
     let mut place = table;
-    let mut known = Some(shape);
     for section in sections {
         let entry = place.entry(section.clone()).or_insert_with(|| Value::Table(Table::new()));
         place = entry.as_table_mut().ok_or_else(|| refused(name, "names no setting"))?;
-        known = known.and_then(|known| known.get(section)).and_then(Value::as_table);
     }
-    let expected = match known.and_then(|known| known.get(last)) {
-        Some(Value::Integer(_)) => Some("a whole number is expected"),
-        Some(Value::Boolean(_)) => Some("true or false is expected"),
-        Some(Value::Array(_)) => Some("a list is expected: [\"one\", \"two\"]"),
-        // Texts, and settings without a default, which are texts; an unknown setting is refused by its name.
-        _ => None,
+    let expected = match KINDS.get(path.join(".").as_str()) {
+        Some(Kind::Number) => Some("a whole number is expected"),
+        Some(Kind::YesOrNo) => Some("true or false is expected"),
+        Some(Kind::List) => Some("a list is expected: [\"one\", \"two\"]"),
+        Some(Kind::Names) => Some("a table is expected: { one = \"two\" }"),
+        // What stands in a table is a text; an unknown setting is refused by its name.
+        Some(Kind::Text | Kind::OneOf(_)) | None => None,
     };
     let value = match expected {
         None => Value::String(text.to_owned()),

@@ -5,6 +5,7 @@
 mod changed;
 mod door;
 mod load;
+pub mod reference;
 mod secret;
 mod warnings;
 
@@ -18,11 +19,12 @@ use domain::archive::catalog::Copies;
 use domain::window::LiveWindow;
 use event_log::PgConfig;
 use reqwest::Url;
+use schemars::JsonSchema;
 use segment_store::StoreConfig;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use changed::changed;
+pub use changed::{changed, is_changeable};
 pub use door::{ClientCertificates, OidcAlgorithm, OidcConfig, PeerConfig, RateConfig, RatesConfig, TlsConfig};
 pub use load::{ENVIRONMENT_PREFIX, Overrides};
 pub use secret::SecretUrl;
@@ -83,7 +85,7 @@ impl ConfigError {
 }
 
 /// The whole configuration of one region's process.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Who this region is.
@@ -105,7 +107,7 @@ pub struct Config {
 }
 
 /// Who this region is.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RegionConfig {
     /// Its name, in statuses, alerts and signatures.
@@ -124,7 +126,7 @@ impl Default for RegionConfig {
 }
 
 /// The log on PostgreSQL.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LogConfig {
     /// PostgreSQL's URL, for the service's role. It must reach a primary, and directly: the log sets session
@@ -159,7 +161,7 @@ impl From<&LogConfig> for PgConfig {
 }
 
 /// The live window.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct WindowConfig {
     /// Whole calendar months that the live database keeps. A longer window costs disk in proportion.
@@ -173,7 +175,7 @@ impl Default for WindowConfig {
 }
 
 /// The archive: where objects lie and when segments are cut.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ArchiveConfig {
     /// This region's bucket. Without one nothing is archived, and so nothing is pruned.
@@ -207,7 +209,7 @@ impl Default for ArchiveConfig {
 }
 
 /// Copies that pruning waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum CopiesConfig {
     /// The own one and one that another store has confirmed (ARC-2).
@@ -226,7 +228,7 @@ impl From<CopiesConfig> for Copies {
 }
 
 /// The other region.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ReplicationConfig {
     /// URL of the other region's API. Without one there is no second region.
@@ -244,7 +246,7 @@ impl Default for ReplicationConfig {
 }
 
 /// The API.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct HttpConfig {
     /// Address to listen on.
@@ -296,7 +298,7 @@ impl Default for HttpConfig {
 }
 
 /// What is written to stderr.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TelemetryConfig {
     /// What to log: `tracing`'s filter, such as `debug` or `info,sqlx=warn`.

@@ -21,6 +21,7 @@ use domain::ErrorKind;
 use futures::stream;
 use http_body_util::BodyExt;
 use hyper::body::Body as _;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -34,7 +35,7 @@ use crate::chance;
 const TOKEN_PREFIX: &str = "cst_";
 
 /// What a token allows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum TokenRole {
     /// Append events, and read what it appends to.

@@ -76,9 +76,7 @@ impl Changing {
             *self.tokens.all.write().unwrap_or_else(PoisonError::into_inner) = tokens;
         }
         self.state.change_rates(new.http.rates);
-        self.config.http.rates = new.http.rates;
-        self.config.http.oidc.clone_from(&new.http.oidc);
-        self.config.telemetry.filter.clone_from(&new.telemetry.filter);
+        self.config.take_changeable(&new);
         Ok(changed(&self.config, &new))
     }
 }
