@@ -27,8 +27,8 @@ const VARIABLES: &str = "\n## Variables of commands\n\n\
     Commands that speak to a server are clients; they have no file of their own. Each variable is a flag too, and the flag wins.\n\n\
     | variable | flag | of | what it does |\n|---|---|---|---|\n";
 
-const OTHERS: &str = "\nBeside these: `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and `AWS_SESSION_TOKEN` where a store has no \
-    credentials of its own; and PostgreSQL's own (`PGHOST`, `PGUSER`, `PGPASSWORD`, `PGSSLMODE` and the like) for what `log.url` \
+const OTHERS: &str = "\nBeside these: AWS's own (`AWS_ACCESS_KEY_ID`, `AWS_PROFILE`, `AWS_WEB_IDENTITY_TOKEN_FILE`, \
+    `AWS_CONTAINER_CREDENTIALS_FULL_URI` and the like) where a store has no credentials of its own; and PostgreSQL's own (`PGHOST`, `PGUSER`, `PGPASSWORD`, `PGSSLMODE` and the like) for what `log.url` \
     does not say.\n";
 
 /// What a setting is written as.
@@ -207,7 +207,7 @@ pub fn table(command: &Command) -> String {
     text.push_str(VARIABLES);
     let mut variables = BTreeMap::new();
     note_variables(command, "every command", &mut variables);
-    for (name, (flag, of, what)) in variables {
+    for ((name, of), (flag, what)) in variables {
         text.push_str(&format!("| `{name}` | `--{flag}` | {of} | {what} |\n"));
     }
     text.push_str(OTHERS);
@@ -256,13 +256,13 @@ fn push_section(text: &mut String, alike: &[&Section]) {
     }
 }
 
-/// Notes what `command` and those under it read from the environment: flag, command and meaning, by variable.
-fn note_variables(command: &Command, called: &str, variables: &mut BTreeMap<String, (String, String, String)>) {
+/// Notes what `command` and those under it read from the environment: flag and meaning, by variable and command.
+fn note_variables(command: &Command, called: &str, variables: &mut BTreeMap<(String, String), (String, String)>) {
     for argument in command.get_arguments() {
         let Some(variable) = argument.get_env().map(|name| name.to_string_lossy().into_owned()) else { continue };
         let flag = argument.get_long().unwrap_or_default().to_owned();
         let what = argument.get_help().map(ToString::to_string).unwrap_or_default();
-        variables.entry(variable).or_insert((flag, called.to_owned(), what));
+        variables.insert((variable, called.to_owned()), (flag, what));
     }
     for inner in command.get_subcommands() {
         let called = match called {
