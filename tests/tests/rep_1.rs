@@ -70,7 +70,7 @@ async fn the_followers_log_is_a_byte_equal_prefix_whoever_is_killed_under_eight_
             if sizes.contains(&head) { Ok(sizes) } else { Err(sizes) }
         })
         .await;
-        assert!(sizes.len() > 2, "checkpoints were published all along: {sizes:?}");
+        assert!(sizes.len() > 1, "checkpoints were published all along: {sizes:?}");
     }
     regions.end().await;
 }

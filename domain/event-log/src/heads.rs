@@ -93,6 +93,10 @@ impl Heads {
         }
     }
 
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the pace of all who take turns, which no interval of one of them is"
+    )]
     async fn look_in_turn<L: Look>(&self, look: &impl Fn() -> L) -> Result<Head, ReadError> {
         let _turn = self.turn.lock().await;
         let due = self.looked.borrow().map(|looked| looked.at + LOOK_EVERY);
@@ -102,6 +106,7 @@ impl Heads {
         self.look(look).await
     }
 
+    #[expect(clippy::disallowed_methods, reason = "how old a look is: only the pace depends on it")]
     async fn look<L: Look>(&self, look: &impl Fn() -> L) -> Result<Head, ReadError> {
         let LogHead { head, role, .. } = look().await?;
         self.looked.send_replace(Some(Looked { head, at: Instant::now() }));
@@ -118,6 +123,7 @@ impl Heads {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "time is simulated here")]
 mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
