@@ -25,8 +25,9 @@ impl Found {
         // Of its own: whoever gives credentials out is not behind the bucket's private authority.
         let http =
             aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
-        let asking = ProviderConfig::without_region().with_http_client(http).with_region(Some(self.region.clone()));
-        DefaultCredentialsChain::builder().configure(asking).build().await
+        let asking = ProviderConfig::without_region().with_http_client(http);
+        // The builder's own region: that of the configuration would be looked for anew.
+        DefaultCredentialsChain::builder().region(self.region.clone()).configure(asking).build().await
     }
 }
 

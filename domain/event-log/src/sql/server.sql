@@ -13,6 +13,10 @@ SELECT
             WHEN mine.rolcreaterole THEN 'may create roles (CREATEROLE)'
             WHEN EXISTS (
                 SELECT FROM pg_roles AS other
+                WHERE (other.rolsuper OR other.rolcreaterole) AND pg_has_role(mine.oid, other.oid, 'MEMBER')
+            ) THEN 'can become a superuser or a role that may create roles'
+            WHEN EXISTS (
+                SELECT FROM pg_roles AS other
                 WHERE other.rolname = 'coldstream_owner' AND pg_has_role(mine.oid, other.oid, 'MEMBER')
             ) THEN 'can become coldstream_owner'
             WHEN pg_has_role(mine.oid, 'pg_execute_server_program', 'MEMBER') THEN 'can become pg_execute_server_program'
