@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use archiver::heal::{Finding, HealObserver, Outcome};
@@ -12,7 +12,10 @@ use domain::append::{AppendError, AppendRequest};
 use domain::event::{Data, NewEvent};
 use domain::log::EventLog;
 use domain::{ErrorKind, StreamName};
+use futures::future::BoxFuture;
+use replication::fence::FenceError;
 use serde_json::json;
+use thiserror::Error;
 use uuid::Uuid;
 
 use crate::chain::chain;
@@ -34,11 +37,16 @@ const REPEATS_MAX: u32 = 60;
 /// here only until that is stored.
 type Standing = Arc<Mutex<HashMap<String, &'static str>>>;
 
+/// Whether this region may append.
+pub type Permit = dyn Fn() -> BoxFuture<'static, Result<(), FenceError>> + Send + Sync;
+
 /// Counts findings, and appends an event for each that is news.
 pub struct HealRecorder {
     log: Arc<dyn EventLog>,
     region: String,
     standing: Standing,
+    /// Is asked before an event is appended, where no watch does so all the time (LOG-5).
+    permit: Arc<OnceLock<Box<Permit>>>,
     /// Held while an event is on its way: what is found later of an object is recorded later.
     turn: Arc<tokio::sync::Mutex<()>>,
     healed: AtomicU64,
@@ -65,11 +73,18 @@ impl HealRecorder {
             log,
             region: region.to_owned(),
             standing: Standing::default(),
+            permit: Arc::default(),
             turn: Arc::default(),
             healed: AtomicU64::new(0),
             not_rewritten: AtomicU64::new(0),
             lost: AtomicU64::new(0),
         }
+    }
+
+    /// From now on `permit` is asked before each append. Set once, by the composition root.
+    pub fn ask_first(&self, permit: Box<Permit>) {
+        // A second one comes too late: there is one root.
+        drop(self.permit.set(permit));
     }
 
     /// What was found so far.
@@ -130,10 +145,11 @@ impl HealObserver for HealRecorder {
         }
         let request = AppendRequest { events: vec![self.event(&finding, event_type)], ..AppendRequest::default() };
         let (log, standing, turn, key) = (self.log.clone(), self.standing.clone(), self.turn.clone(), finding.key);
+        let permit = self.permit.clone();
         // The read that found it does not wait for the record of it.
         tokio::spawn(async move {
             let _turn = turn.lock().await;
-            let stored = store(&*log, request).await;
+            let stored = store(&*log, permit.get().map(|permit| &**permit), request).await;
             if stored.is_err() || event_type == HEALED {
                 forget(&standing, &key, event_type);
             }
@@ -144,19 +160,44 @@ impl HealObserver for HealRecorder {
     }
 }
 
+/// Why a finding is not on the record.
+#[derive(Debug, Error)]
+#[error(transparent)]
+enum NotRecorded {
+    Fence(#[from] FenceError),
+    Append(#[from] AppendError),
+}
+
+impl NotRecorded {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Fence(error) => error.kind(),
+            Self::Append(error) => error.kind(),
+        }
+    }
+}
+
 /// Appends `request`, and again with the same ids while it is not known to be stored: it is on the record once.
-async fn store(log: &dyn EventLog, request: AppendRequest) -> Result<(), AppendError> {
+async fn store(log: &dyn EventLog, permit: Option<&Permit>, request: AppendRequest) -> Result<(), NotRecorded> {
     let mut pause = tokio::time::interval(REPEAT_PAUSE);
     let mut repeats = 0;
     loop {
         pause.tick().await;
-        let Err(error) = log.append(request.clone()).await else { return Ok(()) };
+        let Err(error) = store_once(log, permit, request.clone()).await else { return Ok(()) };
         let passes = matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Indeterminate);
         if !passes || repeats == REPEATS_MAX {
             return Err(error);
         }
         repeats += 1;
     }
+}
+
+async fn store_once(log: &dyn EventLog, permit: Option<&Permit>, request: AppendRequest) -> Result<(), NotRecorded> {
+    if let Some(permit) = permit {
+        permit().await?;
+    }
+    log.append(request).await?;
+    Ok(())
 }
 
 /// An object does not stand so any more, unless something else was found of it since. If that is because the log did not
@@ -168,11 +209,11 @@ fn forget(standing: &Mutex<HashMap<String, &'static str>>, key: &str, event_type
     }
 }
 
-fn tell(key: &str, event_type: &str, error: &AppendError) {
+fn tell(key: &str, event_type: &str, error: &NotRecorded) {
     match error.kind() {
         // Only the region that holds the epoch appends; the finding stands in this process's log.
         ErrorKind::Fenced => {
-            tracing::info!(key, event_type, "a finding is not on the record: this region does not append");
+            tracing::info!(key, event_type, error = %chain(error), "a finding is not on the record");
         }
         _ => tracing::warn!(key, event_type, error = %chain(error), "a finding is not on the record"),
     }
@@ -182,7 +223,7 @@ fn tell(key: &str, event_type: &str, error: &AppendError) {
 mod tests {
     use domain::append::{Appended, Role};
     use domain::archive::catalog::Segment;
-    use domain::log::{Direction, FollowerLog, LogReader};
+    use domain::log::{Direction, FollowerLog, LogReader, ReadError};
     use domain::merkle::Hash;
     use domain::record::Record;
     use domain::twin::{Between, Interposed, MemoryLog};
@@ -259,6 +300,30 @@ mod tests {
         log.change_role((one, Role::Follower), (two, Role::Active)).await.expect("promoted");
         recorder.found(lost()).await;
         assert_eq!(types(&log, 1).await, [LOST]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_watch_it_is_asked_first_whether_this_region_may_append() {
+        let log = log(Role::Active);
+        let recorder = HealRecorder::new(log.clone(), "home");
+        let answers = vec![
+            Ok(()),
+            Err(FenceError::Read(ReadError::Unavailable { reason: "a restart".into() })),
+            Err(FenceError::NotInForce { reason: "epoch 2 is in force".into() }),
+        ];
+        let answers = Mutex::new(answers);
+        recorder.ask_first(Box::new(move || {
+            let answer = answers.lock().expect("not poisoned").pop().expect("asked three times");
+            Box::pin(async { answer })
+        }));
+        let lost = || finding(Outcome::Lost { reason: "gone".into() });
+        recorder.found(lost()).await;
+        while recorder.standing.lock().expect("not poisoned").contains_key("seg/1") {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(types(&log, 0).await, Vec::<String>::new());
+        recorder.found(lost()).await;
+        assert_eq!(types(&log, 1).await, [LOST], "what was not known is asked again");
     }
 
     /// The first appends end in an error, after they were stored or before.

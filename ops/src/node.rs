@@ -19,9 +19,11 @@ use domain::store::ObjectStore;
 use domain::tiered::TieredLog;
 use domain::{Clock, ErrorKind};
 use event_log::{EventLogError, PgConfig, PgLog};
+use futures::FutureExt;
 use projections::SessionLimits;
 use projections::content::{ContentNow, ContentView};
 use projections::runner::Runner;
+use replication::fence::{self, FenceError};
 use replication::{Peer, PeerClient, Region};
 use segment_store::{ProbedStore, S3Store, StoreConfig, StoreConfigError};
 use sqlx::postgres::PgPool;
@@ -123,15 +125,30 @@ pub struct Node {
 }
 
 impl Node {
-    /// Puts a region's process together. Connects to the log; everything else is connected to when it is used.
+    /// Puts a region's process together that does not watch over the epoch: it asks before it appends by itself that
+    /// something was found damaged (LOG-5). Connects to the log; everything else is connected to when it is used.
     ///
     /// # Errors
     /// A [`NodeError`].
     pub async fn open(config: &Config) -> Result<Self, NodeError> {
-        Self::open_watched(config, Arc::new(Silent)).await
+        let node = Self::open_watched(config, Arc::new(Silent)).await?;
+        if let (Some(archive), Some(region)) = (&node.archive, &node.region) {
+            // The region reads what the findings are about.
+            let region = Arc::downgrade(region);
+            archive.heals.ask_first(Box::new(move || {
+                let region = region.upgrade();
+                async move {
+                    let closing = || FenceError::NotInForce { reason: "the process is ending".to_owned() };
+                    fence::in_force(&*region.ok_or_else(closing)?).await
+                }
+                .boxed()
+            }));
+        }
+        Ok(node)
     }
 
-    /// The same, where each step of the archive is told to `steps`: a place for kill tests.
+    /// The same for a process that watches over the epoch, from before its first append on. Each step of the archive is
+    /// told to `steps`: a place for kill tests.
     ///
     /// # Errors
     /// A [`NodeError`].

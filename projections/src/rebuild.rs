@@ -25,6 +25,10 @@ use crate::{ProjectionError, View, begin, compact};
 
 pub use compare::{Comparison, Rows};
 
+/// How often it is tried to hold the live version, a second apart. Each try waits as long as a session may wait for a
+/// lock; the month's sweep of a large view holds it for minutes.
+const MEETS_MAX: u32 = 180;
+const MEET_EVERY: Duration = Duration::from_secs(1);
 /// How often dropping the old version is tried, a second apart, while queries are still at it.
 const DROPS_MAX: u32 = 30;
 const DROP_EVERY: Duration = Duration::from_secs(1);
@@ -71,6 +75,9 @@ pub struct Rebuild<V> {
     beside: Mover<V>,
     watch: Arc<dyn Watch>,
 }
+
+/// A transaction that holds both versions, and where they stand.
+type Met = (Transaction<'static, Postgres>, Progress);
 
 /// What stands in the database of a rebuild.
 struct State {
@@ -164,7 +171,6 @@ impl<V: View> Rebuild<V> {
             tracing::error!(view, %checkpoint, differing, first, "PRJ-1: a view is not what its fold gives");
             return Err(ProjectionError::Differs { view, checkpoint, differing, first });
         }
-        self.come_close().await?;
         let (mut hold, _) = self.meet().await?;
         let swapped = sqlx::query(include_str!("rebuild/swap.sql")).bind(self.name()).execute(&mut *hold).await;
         swapped.map_err(ProjectionError::database("swap two versions of a view"))?;
@@ -191,7 +197,27 @@ impl<V: View> Rebuild<V> {
     }
 
     /// Holds the live version where it is, and brings the other one there. While the transaction is open, both stay.
-    async fn meet(&self) -> Result<(Transaction<'static, Postgres>, Progress), ProjectionError> {
+    async fn meet(&self) -> Result<Met, ProjectionError> {
+        let mut pace = interval(MEET_EVERY);
+        let mut tries = 0;
+        loop {
+            pace.tick().await;
+            tries += 1;
+            // What is left to be done while the live version is held is little.
+            self.come_close().await?;
+            match self.try_to_meet().await {
+                Ok(Some(met)) => return Ok(met),
+                Ok(None) => {}
+                Err(error) if error.kind() == ErrorKind::Unavailable && tries < MEETS_MAX => {
+                    tracing::info!(view = self.name(), tries, %error, "the live version is not to be had yet");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// `None`: the live version's window has moved meanwhile, and sweeping takes too long to hold it.
+    async fn try_to_meet(&self) -> Result<Option<Met>, ProjectionError> {
         let mut hold = begin(&self.beside.pool, "BEGIN").await.map_err(ProjectionError::database("begin"))?;
         Version::Live.lock(&mut hold, self.name()).await?;
         let live = self.live(&mut hold).await?.progress;
@@ -199,12 +225,12 @@ impl<V: View> Rebuild<V> {
             let from = self.beside.progress().await?;
             let behind = self.behind(from.checkpoint, live.checkpoint)?;
             if from.cutoff != live.cutoff {
-                self.beside.sweep(from, live.cutoff).await?;
+                return Ok(None);
             } else if behind > 0 {
                 self.fold(from, behind).await?;
             } else if from == live {
                 self.watch.reached("rebuild.met");
-                return Ok((hold, live));
+                return Ok(Some((hold, live)));
             } else {
                 let at = from.checkpoint.newest().ok_or(ProjectionError::NotSetUp { view: self.name() })?;
                 return Err(ProjectionError::OtherHistory { view: self.name(), position: at });

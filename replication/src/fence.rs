@@ -16,6 +16,7 @@ use domain::log::{ApplyError, ReadError};
 use domain::store::ObjectStore;
 use domain::{ClockError, Epoch, ErrorKind, Head};
 use thiserror::Error;
+use tokio::time::{MissedTickBehavior, interval};
 
 use crate::claim::{self, ClaimError, Reach};
 use crate::peer::Standing;
@@ -23,6 +24,8 @@ use crate::region::Region;
 
 /// A bucket has this long to answer the watch; the store's own limits are made for whole segments.
 const BUCKET_TIMEOUT: Duration = Duration::from_secs(10);
+/// Whoever appends without a watch asks so often.
+const ASK_EVERY: Duration = Duration::from_secs(5);
 
 /// Why the watch could not look or act. What it could not learn from others is no error but part of its answer.
 #[derive(Debug, Error)]
@@ -260,10 +263,30 @@ pub async fn look_now(region: &Region) -> Result<Watched, FenceError> {
 /// # Errors
 /// [`FenceError::NotInForce`] if the region is not active, or must not be; the others as for [`EpochWatch::round`].
 pub async fn in_force(region: &Region) -> Result<(), FenceError> {
+    ask(region, true).await
+}
+
+/// Asks again and again, as a watch does whose first round went well, and returns once this region's epoch is not in force
+/// any more: for whoever appends for longer than a moment after [`in_force`].
+pub async fn lost(region: &Region) -> FenceError {
+    let mut pace = interval(ASK_EVERY);
+    pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        pace.tick().await;
+        match ask(region, false).await {
+            Ok(()) => {}
+            Err(refused @ FenceError::NotInForce { .. }) => return refused,
+            // Without its own log it appends nothing either.
+            Err(error) => tracing::warn!(error = %chain(&error), "which epoch is in force is not known now"),
+        }
+    }
+}
+
+async fn ask(region: &Region, starting: bool) -> Result<(), FenceError> {
     let answers = ask_all(region, &region.log.log_head().await?.log_id).await;
     let LogHead { epoch, role, head, .. } = region.log.log_head().await?;
     let has_peer = region.peer.is_some();
-    let own = Own { region: region.name().to_owned(), epoch, role, head, has_peer, starting: true };
+    let own = Own { region: region.name().to_owned(), epoch, role, head, has_peer, starting };
     let reason = match decide(&own, &answers) {
         Verdict::ReadOnly { reason } => reason,
         Verdict::StepDown { epoch } => format!("epoch {epoch} is in force, of the other region"),
@@ -390,7 +413,10 @@ async fn complete_own_bucket(region: &Region, log: &str, answers: &Answers) {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
     use domain::log::{FollowerLog, LogReader};
+    use tokio::time::timeout;
 
     use super::*;
     use crate::testing::{Meddled, Pair, append, at, without_lock};
@@ -598,5 +624,21 @@ mod tests {
         assert!(refused.to_string().contains("epoch 2 is in force"), "{refused}");
         let still = pair.home.log.log_head().await.expect("readable");
         assert_eq!((still.role, still.epoch), (Role::Active, epoch(1)), "the watch of the server acts");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_appends_for_long_without_a_watch_learns_that_its_epoch_has_lost() {
+        let pair = Pair::new().await;
+        in_force(&pair.home).await.expect("the first epoch");
+        let mut losing = pin!(lost(&pair.home));
+        // Nobody answers for a while: it goes on, as a server that is active does.
+        pair.to_dr.set_up(false);
+        timeout(10 * ASK_EVERY, &mut losing).await.expect_err("that is no newer epoch");
+        pair.to_dr.set_up(true);
+        let log = pair.dr.log.log_head().await.expect("readable").log_id;
+        let own = Reach::OwnBucket;
+        claim::claim(&pair.dr, own, &log, epoch(2), Some(epoch(1)), Head::EMPTY, at(0)).await.expect("the next epoch");
+        let refused = timeout(2 * ASK_EVERY, losing).await.expect("it is told").to_string();
+        assert!(refused.contains("epoch 2 is in force"), "{refused}");
     }
 }

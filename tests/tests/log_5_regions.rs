@@ -3,6 +3,7 @@
 
 use ops::dev::Region;
 use serde_json::json;
+use sqlx::postgres::PgPool;
 use system_tests::two_regions::{
     Said, TwoRegions, append, append_run, becomes, event, head_beyond, is_fenced, lines, role, seal_all, standing,
     status, until,
@@ -99,6 +100,36 @@ async fn an_old_home_with_events_beyond_the_fork_serves_reads_only_whatever_it_c
     regions.dr.serve().await.expect("it serves again");
     append_run(&regions.dr, "newer", 3).await;
     assert_eq!((lines(&regions.dr).await.len(), lines(&regions.home).await.len()), (16, 17));
+    regions.end().await;
+}
+
+/// It asks when it starts, and runs for hours.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_import_that_is_under_way_ends_once_the_other_region_has_taken_over() {
+    let mut regions = TwoRegions::start().await;
+    append_run(&regions.home, "both", 10).await;
+    head_beyond(&regions.dr, 10).await;
+    regions.home.kill_server().await.expect("killed");
+    let folder = tempfile::tempdir().expect("a folder");
+    let history = folder.path().join("history.ndjson");
+    std::fs::write(&history, event("imported", "imported:0").to_string()).expect("written");
+    // No append ends while this is open.
+    let database = PgPool::connect(&regions.home.superuser_url()).await.expect("a session");
+    let mut holding = database.begin().await.expect("begun");
+    sqlx::query("LOCK TABLE coldstream.streams IN SHARE MODE").execute(&mut *holding).await.expect("held");
+    let importing = regions.begin(&regions.home, &["import", history.to_str().expect("UTF-8")]);
+    until("it appends", async || {
+        let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+        let waiting: i64 = sqlx::query_scalar(waiting).fetch_one(&database).await.map_err(|error| error.to_string())?;
+        if waiting > 0 { Ok(()) } else { Err("it does not".to_owned()) }
+    })
+    .await;
+    promote(&regions).await;
+    said(&importing.ends().await, 1, "epoch 2 is in force");
+    holding.rollback().await.expect("ended");
+    let heads = "SELECT position FROM coldstream.log_head";
+    let head: i64 = sqlx::query_scalar(heads).fetch_one(&database).await.expect("readable");
+    assert_eq!(head, 10, "nothing was appended in an epoch that has lost");
     regions.end().await;
 }
 

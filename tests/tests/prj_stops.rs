@@ -3,16 +3,19 @@
 
 mod prj_common;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use domain::window::LiveWindow;
 use domain::{ErrorKind, Position};
 use prj_common::tally::{Fault, Tally};
 use prj_common::{Rig, form, is_the_fold};
+use projections::rebuild::{Differences, Rebuild, Unwatched};
 use projections::runner::Runner;
 use projections::status::{self, Stopped, ViewStatus};
 use projections::{ProjectionError, SessionLimits, install};
 use sqlx::postgres::PgConnectOptions;
+use system_tests::two_regions::until;
 
 const NAMES: [(&str, Fault, &str); 3] = [
     ("view_refuses", Fault::Refuses, "the fold refuses it: deleted"),
@@ -122,6 +125,42 @@ async fn a_frozen_process_holds_a_view_up_for_its_limit_and_no_longer() {
     assert_eq!(runner.catch_up().await.expect("it goes on").checkpoint.get(), 12);
     let lost = frozen.commit().await.expect_err("its session was ended");
     assert_eq!(ProjectionError::database("commit")(lost).kind(), ErrorKind::Unavailable);
+}
+
+/// As while the month's sweep of a large view runs, which holds it for longer than a session waits.
+#[tokio::test]
+async fn a_rebuild_waits_for_a_live_version_that_is_held_for_longer_than_a_lock_is_waited_for() {
+    let rig = Rig::start("2026-01-15T00:00:00Z").await;
+    let view = Tally { name: "view_tally", fold: 1, fault: Fault::None }.installed(&rig).await;
+    history(&rig).await;
+    view.runner(&rig).catch_up().await.expect("caught up");
+    let mut sweeping = rig.pool.begin().await.expect("begun");
+    sqlx::query("SELECT FROM coldstream.consumers WHERE name = $1 FOR NO KEY UPDATE")
+        .bind(view.name)
+        .execute(&mut *sweeping)
+        .await
+        .expect("it holds the view");
+    let limits = SessionLimits { lock: Duration::from_millis(300), idle: Duration::from_secs(60) };
+    let url: PgConnectOptions = rig.cluster.url("service", "views").parse().expect("a URL");
+    let url = url.application_name("rebuild");
+    let rebuild = Rebuild::new(projections::pool(url, 4, &limits), rig.log.clone(), view, Arc::new(Unwatched));
+    let rebuilding = tokio::spawn(async move { rebuild.run(Differences::Refused).await });
+    let mut waits = 0;
+    for expected in [true, false, true, false] {
+        until(&format!("it waits for the live version: {expected}"), async || {
+            let waiting =
+                "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'rebuild' AND wait_event_type = 'Lock'";
+            let waiting: i64 =
+                sqlx::query_scalar(waiting).fetch_one(&rig.pool).await.map_err(|error| error.to_string())?;
+            if (waiting > 0) == expected { Ok(()) } else { Err(format!("{waiting} wait")) }
+        })
+        .await;
+        waits += 1;
+    }
+    assert_eq!(waits, 4);
+    sweeping.commit().await.expect("the sweep ends");
+    let rebuilt = rebuilding.await.expect("no panic").expect("it goes on");
+    assert_eq!((rebuilt.version, rebuilt.comparison.differing), (2, 0));
 }
 
 #[tokio::test]

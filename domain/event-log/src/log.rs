@@ -10,6 +10,7 @@ use domain::log::{ApplyError, Direction, EventLog, FollowerLog, LogReader, ReadE
 use domain::record::Record;
 use domain::tiered::ArchiveReader;
 use domain::{Clock, Epoch, Head, Position, StreamName, StreamVersion, Timestamp};
+use futures::FutureExt;
 use sqlx::Row as _;
 use sqlx::postgres::PgPool;
 
@@ -124,8 +125,10 @@ impl PgLog {
         let pool = session::pool(&config)?;
         let partitions = Arc::new(Partitions::new(pool.clone()));
         partitions.load().await.map_err(EventLogError::database("reading the list of partitions"))?;
+        let reader = Reader::new(pool.clone(), Arc::clone(&partitions));
+        let looking = reader.clone();
         let shared = Arc::new(Shared {
-            reader: Reader::new(pool.clone(), Arc::clone(&partitions)),
+            reader,
             config,
             pool,
             clock,
@@ -133,7 +136,10 @@ impl PgLog {
             simulated,
             partitions,
             counters: Counters::default(),
-            heads: Heads::new(),
+            heads: Heads::new(move || {
+                let reader = looking.clone();
+                async move { reader.log_head().await }.boxed()
+            }),
             archive: RwLock::default(),
             steps: OnceLock::new(),
             elapsed: OnceLock::new(),
@@ -234,7 +240,7 @@ impl LogReader for PgLog {
     }
 
     async fn wait_beyond(&self, seen: Head) -> Result<Head, ReadError> {
-        self.shared.heads.beyond(seen, || self.log_head()).await
+        self.shared.heads.beyond(seen).await
     }
 }
 

@@ -31,7 +31,7 @@ const RESTARTS_MAX: usize = 5;
 const COPIED_ROWS_MIN: u64 = 256;
 
 /// The readers of the process.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Reader {
     pool: PgPool,
     partitions: Arc<Partitions>,

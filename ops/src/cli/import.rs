@@ -36,6 +36,16 @@ async fn open(context: &Context) -> Result<Node, CliError> {
     Ok(node)
 }
 
+/// Lets `appending` go on for as long as the region's epoch is in force, which is asked beside it. What it has appended by
+/// then stands, and it goes on from there when it is run again.
+async fn while_in_force<T>(node: &Node, appending: impl Future<Output = T>) -> Result<T, CliError> {
+    let Some(region) = &node.region else { return Ok(appending.await) };
+    tokio::select! {
+        done = appending => Ok(done),
+        lost = fence::lost(region) => Err(CliError::failed("going on with the import")(lost)),
+    }
+}
+
 pub(super) async fn import(context: &Context, args: ImportArgs) -> Result<(), CliError> {
     let node = open(context).await?;
     let log = node.log.clone();
@@ -49,10 +59,10 @@ pub(super) async fn import(context: &Context, args: ImportArgs) -> Result<(), Cl
         recorded_at: args.recorded_at,
     };
     let bar = ImportBar::new("lines");
-    let report = job.run(&bar).await;
+    let report = while_in_force(&node, job.run(&bar)).await;
     bar.finish();
     log.shut_down().await;
-    context.output.data(&report.map_err(CliError::failed("the import"))?, people)
+    context.output.data(&report?.map_err(CliError::failed("the import"))?, people)
 }
 
 fn rate(events: u64, seconds: f64) -> f64 {
@@ -114,10 +124,10 @@ pub(super) async fn import_postgres_es(context: &Context, args: PostgresEsArgs) 
         recorded_at: args.recorded_at,
     };
     let bar = ImportBar::new("events");
-    let report = job.run(&bar).await;
+    let report = while_in_force(&node, job.run(&bar)).await;
     bar.finish();
     node.log.shut_down().await;
-    match report {
+    match report? {
         Ok(report) => context.output.data(&report, postgres_es_people),
         Err(error @ PostgresEsError::Differs { .. }) => Err(CliError::NotProven(error.to_string())),
         Err(error) => Err(CliError::failed("the import")(error)),

@@ -14,24 +14,32 @@ use domain::filter::{Filter, Searched, SearchedTo};
 use domain::log::{Direction, LogReader, ReadError};
 use domain::record::Record;
 use domain::{Head, Position, StreamName, StreamVersion, Timestamp};
-use tokio::time::{MissedTickBehavior, interval};
+use event_log::Looks;
+use futures::FutureExt;
+use tokio::time::timeout;
 
-/// While something waits for the other region's signature, it is looked for so often …
+/// While somebody waits for the other region's signature, it is looked for so often, for all who wait …
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// … and so many times, before whoever waits is told that there is nothing.
-const LOOKS: u32 = 10;
+/// … and so long, before whoever waits is told that there is nothing.
+const WAIT: Duration = Duration::from_secs(1);
 
 /// The log, up to what is confirmed.
 pub(super) struct ConfirmedLog {
     reader: Arc<dyn LogReader>,
+    signed: Arc<Signed>,
+    looks: Looks<Head>,
+}
+
+/// What both regions have signed.
+struct Signed {
     evidence: Arc<dyn EvidenceStore>,
     /// What was confirmed when it was last asked for. It never becomes less: a log that is wound back keeps what both have.
     known: AtomicU64,
 }
 
-impl ConfirmedLog {
-    pub(super) fn new(reader: Arc<dyn LogReader>, evidence: Arc<dyn EvidenceStore>) -> Self {
-        Self { reader, evidence, known: AtomicU64::new(0) }
+impl Signed {
+    fn known(&self) -> Head {
+        Head::new(self.known.load(Ordering::Relaxed)).unwrap_or(Head::EMPTY)
     }
 
     /// What is confirmed of a log with this head.
@@ -46,13 +54,23 @@ impl ConfirmedLog {
         let known = self.known.fetch_max(confirmed.get(), Ordering::Relaxed).max(confirmed.get());
         Ok(Head::new(known).unwrap_or(confirmed))
     }
+}
+
+impl ConfirmedLog {
+    pub(super) fn new(reader: Arc<dyn LogReader>, evidence: Arc<dyn EvidenceStore>) -> Self {
+        let signed = Arc::new(Signed { evidence, known: AtomicU64::new(0) });
+        let asking = (Arc::clone(&reader), Arc::clone(&signed));
+        let looks = Looks::new(LOOK_EVERY, move || {
+            let (reader, signed) = asking.clone();
+            async move { signed.of(&reader.log_head().await?).await }.boxed()
+        });
+        Self { reader, signed, looks }
+    }
 
     /// The newest position that may be read; asks only for what is not known yet.
     async fn bound(&self, wanted: Head) -> Result<Head, ReadError> {
-        match Head::new(self.known.load(Ordering::Relaxed)) {
-            Some(known) if known >= wanted => Ok(known),
-            _ => self.of(&self.reader.log_head().await?).await,
-        }
+        let known = self.signed.known();
+        if known >= wanted { Ok(known) } else { self.signed.of(&self.reader.log_head().await?).await }
     }
 
     /// How many records an answer from `from` on may have.
@@ -75,7 +93,7 @@ impl ConfirmedLog {
 impl LogReader for ConfirmedLog {
     async fn log_head(&self) -> Result<LogHead, ReadError> {
         let head = self.reader.log_head().await?;
-        Ok(LogHead { head: self.of(&head).await?, ..head })
+        Ok(LogHead { head: self.signed.of(&head).await?, ..head })
     }
 
     async fn read_log(&self, from: Position, direction: Direction, limit: usize) -> Result<Vec<Record>, ReadError> {
@@ -137,20 +155,19 @@ impl LogReader for ConfirmedLog {
     }
 
     async fn wait_beyond(&self, seen: Head) -> Result<Head, ReadError> {
-        if self.reader.wait_beyond(seen).await? <= seen {
-            return Ok(self.log_head().await?.head);
+        if self.signed.known() > seen || self.reader.wait_beyond(seen).await? <= seen {
+            return Ok(self.signed.known());
         }
         // It is there; the other region's word for it comes with some round.
-        let mut look = interval(LOOK_EVERY);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut confirmed = Head::EMPTY;
-        for _ in 0..LOOKS {
-            look.tick().await;
-            confirmed = self.log_head().await?.head;
-            if confirmed > seen {
-                break;
+        let waited = timeout(WAIT, async {
+            let mut looks = self.looks.listen();
+            loop {
+                let confirmed = looks.next().await?;
+                if confirmed > seen {
+                    return Ok(confirmed);
+                }
             }
-        }
-        Ok(confirmed)
+        });
+        waited.await.unwrap_or_else(|_| Ok(self.signed.known()))
     }
 }

@@ -75,6 +75,7 @@ use crate::workers::Workers;
 use archive::ArchiveApi;
 use audit::Asked;
 use auth::{TokenRole, Tokens};
+use confirmed::ConfirmedLog;
 use metrics::families::{HTTP_BODIES, HTTP_BODIES_LIMIT};
 use metrics::{ApiMetrics, MetricsText, Numbers};
 use problem::Problem;
@@ -138,6 +139,8 @@ pub struct ApiState {
     limits: HttpConfig,
     shutdown: CancellationToken,
     bodies: Bodies,
+    /// The log as far as the other region has it; `None` where there is none.
+    confirmed: Option<Arc<ConfirmedLog>>,
 }
 
 impl Deref for ApiState {
@@ -154,7 +157,10 @@ impl ApiState {
     pub fn new(parts: Parts, limits: HttpConfig, shutdown: CancellationToken) -> Self {
         let bodies = Bodies::new(limits.body_bytes_in_flight_max);
         let rates = Rates::new(limits.rates, !limits.behind_tls_proxy);
-        Self { parts, metrics: ApiMetrics::default(), rates, tails: Tails::default(), limits, shutdown, bodies }
+        let evidence = parts.region_api.as_ref().and_then(RegionApi::evidence);
+        let confirmed = evidence.map(|evidence| Arc::new(ConfirmedLog::new(parts.reader.clone(), evidence)));
+        let (metrics, tails) = (ApiMetrics::default(), Tails::default());
+        Self { parts, metrics, rates, tails, limits, shutdown, bodies, confirmed }
     }
 
     /// From now on these rates hold.

@@ -31,11 +31,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::auth::Caller;
-use super::confirmed::ConfirmedLog;
 use super::page::{PAGE_RECORDS, dense, page_limit, records_u64};
 use super::problem::Problem;
 use super::range::{LogQuery, LogRange, Way, limit};
-use super::regions::RegionApi;
 use super::route::{Answer, NDJSON, Route, lines as lines_shape, members, text};
 use super::scope::Touches;
 use super::search::{self, Search};
@@ -228,9 +226,10 @@ fn reader(state: &ApiState, confirmed: bool) -> Result<Arc<dyn LogReader>, Probl
     if !confirmed {
         return Ok(state.reader.clone());
     }
-    let evidence = state.region_api.as_ref().and_then(RegionApi::evidence);
-    let evidence = evidence.ok_or_else(|| Problem::invalid("confirmed: there is no other region that could"))?;
-    Ok(Arc::new(ConfirmedLog::new(state.reader.clone(), evidence)))
+    match &state.confirmed {
+        Some(confirmed) => Ok(confirmed.clone()),
+        None => Err(Problem::invalid("confirmed: there is no other region that could")),
+    }
 }
 
 pub(super) fn wants_events(headers: &HeaderMap) -> bool {
