@@ -9,6 +9,7 @@ use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use domain::log::{Direction, LogReader};
 use domain::merkle::Hash;
@@ -19,6 +20,7 @@ use futures::future::join;
 use sqlx::postgres::{PgPool, PgRow};
 use sqlx::{PgConnection, Row};
 
+use crate::session::within;
 use crate::view::View;
 use crate::{ProjectionError, begin, instant};
 
@@ -110,6 +112,13 @@ impl Version {
 /// A batch with so many bytes of events is full, whatever the number of its records.
 const FULL_BYTES: usize = 1 << 20;
 
+/// Within these a server answers, unless it is gone without a word: to a look-up, …
+const PROGRESS_LIMIT: Duration = Duration::from_secs(30);
+/// … to a batch, whose statements take milliseconds and wait for locks as long as the session may, …
+const APPLY_LIMIT: Duration = Duration::from_mins(5);
+/// … and to what touches all rows of a view.
+const SWEEP_LIMIT: Duration = Duration::from_hours(6);
+
 /// What came of folding the next records.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Folded {
@@ -168,7 +177,8 @@ impl<V: View> Mover<V> {
 
     pub(crate) async fn progress(&self) -> Result<Progress, ProjectionError> {
         let mut connection = self.pool.acquire().await.map_err(ProjectionError::database("connect"))?;
-        self.version.progress(&mut connection, self.view.name(), self.view.fold()).await
+        let progress = self.version.progress(&mut connection, self.view.name(), self.view.fold());
+        within(PROGRESS_LIMIT, "read a checkpoint", progress).await
     }
 
     /// Moves the window. `false`: somebody else moved the version meanwhile.
@@ -273,6 +283,11 @@ impl<V: View> Mover<V> {
 
     /// Does the work and moves from `from` to `to`, all or nothing. `false`: the version is not at `from` any more.
     async fn transact(&self, from: Progress, to: Progress, work: Work<'_>) -> Result<bool, Failure> {
+        let limit = if matches!(work, Work::Apply(_)) { APPLY_LIMIT } else { SWEEP_LIMIT };
+        within(limit, "move a view", self.transact_unbounded(from, to, work)).await
+    }
+
+    async fn transact_unbounded(&self, from: Progress, to: Progress, work: Work<'_>) -> Result<bool, Failure> {
         let name = self.view.name();
         let mut tx = begin(&self.pool, "BEGIN").await.map_err(ProjectionError::database("begin"))?;
         // The lock first, then the comparison: what is compared stays so until the commit.

@@ -3,7 +3,16 @@
 
 use std::time::Duration;
 
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::Connection;
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
+use tokio::time::timeout;
+
+use crate::ProjectionError;
+
+/// How long a session that has rested may take to say that it is still there …
+const REST_LIMIT: Duration = Duration::from_secs(1);
+/// … and one that comes back to the pool, which has to end what was asked of it by somebody who is gone.
+const RELEASE_LIMIT: Duration = Duration::from_secs(5);
 
 /// How long a session may keep others waiting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,5 +42,31 @@ pub fn pool(database: PgConnectOptions, connections: u32, limits: &SessionLimits
         ("tcp_keepalives_interval", "5"),
         ("tcp_keepalives_count", "3"),
     ];
-    PgPoolOptions::new().max_connections(connections).connect_lazy_with(database.options(session))
+    PgPoolOptions::new()
+        .max_connections(connections)
+        // One whose server is gone without a word would keep its place until TCP gives up.
+        .test_before_acquire(false)
+        .before_acquire(|connection, _| Box::pin(speaks(connection, REST_LIMIT)))
+        .after_release(|connection, _| Box::pin(speaks(connection, RELEASE_LIMIT)))
+        .connect_lazy_with(database.options(session))
+}
+
+/// Does one thing with the database, for `limit` at most: a server that is gone without a word is an error, where the
+/// driver would wait for ever.
+pub(crate) async fn within<T, E: From<ProjectionError>>(
+    limit: Duration,
+    doing: &'static str,
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    timeout(limit, work).await.unwrap_or_else(|_| Err(ProjectionError::database(doing)(silent()).into()))
+}
+
+/// Whether the server answers in this session; an error closes it without another word.
+async fn speaks(connection: &mut PgConnection, limit: Duration) -> Result<bool, sqlx::Error> {
+    timeout(limit, connection.ping()).await.unwrap_or_else(|_| Err(silent()))?;
+    Ok(true)
+}
+
+fn silent() -> sqlx::Error {
+    sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, "the server says nothing"))
 }

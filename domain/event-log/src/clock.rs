@@ -2,20 +2,20 @@
 
 use async_trait::async_trait;
 use domain::{Clock, ClockError, Timestamp};
-use sqlx::postgres::PgPool;
 
 use crate::error::{EventLogError, chain};
 use crate::instant::Instant;
 use crate::log::PgLog;
+use crate::sessions::Sessions;
 
 /// The clock of a log with simulated time. All processes of the log see the same.
 #[derive(Debug, Clone)]
 pub(crate) struct LogClock {
-    pool: PgPool,
+    pool: Sessions,
 }
 
 impl LogClock {
-    pub(crate) fn new(pool: PgPool) -> Self {
+    pub(crate) fn new(pool: Sessions) -> Self {
         Self { pool }
     }
 }

@@ -17,6 +17,7 @@ use crate::holder;
 use crate::log::Shared;
 use crate::rows::NewRow;
 use crate::session::{self, Purpose, SERVER_LIMIT, silent};
+use crate::sessions::answered;
 use crate::writer::{Group, HeadRow, Ids, NewId, Writer, in_order};
 
 /// How often the head is waited for: each time its holder is looked at, and ended if it is frozen.
@@ -198,9 +199,8 @@ impl Follower {
                 .bind(from.1.as_str())
                 .bind(to.0.as_i64())
                 .bind(to.1.as_str())
-                .execute(&mut *session)
-                .await;
-            match changed {
+                .execute(&mut *session);
+            match answered(changed).await {
                 Ok(changed) => {
                     let head = self.shared.reader.log_head().await.map_err(|error| unavailable(&error))?;
                     let done = changed.rows_affected() == 1;

@@ -12,13 +12,13 @@ use domain::group::{
     Settlement, Start, Take, Which, check_settlements,
 };
 use domain::{Epoch, Head};
-use sqlx::postgres::{PgPool, Postgres};
+use sqlx::postgres::Postgres;
 use sqlx::{Row as _, pool::PoolConnection};
 
 use crate::error::{Trouble, chain, trouble};
 use crate::instant::Instant;
 use crate::log::PgLog;
-use crate::session::begin;
+use crate::sessions::Sessions;
 use rows::{Outcomes, group, idle, lease, parked, settled, status};
 
 /// An error before anything was sent, or of a statement that only reads.
@@ -56,7 +56,7 @@ fn missing(group: &Group) -> GroupError {
 }
 
 impl PgLog {
-    fn pool(&self) -> &PgPool {
+    fn pool(&self) -> &Sessions {
         &self.shared().pool
     }
 
@@ -79,7 +79,7 @@ impl PgLog {
 
     async fn lease(&self, of: &Group, consumer: &ConsumerName, max: usize) -> Result<Option<Lease>, GroupError> {
         let settings = of.settings();
-        let mut transaction = begin(self.pool()).await.map_err(unread)?;
+        let mut transaction = self.pool().begin().await.map_err(unread)?;
         let locked = sqlx::query(include_str!("sql/group_lock.sql")).bind(of.id.0).fetch_optional(&mut *transaction);
         locked.await.map_err(unread)?.ok_or_else(|| missing(of))?;
         sqlx::query(include_str!("sql/group_wake.sql"))

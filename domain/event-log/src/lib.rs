@@ -31,6 +31,7 @@ mod partitions;
 mod reader;
 mod rows;
 mod session;
+mod sessions;
 mod settings;
 mod snapshots;
 mod tags;

@@ -12,7 +12,6 @@ use domain::tiered::ArchiveReader;
 use domain::{Clock, Epoch, Head, Position, StreamName, StreamVersion, Timestamp};
 use futures::FutureExt;
 use sqlx::Row as _;
-use sqlx::postgres::PgPool;
 
 use crate::appender::Appender;
 use crate::clock::LogClock;
@@ -23,6 +22,7 @@ use crate::metrics::Counters;
 use crate::partitions::Partitions;
 use crate::reader::{Reader, read_error};
 use crate::session::{self, Purpose};
+use crate::sessions::Sessions;
 use crate::{PgConfig, migrations};
 
 /// Appends and prunes stop when two clocks differ by more than this.
@@ -37,7 +37,7 @@ pub(crate) fn clock_difference(own: Timestamp, other: Timestamp) -> Option<i64> 
 /// What readers, appender and follower share.
 pub(crate) struct Shared {
     pub(crate) config: PgConfig,
-    pub(crate) pool: PgPool,
+    pub(crate) pool: Sessions,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) system_identifier: i64,
     pub(crate) simulated: bool,
@@ -122,7 +122,7 @@ impl PgLog {
             .map_err(EventLogError::database("reading the log's head"))?
             .ok_or(EventLogError::NotInitialised)?;
         let simulated = row.try_get("simulated").map_err(EventLogError::database("reading the log's head"))?;
-        let pool = session::pool(&config)?;
+        let pool = Sessions::of(&config)?;
         let partitions = Arc::new(Partitions::new(pool.clone()));
         partitions.load().await.map_err(EventLogError::database("reading the list of partitions"))?;
         let reader = Reader::new(pool.clone(), Arc::clone(&partitions));

@@ -9,7 +9,10 @@ use domain::log::ReadError;
 use futures::future::BoxFuture;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
+
+/// A look that takes longer has failed: whoever waits must not go on as if nothing had happened.
+const LOOK_LIMIT: Duration = Duration::from_secs(10);
 
 #[derive(Clone)]
 struct Answer<T> {
@@ -93,7 +96,8 @@ impl<T: Clone> Shared<T> {
             if let Some(at) = last {
                 sleep_until(at + shared.every).await;
             }
-            let found = (shared.ask)().await;
+            let silent = |_| Err(ReadError::Unavailable { reason: "the database says nothing".to_owned() });
+            let found = timeout(LOOK_LIMIT, (shared.ask)()).await.unwrap_or_else(silent);
             shared.heard.send_replace(Some(Answer { found, at: Instant::now() }));
         }
     }
@@ -186,6 +190,18 @@ mod tests {
         looks.fresh().expect_err("it is known");
         tokio::time::advance(EVERY).await;
         looks.fresh().expect("it is old");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_database_that_says_nothing_is_an_error_and_asked_again() {
+        let silent = AtomicU64::new(1);
+        let looks = Looks::new(EVERY, move || {
+            let first = silent.swap(0, SeqCst) == 1;
+            async move { if first { std::future::pending().await } else { Ok(7) } }.boxed()
+        });
+        let mut listener = looks.listen();
+        assert!(matches!(listener.next().await, Err(ReadError::Unavailable { .. })));
+        assert_eq!(listener.next().await.expect("it is back"), 7);
     }
 
     #[tokio::test(start_paused = true)]

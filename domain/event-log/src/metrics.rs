@@ -194,8 +194,7 @@ impl PgLog {
     /// Connections for reads and for the catalog: how many are open, and how many of these nobody uses.
     #[must_use]
     pub fn connections(&self) -> (u32, u32) {
-        let pool = &self.shared().pool;
-        (pool.size(), u32::try_from(pool.num_idle()).unwrap_or(u32::MAX))
+        self.shared().pool.count()
     }
 
     /// What the database says, in one round trip.

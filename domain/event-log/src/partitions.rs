@@ -9,12 +9,12 @@ use std::time::Duration;
 use domain::{Head, Position, Timestamp};
 use futures::future::try_join_all;
 use sqlx::Row as _;
-use sqlx::postgres::PgPool;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::instant::Instant;
 use crate::session::{SERVER_LIMIT, silent};
+use crate::sessions::Sessions;
 
 /// Longer than the statement's own limit in these sessions and the wait for one of them: the server is gone without a word.
 const MAKE_LIMIT: Duration = Duration::from_secs(90);
@@ -71,7 +71,7 @@ impl PartitionMap {
 /// The map, shared by all readers and writers of the process.
 #[derive(Debug)]
 pub(crate) struct Partitions {
-    pool: PgPool,
+    pool: Sessions,
     map: Mutex<Arc<PartitionMap>>,
     /// Months whose partition is being made ahead of the group that needs it.
     claimed: Mutex<BTreeSet<Timestamp>>,
@@ -79,7 +79,7 @@ pub(crate) struct Partitions {
 }
 
 impl Partitions {
-    pub(crate) fn new(pool: PgPool) -> Self {
+    pub(crate) fn new(pool: Sessions) -> Self {
         Self { pool, map: Mutex::default(), claimed: Mutex::default(), makers: Semaphore::new(MAKERS) }
     }
 
@@ -195,8 +195,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_group_that_begins_a_month_does_not_move_the_head_of_a_map_without_it() {
-        let pool = PgPool::connect_lazy("postgres://127.0.0.1:1/none").expect("a url");
-        let partitions = Partitions::new(pool);
+        let nowhere = crate::PgConfig { url: "postgres://127.0.0.1:1/none".into(), ..crate::PgConfig::default() };
+        let partitions = Partitions::new(Sessions::of(&nowhere).expect("a url"));
         *partitions.lock() = Arc::new(map());
         let head = |n: i64| Head::from_i64(n).expect("a head");
         assert!(!partitions.advanced(head(30), [month("2026-03"), month("2026-04")].into_iter()));

@@ -15,13 +15,14 @@ use domain::log::{Direction, ReadError};
 use domain::record::Record;
 use domain::{Epoch, Head, Position, StreamName, StreamVersion, Timestamp};
 use sqlx::Row as _;
-use sqlx::postgres::{PgPool, PgRow};
+use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
 use crate::error::{Trouble, chain, trouble};
 use crate::instant::Instant;
 use crate::partitions::{PartitionMap, Partitions};
 use crate::rows::{self, COLUMNS, Values};
+use crate::sessions::Sessions;
 use page::{Page, after, gap, middle};
 pub(crate) use past::LiveFrom;
 
@@ -33,7 +34,7 @@ const COPIED_ROWS_MIN: u64 = 256;
 /// The readers of the process.
 #[derive(Debug, Clone)]
 pub(crate) struct Reader {
-    pool: PgPool,
+    pool: Sessions,
     partitions: Arc<Partitions>,
 }
 
@@ -92,7 +93,7 @@ impl Restarts {
 }
 
 impl Reader {
-    pub(crate) fn new(pool: PgPool, partitions: Arc<Partitions>) -> Self {
+    pub(crate) fn new(pool: Sessions, partitions: Arc<Partitions>) -> Self {
         Self { pool, partitions }
     }
 

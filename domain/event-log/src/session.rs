@@ -1,11 +1,11 @@
 //! Sessions: every connection sets what the promises need by itself, and is refused where the server cannot keep them.
-//! No other module opens a connection.
+//! No other module but `sessions`, the pool, opens a connection.
 
 use std::str::FromStr;
 use std::time::Duration;
 
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection, Postgres, Row, Transaction};
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{ConnectOptions, Connection, Row};
 use tokio::time::timeout;
 
 use crate::PgConfig;
@@ -87,7 +87,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    async fn of(connection: &mut PgConnection) -> Result<Self, sqlx::Error> {
+    pub(crate) async fn of(connection: &mut PgConnection) -> Result<Self, sqlx::Error> {
         let row = sqlx::query(include_str!("sql/server.sql")).fetch_one(connection).await?;
         Ok(Self {
             backend: Backend { pid: row.try_get("backend_pid")?, started: row.try_get("backend_start")? },
@@ -102,7 +102,7 @@ impl Server {
     }
 
     /// Why the log must not run here.
-    fn danger(&self, allow_superuser: bool) -> Option<String> {
+    pub(crate) fn danger(&self, allow_superuser: bool) -> Option<String> {
         let server = if !self.fsync {
             Some("the server runs with fsync off: what it acknowledges is lost in a crash; set fsync = on")
         } else if !self.full_page_writes {
@@ -143,31 +143,4 @@ async fn open_unbounded(config: &PgConfig, purpose: Purpose) -> Result<(PgConnec
         Some(reason) => Err(EventLogError::Unsafe { reason }),
         None => Ok((connection, server)),
     }
-}
-
-/// The pool for reads and the catalog. A connection made later to a standby, after the primary has moved, is refused.
-pub(crate) fn pool(config: &PgConfig) -> Result<PgPool, EventLogError> {
-    let allow_superuser = config.allow_superuser;
-    let pool = PgPoolOptions::new()
-        .max_connections(config.connections)
-        .acquire_timeout(Duration::from_secs(10))
-        .after_connect(move |connection, _| {
-            Box::pin(async move {
-                match Server::of(connection).await?.danger(allow_superuser) {
-                    Some(reason) => Err(sqlx::Error::Configuration(reason.into())),
-                    None => Ok(()),
-                }
-            })
-        })
-        .connect_lazy_with(options(config, Purpose::Serve)?);
-    Ok(pool)
-}
-
-/// Begins a transaction, also if whoever asked for it is gone before it has begun: the driver would put its session back into
-/// the pool with a transaction open, and what comes next in that session would never be committed. A task that nobody
-/// waits for ends, and what it has begun is rolled back.
-pub(crate) async fn begin(pool: &PgPool) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
-    let pool = pool.clone();
-    let begun = tokio::spawn(async move { pool.begin().await }).await;
-    begun.unwrap_or_else(|ended| Err(sqlx::Error::Io(std::io::Error::other(ended))))
 }

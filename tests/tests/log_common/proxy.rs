@@ -29,6 +29,8 @@ struct State {
     target: AtomicU16,
     next: Mutex<Option<Cut>>,
     cuts: AtomicUsize,
+    /// Connections of an earlier one say nothing any more.
+    era: AtomicUsize,
     /// Held by whoever lets nobody connect.
     door: tokio::sync::RwLock<()>,
 }
@@ -41,6 +43,7 @@ impl Proxy {
             target: AtomicU16::new(target),
             next: Mutex::default(),
             cuts: AtomicUsize::new(0),
+            era: AtomicUsize::new(0),
             door: tokio::sync::RwLock::default(),
         });
         let shared = Arc::clone(&state);
@@ -75,6 +78,12 @@ impl Proxy {
         self.state.door.write().await
     }
 
+    /// Nothing comes through the connections that are open any more, either way, and none of them is closed: as if the
+    /// server's machine, or the network to it, were gone. New ones lead to the server.
+    pub(crate) fn silence(&self) {
+        self.state.era.fetch_add(1, Ordering::SeqCst);
+    }
+
     pub(crate) fn cuts(&self) -> usize {
         self.state.cuts.load(Ordering::SeqCst)
     }
@@ -83,9 +92,16 @@ impl Proxy {
 async fn pump(client: TcpStream, server: TcpStream, state: &State) {
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
+    let era = state.era.load(Ordering::SeqCst);
+    let hear = async || {
+        if state.era.load(Ordering::SeqCst) != era {
+            std::future::pending::<()>().await;
+        }
+    };
     let replies = async {
         let mut buffer = vec![0; 1 << 16];
         while let Ok(read) = from_server.read(&mut buffer).await {
+            hear().await;
             if read == 0 || to_client.write_all(&buffer[..read]).await.is_err() {
                 break;
             }
@@ -98,6 +114,7 @@ async fn pump(client: TcpStream, server: TcpStream, state: &State) {
         let mut protocol = Protocol::default();
         loop {
             let message = message(&mut from_client, true).await?;
+            hear().await;
             let commit = protocol.commits(&message);
             let cut = if commit { state.next.lock().unwrap_or_else(PoisonError::into_inner).take() } else { None };
             if cut == Some(Cut::Before) {

@@ -11,7 +11,7 @@ use super::{catalog_error, hash, refused};
 use crate::instant::Instant;
 use crate::log::PgLog;
 use crate::rows::number;
-use crate::session::begin;
+use crate::sessions::answered;
 
 const LAST_MANIFEST: &str = "SELECT epoch, number, sha256 FROM coldstream.last_manifest";
 
@@ -70,11 +70,11 @@ impl Catalog for PgLog {
         step: ManifestRef,
         added: &[Segment],
     ) -> Result<(), CatalogError> {
-        let mut transaction = begin(&self.shared().pool).await.map_err(catalog_error)?;
+        let mut transaction = self.shared().pool.begin().await.map_err(catalog_error)?;
         // The lock of the table, not of its row: before the first manifest there is none.
-        let lock = transaction.execute(include_str!("../sql/lock_manifest.sql")).await;
+        let lock = answered(transaction.execute(include_str!("../sql/lock_manifest.sql"))).await;
         lock.map_err(catalog_error)?;
-        let last = transaction.fetch_optional(LAST_MANIFEST).await.map_err(catalog_error)?;
+        let last = answered(transaction.fetch_optional(LAST_MANIFEST)).await.map_err(catalog_error)?;
         let last = last.as_ref().map(manifest).transpose().map_err(catalog_error)?;
         if last == Some(step) {
             return Ok(());
@@ -82,26 +82,23 @@ impl Catalog for PgLog {
         if last != after {
             return Err(refused("another manifest is the last"));
         }
-        let newest: Option<i64> = sqlx::query_scalar("SELECT max(last_position) FROM coldstream.segments")
-            .fetch_one(&mut *transaction)
-            .await
-            .map_err(catalog_error)?;
+        let newest = sqlx::query_scalar("SELECT max(last_position) FROM coldstream.segments");
+        let newest: Option<i64> = answered(newest.fetch_one(&mut *transaction)).await.map_err(catalog_error)?;
         let mut next = newest.and_then(Position::from_i64).map_or(Position::FIRST, Position::next);
         for segment in added {
             if segment.first != next {
                 return Err(refused(format!("the next segment starts at {next}, not at {}", segment.first)));
             }
             next = segment.last.next();
-            insert(&mut transaction, segment, &step).await.map_err(catalog_error)?;
+            answered(insert(&mut transaction, segment, &step)).await.map_err(catalog_error)?;
         }
-        sqlx::query(include_str!("../sql/set_manifest.sql"))
+        let set = sqlx::query(include_str!("../sql/set_manifest.sql"))
             .bind(step.epoch.as_i64())
             .bind(i64::try_from(step.number).unwrap_or(i64::MAX))
             .bind(&step.sha256.0[..])
-            .execute(&mut *transaction)
-            .await
-            .map_err(catalog_error)?;
-        transaction.commit().await.map_err(catalog_error)
+            .execute(&mut *transaction);
+        answered(set).await.map_err(catalog_error)?;
+        answered(transaction.commit()).await.map_err(catalog_error)
     }
 
     async fn wind_back(&self, last: ManifestRef, to: Option<ManifestRef>) -> Result<(), CatalogError> {

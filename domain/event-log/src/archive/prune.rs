@@ -5,11 +5,14 @@
 //! transaction of its own. A crash between any two leaves something that nobody reads and that the next run removes; the
 //! other way round, an event of the live log would have no id for a moment, and a retry of it would be stored twice (LOG-4).
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use domain::archive::catalog::{CatalogError, LivePartitions, Partition, PruneProof};
 use domain::{Position, Timestamp};
 use sqlx::Row as _;
 use sqlx::postgres::PgConnection;
+use tokio::time::timeout;
 
 use super::catalog_error;
 use crate::error::{EventLogError, Trouble, trouble};
@@ -21,6 +24,8 @@ use crate::session::{self, Purpose};
 const WASTE_PERCENT: i64 = 10;
 /// … and it is small enough to be written in about a second, in which appends wait.
 const REBUILD_BYTES_MAX: i64 = 128 << 20;
+/// Statements that prune have no limit of their own; a server that takes longer is gone without a word.
+const MAINTAIN_LIMIT: Duration = Duration::from_hours(6);
 /// Tables that lose rows or move them.
 const REBUILT: [&str; 2] = ["event_ids", "streams"];
 
@@ -81,6 +86,13 @@ impl LivePartitions for PgLog {
     }
 
     async fn prune(&self, proof: PruneProof) -> Result<(), CatalogError> {
+        let pruned = timeout(MAINTAIN_LIMIT, self.prune_unbounded(&proof)).await;
+        pruned.unwrap_or_else(|_| Err(catalog_error(session::silent())))
+    }
+}
+
+impl PgLog {
+    async fn prune_unbounded(&self, proof: &PruneProof) -> Result<(), CatalogError> {
         let Partition { month, first, last, .. } = *proof.partition();
         let (mut session, _) = session::open(&self.shared().config, Purpose::Maintain)
             .await
@@ -94,9 +106,7 @@ impl LivePartitions for PgLog {
         self.shared().reached("prune.dropped");
         self.forget(&mut session).await.map_err(catalog_error)
     }
-}
 
-impl PgLog {
     /// Counts a partition's rows: a scan, so only what may go is counted.
     async fn count(&self, table: &str) -> Result<Option<u64>, CatalogError> {
         let statement = format!("SELECT count(*) FROM {table}");
@@ -120,6 +130,11 @@ impl PgLog {
 
     /// Drops what earlier runs have left, and gives back space.
     async fn tidy(&self) -> Result<Maintenance, EventLogError> {
+        let silent = |_| Err(EventLogError::database("removing what pruning has left")(session::silent()));
+        timeout(MAINTAIN_LIMIT, self.tidy_unbounded()).await.unwrap_or_else(silent)
+    }
+
+    async fn tidy_unbounded(&self) -> Result<Maintenance, EventLogError> {
         let (mut session, _) = session::open(&self.shared().config, Purpose::Maintain).await?;
         let mut done = Maintenance::default();
         let failed = EventLogError::database("removing what pruning has left");

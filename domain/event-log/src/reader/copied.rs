@@ -5,14 +5,14 @@
 use futures::TryStreamExt;
 use sqlx::Postgres;
 use sqlx::pool::PoolConnection;
-use sqlx::postgres::PgPool;
 
 use super::Stop;
 use crate::rows::{CopiedRows, Values};
+use crate::sessions::{Sessions, answered};
 
 /// Gives `take` the rows that `statement`, a COPY to STDOUT of the columns of events, sends.
 pub(super) async fn rows(
-    pool: &PgPool,
+    pool: &Sessions,
     statement: &str,
     take: impl FnMut(&Values<'_>) -> Result<(), Stop>,
 ) -> Result<(), Stop> {
@@ -32,9 +32,9 @@ impl Session {
         mut take: impl FnMut(&Values<'_>) -> Result<(), Stop>,
     ) -> Result<(), Stop> {
         let connection = self.0.as_mut().ok_or(sqlx::Error::PoolClosed)?;
-        let mut pieces = connection.copy_out_raw(statement).await?;
+        let mut pieces = answered(connection.copy_out_raw(statement)).await?;
         let mut rows = CopiedRows::default();
-        while let Some(piece) = pieces.try_next().await? {
+        while let Some(piece) = answered(pieces.try_next()).await? {
             rows.feed(&piece, &mut take)?;
         }
         Ok(rows.end()?)

@@ -1,0 +1,98 @@
+//! LOG-1 where the database's machine, or the network to it, is gone without a word: connections stay open and nothing comes
+//! through them. Whoever waits is told, and once the database can be reached again everything goes on without a restart.
+
+mod log_common;
+
+use std::sync::Arc;
+
+use domain::log::{EventLog, LogReader};
+use domain::{ErrorKind, Head};
+use event_log::PgConfig;
+use log_common::proxy::Proxy;
+use log_common::{Database, Rig, new_log, places, request};
+use sqlx::{Connection, Executor, PgConnection};
+
+/// A session that holds the head's table: whoever asks for the head waits.
+async fn holding(database: &Database) -> PgConnection {
+    let mut session = PgConnection::connect(&database.admin_url).await.expect("connected");
+    session.execute("BEGIN; LOCK TABLE coldstream.log_head").await.expect("held");
+    session
+}
+
+/// Returns once so many sessions of the service wait for a lock.
+async fn waiting(database: &Database, sessions: i64) {
+    let mut session = PgConnection::connect(&database.admin_url).await.expect("connected");
+    let query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
+    while sqlx::query_scalar::<_, i64>(query).fetch_one(&mut session).await.expect("readable") < sessions {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn sessions_whose_server_is_gone_give_their_place_to_others() {
+    let rig = Rig::start().await;
+    let database = rig.database(new_log()).await;
+    let proxy = Proxy::start(rig.cluster.port()).await;
+    let log = Arc::new(database.open_at(&proxy.url(&database.url)).await);
+    let mut holding = holding(&database).await;
+    let sessions = PgConfig::default().connections;
+    let reads: Vec<_> = (0..sessions)
+        .map(|_| {
+            let log = log.clone();
+            tokio::spawn(async move { log.log_head().await })
+        })
+        .collect();
+    waiting(&database, i64::from(sessions)).await;
+    proxy.silence();
+    holding.execute("ROLLBACK").await.expect("let go");
+    // As a door does whose clients have hung up.
+    reads.into_iter().for_each(|read| read.abort());
+    assert_eq!(log.log_head().await.expect("by a new session").head, Head::EMPTY);
+}
+
+#[tokio::test]
+async fn whoever_waits_for_the_head_is_told_that_the_database_is_gone_and_goes_on_when_it_is_back() {
+    let rig = Rig::start().await;
+    let database = rig.database(new_log()).await;
+    let proxy = Proxy::start(rig.cluster.port()).await;
+    let log = database.open_at(&proxy.url(&database.url)).await;
+    assert_eq!(log.wait_beyond(Head::EMPTY).await.expect("nothing new"), Head::EMPTY);
+    let shut = proxy.shut().await;
+    proxy.silence();
+    let error = loop {
+        match log.wait_beyond(Head::EMPTY).await {
+            Ok(head) => assert_eq!(head, Head::EMPTY),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    drop(shut);
+    while log.wait_beyond(Head::EMPTY).await.is_err() {}
+}
+
+#[tokio::test]
+async fn an_append_that_the_server_does_not_answer_any_more_is_answered_by_what_it_holds() {
+    let rig = Rig::start().await;
+    let database = rig.database(new_log()).await;
+    let proxy = Proxy::start(rig.cluster.port()).await;
+    let log = Arc::new(database.open_at(&proxy.url(&database.url)).await);
+    let asked = |id: &str| request(&[("note-a", id)], &[]);
+    log.append(asked("first")).await.expect("stored");
+    let mut holding = holding(&database).await;
+    let appending = tokio::spawn({
+        let (log, asked) = (log.clone(), asked("second"));
+        async move { log.append(asked).await }
+    });
+    waiting(&database, 1).await;
+    proxy.silence();
+    holding.execute("ROLLBACK").await.expect("let go");
+    let answer = appending.await.expect("no panic");
+    if let Err(error) = &answer {
+        assert!(matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Indeterminate), "{error}");
+    }
+    let again = log.append(asked("second")).await.expect("it can be reached");
+    if let Ok(first) = answer {
+        assert_eq!(places(&again), places(&first));
+    }
+    assert_eq!(log.log_head().await.expect("readable").head, Head::new(2).expect("small"));
+}
