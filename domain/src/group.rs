@@ -243,7 +243,9 @@ pub trait ConsumerGroups: Send + Sync {
     /// used twice. First it takes back what is due: a lease that ran out is a failed attempt.
     ///
     /// An event is handed out only if no event of its stream is under another lease, and none before it in its stream
-    /// waits. So several events of one stream may be in one lease, in their order and without a gap.
+    /// waits. So several events of one stream may be in one lease, in their order and without a gap. An event whose last
+    /// attempt ended with its lease is handed out alone: of those that were under that lease one may have killed its
+    /// worker, and the others are not to fail with it again.
     ///
     /// # Errors
     /// `Fenced` where the region is not active.

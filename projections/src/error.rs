@@ -203,8 +203,8 @@ fn of_database(error: &sqlx::Error) -> ErrorKind {
         };
     };
     // PostgreSQL's classes: connection, rolled back, resources, intervention, system; a lock not to be had, a session
-    // that was silent for too long, and a server that is a standby just now.
-    let again = ["08", "40", "53", "57", "58", "55P03", "25P03", "25006"];
+    // or transaction that took too long, and a server that is a standby just now.
+    let again = ["08", "40", "53", "57", "58", "55P03", "25P03", "25P04", "25006"];
     let code = refusal.code().unwrap_or_default();
     if again.iter().any(|class| code.starts_with(class)) { ErrorKind::Unavailable } else { ErrorKind::Invalid }
 }

@@ -17,7 +17,7 @@ use domain::{ErrorKind, Head};
 use futures::TryStreamExt;
 use sqlx::postgres::{PgPool, PgRow};
 use sqlx::{PgConnection, Postgres, Row, Transaction};
-use tokio::time::interval;
+use tokio::time::{MissedTickBehavior, interval};
 
 use crate::mover::{Folded, Mover, Progress, Standing, Version};
 use crate::runner::BATCH_RECORDS;
@@ -199,6 +199,7 @@ impl<V: View> Rebuild<V> {
     /// Holds the live version where it is, and brings the other one there. While the transaction is open, both stay.
     async fn meet(&self) -> Result<Met, ProjectionError> {
         let mut pace = interval(MEET_EVERY);
+        pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut tries = 0;
         loop {
             pace.tick().await;

@@ -37,6 +37,8 @@ pub fn pool(database: PgConnectOptions, connections: u32, limits: &SessionLimits
     let session = [
         ("lock_timeout", lock.as_str()),
         ("idle_in_transaction_session_timeout", &idle),
+        // A month's sweep and the swap of a rebuild take as long as they take, whatever the role has.
+        ("statement_timeout", "0"),
         // A client whose machine is gone must not hold its locks until TCP gives up after hours.
         ("tcp_keepalives_idle", "5"),
         ("tcp_keepalives_interval", "5"),

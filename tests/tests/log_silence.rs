@@ -1,13 +1,15 @@
-//! LOG-1 where the database's machine, or the network to it, is gone without a word: connections stay open and nothing comes
-//! through them. Whoever waits is told, and once the database can be reached again everything goes on without a restart.
+//! LOG-1 where somebody is gone without a word. The database's machine, or the network to it: connections stay open and
+//! nothing comes through them; whoever waits is told, and once the database can be reached again everything goes on without a
+//! restart. The standby that a commit waits for: nothing is acknowledged that it has not. And the appender's own task.
 
 mod log_common;
 
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use domain::log::{EventLog, LogReader};
-use domain::{ErrorKind, Head};
-use event_log::PgConfig;
+use domain::{Clock, ClockError, ErrorKind, Head, Timestamp};
+use event_log::{PgConfig, PgLog};
 use log_common::proxy::Proxy;
 use log_common::{Database, Rig, new_log, places, request};
 use sqlx::{Connection, Executor, PgConnection};
@@ -95,4 +97,69 @@ async fn an_append_that_the_server_does_not_answer_any_more_is_answered_by_what_
         assert_eq!(places(&again), places(&first));
     }
     assert_eq!(log.log_head().await.expect("readable").head, Head::new(2).expect("small"));
+}
+
+/// What a session of the appender waits for.
+async fn appender_waits(admin: &mut PgConnection, event: &str) {
+    let query =
+        "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'coldstream append' AND wait_event = $1)";
+    while !sqlx::query_scalar::<_, bool>(query).bind(event).fetch_one(&mut *admin).await.expect("readable") {}
+}
+
+#[tokio::test]
+async fn what_a_synchronous_standby_has_not_got_is_not_acknowledged_though_it_can_be_seen() {
+    let rig = Rig::start().await;
+    let database = rig.database(new_log()).await;
+    let log = Arc::new(database.open().await);
+    log.append(request(&[("note-a", "first")], &[])).await.expect("stored");
+    let mut admin = database.superuser().await;
+    let standby = "ALTER SYSTEM SET synchronous_standby_names = 'absent'";
+    admin.execute(standby).await.expect("set");
+    admin.execute("SELECT pg_reload_conf()").await.expect("reloaded");
+    let asked = request(&[("note-a", "second")], &[]);
+    let appending = tokio::spawn({
+        let (log, asked) = (log.clone(), asked.clone());
+        async move { log.append(asked).await }
+    });
+    appender_waits(&mut admin, "SyncRep").await;
+    // As a connection that breaks, or a server that restarts: what was committed here can be seen from now on.
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+    admin.execute(end).await.expect("ended");
+    let error = appending.await.expect("no panic").expect_err("this server may be lost, and the standby has it not");
+    assert_eq!(error.kind(), ErrorKind::Indeterminate, "{error}");
+    assert_eq!(log.log_head().await.expect("readable").head, Head::new(2).expect("small"));
+    admin.execute("ALTER SYSTEM RESET synchronous_standby_names").await.expect("reset");
+    admin.execute("SELECT pg_reload_conf()").await.expect("reloaded");
+    let again = loop {
+        match log.append(asked.clone()).await {
+            Ok(appended) => break appended,
+            // Sessions that still wait hold the head for a moment.
+            Err(error) => assert!(matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Indeterminate), "{error}"),
+        }
+    };
+    assert!(again.replayed);
+    assert_eq!(places(&again), [(2, 2)]);
+}
+
+/// A fault of the program, where the appender asks what time it is.
+struct Faulty;
+
+#[async_trait]
+impl Clock for Faulty {
+    async fn now(&self) -> Result<Timestamp, ClockError> {
+        panic!("a fault")
+    }
+}
+
+#[tokio::test]
+async fn an_appender_that_a_fault_has_ended_says_so() {
+    let rig = Rig::start().await;
+    let database = rig.database(new_log()).await;
+    let log = PgLog::connect(PgConfig::at(&database.url), Arc::new(Faulty)).await.expect("the log opens");
+    let asked = || request(&[("note-a", "first")], &[]);
+    let error = log.append(asked()).await.expect_err("nobody answers");
+    assert_eq!(error.kind(), ErrorKind::Indeterminate, "{error}");
+    log.broke().await;
+    let error = log.append(asked()).await.expect_err("nobody takes it");
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
 }

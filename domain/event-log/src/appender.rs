@@ -22,7 +22,7 @@ use std::sync::Arc;
 use domain::append::{AppendError, AppendRequest, Appended, InvalidRequest};
 use domain::arbiter::Verdict;
 use domain::event::EventError;
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::log::Shared;
@@ -58,15 +58,17 @@ pub(crate) struct Appender {
     queue: Arc<Queue<Ticket>>,
     shared: Arc<Shared>,
     task: tokio::sync::Mutex<Option<JoinHandle<()>>>,
+    broken: watch::Receiver<bool>,
 }
 
 impl Appender {
     pub(crate) fn start(shared: Arc<Shared>) -> Self {
         let queue = Arc::new(Queue::new(shared.config.queue_bytes));
         let retries = Retries::new(Arc::clone(&shared));
+        let (breaks, broken) = watch::channel(false);
         let task = Task { shared: Arc::clone(&shared), queue: Arc::clone(&queue), retries };
-        let task = tokio::sync::Mutex::new(Some(tokio::spawn(task.run())));
-        Self { queue, shared, task }
+        let task = tokio::sync::Mutex::new(Some(tokio::spawn(task.run(Breaks(breaks)))));
+        Self { queue, shared, task, broken }
     }
 
     pub(crate) async fn append(&self, request: AppendRequest) -> Result<Appended, AppendError> {
@@ -82,6 +84,14 @@ impl Appender {
     /// The requests that wait, and the bytes of those that wait or are being committed.
     pub(crate) fn queued(&self) -> (usize, usize) {
         self.queue.holds()
+    }
+
+    /// Returns when the task has ended by a panic: nothing is appended any more.
+    pub(crate) async fn broke(&self) {
+        // One that has ended in good order is gone, and does not break.
+        if self.broken.clone().wait_for(|broken| *broken).await.is_err() {
+            std::future::pending().await
+        }
     }
 
     /// Refuses what comes from now on, and returns when all that was accepted is answered.
@@ -122,8 +132,19 @@ struct Task {
     retries: Retries,
 }
 
+/// Tells of a panic in whose course it is dropped.
+struct Breaks(watch::Sender<bool>);
+
+impl Drop for Breaks {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.send_replace(true);
+        }
+    }
+}
+
 impl Task {
-    async fn run(mut self) {
+    async fn run(mut self, _breaks: Breaks) {
         // If this task should end by a panic, nobody waits for an answer that never comes.
         let _closed = self.queue.closed_in_the_end();
         let mut committer = Committer::new(Arc::clone(&self.shared));

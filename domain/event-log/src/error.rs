@@ -120,8 +120,8 @@ pub(crate) fn trouble(error: &sqlx::Error) -> Trouble {
         "42501" => Trouble::Denied,
         // check_violation: on our tables only "no partition of relation found for row", unless an operator adds one.
         "23514" if database.message().contains("no partition") => Trouble::Gone,
-        // admin_shutdown, crash_shutdown, cannot_connect_now, idle_session_timeout; idle_in_transaction too.
-        "57P01" | "57P02" | "57P03" | "57P05" | "25P03" => Trouble::Lost,
+        // admin_shutdown, crash_shutdown, cannot_connect_now, idle_session_timeout; idle_in_transaction and transaction too.
+        "57P01" | "57P02" | "57P03" | "57P05" | "25P03" | "25P04" => Trouble::Lost,
         // data_corrupted, index_corrupted; a second row where our head said that there is none; a guard's refusal.
         "XX001" | "XX002" | "23505" | "23000" => Trouble::Damage,
         other => match &other[..other.len().min(2)] {

@@ -95,6 +95,7 @@ impl PgLog {
             .bind(bigint(max))
             .bind(consumer.as_str())
             .bind(i64::from(settings.lease_seconds))
+            .bind(LAPSED_REASON)
             .fetch_all(&mut *transaction)
             .await
             .map_err(unread)?;

@@ -173,6 +173,12 @@ impl PgLog {
         }
     }
 
+    /// Returns when a fault of the program has ended the appender: every append is refused from then on, and only a new
+    /// process takes them.
+    pub async fn broke(&self) {
+        self.appender.broke().await;
+    }
+
     /// Refuses appends from now on and returns when all that were accepted are answered.
     pub async fn shut_down(&self) {
         self.appender.shut_down().await;

@@ -1,7 +1,9 @@
 //! One look for all who wait: what many would ask the database for again and again is asked by one task, one look at a
 //! time, for as long as somebody waits; all hear the answer. However many wait and however slow the answer is, the
-//! database has one question of theirs to answer.
+//! database has one question of theirs to answer. A single look that fails is told to nobody, or one session that was not
+//! to be had in time would end all who wait: the next one has the word.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -24,6 +26,8 @@ struct Shared<T> {
     every: Duration,
     ask: Box<dyn Fn() -> BoxFuture<'static, Result<T, ReadError>> + Send + Sync>,
     heard: watch::Sender<Option<Answer<T>>>,
+    /// Whether the last look failed.
+    failed: AtomicBool,
     /// The task that looks, while there is one.
     looking: Mutex<Option<JoinHandle<()>>>,
 }
@@ -44,7 +48,13 @@ impl<T: Clone + Send + Sync + 'static> Looks<T> {
         ask: impl Fn() -> BoxFuture<'static, Result<T, ReadError>> + Send + Sync + 'static,
     ) -> Self {
         let (heard, _) = watch::channel(None);
-        Self(Arc::new(Shared { every, ask: Box::new(ask), heard, looking: Mutex::default() }))
+        Self(Arc::new(Shared {
+            every,
+            ask: Box::new(ask),
+            heard,
+            failed: AtomicBool::new(false),
+            looking: Mutex::default(),
+        }))
     }
 
     /// The last answer, if the next look is not due yet.
@@ -91,14 +101,19 @@ impl<T: Clone + Send + Sync + 'static> Listener<'_, T> {
 impl<T: Clone> Shared<T> {
     #[expect(clippy::disallowed_methods, reason = "the pace of a question that costs nothing but load")]
     async fn look_while_somebody_waits(shared: Arc<Self>) {
+        let mut last = shared.heard.borrow().as_ref().map(|answer| answer.at);
         while shared.somebody_waits() {
-            let last = shared.heard.borrow().as_ref().map(|answer| answer.at);
             if let Some(at) = last {
                 sleep_until(at + shared.every).await;
             }
             let silent = |_| Err(ReadError::Unavailable { reason: "the database says nothing".to_owned() });
             let found = timeout(LOOK_LIMIT, (shared.ask)()).await.unwrap_or_else(silent);
-            shared.heard.send_replace(Some(Answer { found, at: Instant::now() }));
+            let at = Instant::now();
+            last = Some(at);
+            let failed_before = shared.failed.swap(found.is_err(), Ordering::Relaxed);
+            if found.is_ok() || failed_before {
+                shared.heard.send_replace(Some(Answer { found, at }));
+            }
         }
     }
 
@@ -182,11 +197,16 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_error_is_an_answer_for_all_until_the_next_look_is_due() {
-        let down = || ReadError::Unavailable { reason: "down".into() };
-        let looks = Looks::<()>::new(EVERY, move || async move { Err(down()) }.boxed());
+    async fn a_second_error_is_an_answer_for_all_until_the_next_look_is_due() {
+        let asked = Arc::new(AtomicU64::new(0));
+        let counted = asked.clone();
+        let looks = Looks::<()>::new(EVERY, move || {
+            counted.fetch_add(1, SeqCst);
+            async move { Err(ReadError::Unavailable { reason: "down".into() }) }.boxed()
+        });
         let heard = join_all((0..3).map(async |_| looks.listen().next().await)).await;
         assert!(heard.iter().all(Result::is_err));
+        assert_eq!(asked.load(SeqCst), 2);
         looks.fresh().expect_err("it is known");
         tokio::time::advance(EVERY).await;
         looks.fresh().expect("it is old");
@@ -194,14 +214,28 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_database_that_says_nothing_is_an_error_and_asked_again() {
-        let silent = AtomicU64::new(1);
+        let asked = AtomicU64::new(0);
         let looks = Looks::new(EVERY, move || {
-            let first = silent.swap(0, SeqCst) == 1;
-            async move { if first { std::future::pending().await } else { Ok(7) } }.boxed()
+            let silent = asked.fetch_add(1, SeqCst) < 2;
+            async move { if silent { std::future::pending().await } else { Ok(7) } }.boxed()
         });
         let mut listener = looks.listen();
         assert!(matches!(listener.next().await, Err(ReadError::Unavailable { .. })));
         assert_eq!(listener.next().await.expect("it is back"), 7);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_look_that_fails_is_told_to_nobody() {
+        let asked = AtomicU64::new(0);
+        let looks = Looks::new(EVERY, move || {
+            let number = asked.fetch_add(1, SeqCst);
+            let failed = || Err(ReadError::Unavailable { reason: "no session was to be had".into() });
+            async move { if number % 2 == 0 { failed() } else { Ok(number) } }.boxed()
+        });
+        let mut listener = looks.listen();
+        for number in [1, 3, 5] {
+            assert_eq!(listener.next().await.expect("the next one has the word"), number);
+        }
     }
 
     #[tokio::test(start_paused = true)]

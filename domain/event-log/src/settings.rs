@@ -39,8 +39,7 @@ struct Settings {
     wal_level: String,
     max_wal_bytes: i64,
     synchronous_commit: String,
-    statement_timeout: String,
-    lock_timeout: String,
+    transaction_timeout: String,
     idle_in_transaction: String,
     /// For everybody together who is no superuser; less where role or database have limits of their own.
     connections: i32,
@@ -55,8 +54,7 @@ impl Settings {
             wal_level: row.try_get("wal_level")?,
             max_wal_bytes: row.try_get("max_wal_bytes")?,
             synchronous_commit: row.try_get("synchronous_commit")?,
-            statement_timeout: row.try_get("statement_timeout")?,
-            lock_timeout: row.try_get("lock_timeout")?,
+            transaction_timeout: row.try_get("transaction_timeout")?,
             idle_in_transaction: row.try_get("idle_in_transaction")?,
             connections: row.try_get("connections")?,
         })
@@ -65,7 +63,7 @@ impl Settings {
     /// What could be better for a process that takes `needed` connections.
     fn advice(&self, needed: u32) -> Vec<Advice> {
         let on_off = |on: bool| if on { "on" } else { "off" }.to_owned();
-        let endless = "views have no limits of their own: a rebuild may never come to its end: 0";
+        let endless = "it cannot be set for a session of any version: what takes longer, as a rebuild may, is ended: 0";
         let few =
             format!("one process takes up to {needed}; reads wait for what it cannot have: raise it where it is set");
         let all = [
@@ -89,8 +87,7 @@ impl Settings {
                 ("synchronous_commit", self.synchronous_commit.clone(), self.synchronous_commit == "off"),
                 "the log sets its own, so appends are safe; what others write here may be gone after a crash: on",
             ),
-            (("statement_timeout", self.statement_timeout.clone(), self.statement_timeout != "0"), endless),
-            (("lock_timeout", self.lock_timeout.clone(), self.lock_timeout != "0"), endless),
+            (("transaction_timeout", self.transaction_timeout.clone(), self.transaction_timeout != "0"), endless),
             (
                 (
                     "idle_in_transaction_session_timeout",
@@ -137,8 +134,7 @@ mod tests {
             wal_level: "replica".into(),
             max_wal_bytes: 8 << 30,
             synchronous_commit: "on".into(),
-            statement_timeout: "0".into(),
-            lock_timeout: "0".into(),
+            transaction_timeout: "0".into(),
             idle_in_transaction: "5min".into(),
             connections: 15,
         }
@@ -161,8 +157,7 @@ mod tests {
             wal_level: "minimal".into(),
             max_wal_bytes: 1 << 30,
             synchronous_commit: "off".into(),
-            statement_timeout: "30s".into(),
-            lock_timeout: "1s".into(),
+            transaction_timeout: "30s".into(),
             idle_in_transaction: "0".into(),
             connections: 14,
         };
@@ -172,13 +167,12 @@ mod tests {
             "wal_level",
             "max_wal_size",
             "synchronous_commit",
-            "statement_timeout",
-            "lock_timeout",
+            "transaction_timeout",
             "idle_in_transaction_session_timeout",
             "max_connections",
         ];
         assert_eq!(advised(&bad), all);
         let values: Vec<String> = bad.advice(15).into_iter().map(|advice| advice.value).collect();
-        assert_eq!(values, ["off", "off", "minimal", "1024 MB", "off", "30s", "1s", "0", "14"]);
+        assert_eq!(values, ["off", "off", "minimal", "1024 MB", "off", "30s", "0", "14"]);
     }
 }

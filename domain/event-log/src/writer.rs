@@ -335,7 +335,15 @@ impl Writer {
         self.cached_for = Some(before.after(head, recorded_at));
     }
 
-    /// Ends another session of this role's; `false` if it is gone.
+    /// Commits something that changes nothing: whatever was committed before it is as durable then, with the standbys that
+    /// a commit waits for too.
+    pub(crate) async fn commit_something(&mut self) -> Result<(), sqlx::Error> {
+        let statement = "SELECT pg_logical_emit_message(true, 'coldstream', 'whether a group is there')";
+        self.connection.execute(statement).await.map(drop)
+    }
+
+    /// Ends another session of this role's; `false` if it is gone. One that waits for a synchronous standby is let alone: its
+    /// commit would be seen at once, and lost with this server.
     pub(crate) async fn end_session(&mut self, session: Backend) -> Result<bool, sqlx::Error> {
         let query = sqlx::query(include_str!("sql/end_session.sql")).bind(session.pid).bind(session.started);
         query.fetch_optional(&mut self.connection).await.map(|row| row.is_some())

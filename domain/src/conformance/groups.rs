@@ -48,6 +48,7 @@ pub async fn run<T: Timed, F: Future<Output = T>>(make: impl Fn() -> F) {
         a_stream_is_in_one_lease_at_a_time,
         what_fails_is_tried_again_later_and_parked_in_the_end,
         a_lease_that_ran_out_is_a_failed_attempt_and_a_late_worker_changes_nothing,
+        what_failed_with_its_lease_is_handed_out_alone,
         a_lease_is_extended_while_its_worker_lives,
         what_is_released_counts_no_attempt,
         what_is_parked_holds_nothing_back_and_is_replayed_out_of_order,
@@ -299,6 +300,32 @@ async fn a_lease_that_ran_out_is_a_failed_attempt_and_a_late_worker_changes_noth
     }
     let parked = bench.parked(&group).await;
     assert_eq!((parked[0].position, parked[0].reason.as_str()), (at(2), LAPSED_REASON));
+}
+
+async fn what_failed_with_its_lease_is_handed_out_alone<T: Timed>(bench: &Bench<T>) {
+    let group = bench.with(&["a-1", "a-2", "a-3", "a-4"]).await;
+    // The second one kills whoever begins it.
+    assert_eq!(bench.taken(&group, 3).await, [1, 2, 3]);
+    bench.0.pass(30).await;
+    let fresh = bench.take(&group, 9).await.expect("an event");
+    assert_eq!(positions(&fresh.events), [4], "what failed waits");
+    bench.all_done(&group, &fresh).await;
+    bench.0.pass(10).await;
+    let one = bench.take(&group, 9).await.expect("an event");
+    assert_eq!((positions(&one.events), one.events[0].attempt), (vec![1], 2));
+    assert_eq!(bench.taken(&group, 9).await, [2], "alone");
+    let three = bench.take(&group, 9).await.expect("an event");
+    assert_eq!(positions(&three.events), [3]);
+    bench.all_done(&group, &one).await;
+    bench.all_done(&group, &three).await;
+    bench.0.pass(30).await;
+    assert!(bench.take(&group, 9).await.is_none());
+    bench.0.pass(20).await;
+    assert_eq!(bench.taken(&group, 9).await, [2]);
+    bench.0.pass(30).await;
+    assert!(bench.take(&group, 9).await.is_none());
+    let parked = bench.parked(&group).await;
+    assert_eq!((parked.len(), parked[0].position, parked[0].attempts), (1, at(2), 3), "nobody else fails with it");
 }
 
 async fn a_lease_is_extended_while_its_worker_lives<T: Timed>(bench: &Bench<T>) {

@@ -116,6 +116,11 @@ impl Event {
         };
     }
 
+    /// Whether its last attempt ended with its lease.
+    fn has_lapsed(&self) -> bool {
+        self.attempts > 0 && self.reason.as_str() == LAPSED_REASON
+    }
+
     /// Ends an attempt that is not done.
     fn end(&mut self, settings: &GroupSettings, now: Timestamp, outcome: Outcome) -> Settled {
         match outcome {
@@ -162,7 +167,12 @@ impl Kept {
                 _ => {}
             }
         }
-        picked.truncate(max);
+        let has_lapsed = |position: &Position| self.events[position].has_lapsed();
+        picked.truncate(match picked.iter().position(has_lapsed) {
+            Some(0) => max.min(1),
+            Some(before) => max.min(before),
+            None => max,
+        });
         picked
     }
 

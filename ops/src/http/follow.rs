@@ -19,7 +19,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use super::ApiState;
 use super::page::{PAGE_RECORDS, dense};
 use super::problem::Problem;
-use super::read::{EVENTS, LAST_EVENT_ID, Spelling, answer, lines, log_broken_answer, wants_events};
+use super::read::{EVENTS, LAST_EVENT_ID, QUIET_ROUNDS, Spelling, answer, lines, log_broken_answer, wants_events};
 use super::tails::Tail;
 use crate::clock::Stopwatch;
 
@@ -39,6 +39,8 @@ struct Following {
     behind: bool,
     spelling: Spelling,
     pace: Interval,
+    /// For how many rounds the log has not moved.
+    still: u32,
     quiet: Stopwatch,
     tail: Tail,
 }
@@ -90,6 +92,7 @@ async fn tail(
         behind: false,
         spelling,
         pace,
+        still: 0,
         quiet: Stopwatch::start(),
         tail: state.tails.open(head.head),
     };
@@ -132,7 +135,13 @@ impl Following {
             if !self.behind {
                 self.pace.tick().await;
                 // About a second, if nothing moves.
-                self.seen = self.reader.wait_beyond(self.seen).await?.max(self.seen);
+                let seen = self.reader.wait_beyond(self.seen).await?;
+                self.still = if seen > self.seen { 0 } else { (self.still + 1) % QUIET_ROUNDS };
+                self.seen = seen.max(self.seen);
+                if self.still > 0 {
+                    self.quiet = Stopwatch::start();
+                    return Ok(self.spelling.heartbeat());
+                }
             }
             let records = self.look().await?;
             let silent = records.is_empty();

@@ -59,7 +59,10 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::MethodRouter;
 use domain::ErrorKind;
-use domain::log::{EventLog, LogReader};
+use domain::append::Role;
+use domain::log::{EventLog, LogReader, ReadError};
+use event_log::Looks;
+use futures::FutureExt;
 use projections::content::ContentNow;
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
@@ -139,6 +142,8 @@ pub struct ApiState {
     limits: HttpConfig,
     shutdown: CancellationToken,
     bodies: Bodies,
+    /// What the region is, for whoever asks whether it is ready.
+    roles: Looks<Role>,
     /// The log as far as the other region has it; `None` where there is none.
     confirmed: Option<Arc<ConfirmedLog>>,
 }
@@ -159,8 +164,21 @@ impl ApiState {
         let rates = Rates::new(limits.rates, !limits.behind_tls_proxy);
         let evidence = parts.region_api.as_ref().and_then(RegionApi::evidence);
         let confirmed = evidence.map(|evidence| Arc::new(ConfirmedLog::new(parts.reader.clone(), evidence)));
+        let log = Arc::clone(&parts.log);
+        let roles = Looks::new(ROLE_EVERY, move || {
+            let log = Arc::clone(&log);
+            async move { Ok(log.log_head().await?.role) }.boxed()
+        });
         let (metrics, tails) = (ApiMetrics::default(), Tails::default());
-        Self { parts, metrics, rates, tails, limits, shutdown, bodies, confirmed }
+        Self { parts, metrics, rates, tails, limits, shutdown, bodies, roles, confirmed }
+    }
+
+    /// What the region is, or was a moment ago.
+    async fn role(&self) -> Result<Role, ReadError> {
+        match self.roles.fresh()? {
+            Some(role) => Ok(role),
+            None => self.roles.listen().next().await,
+        }
     }
 
     /// From now on these rates hold.
@@ -179,6 +197,9 @@ impl ApiState {
         }
     }
 }
+
+/// Whoever asks without a token is answered by a look that is at most so old.
+const ROLE_EVERY: Duration = Duration::from_millis(200);
 
 const EVERYONE: &[TokenRole] = &TokenRole::ALL;
 const APPENDERS: &[TokenRole] = &[TokenRole::Appender];

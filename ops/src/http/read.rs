@@ -418,6 +418,9 @@ pub(super) fn log_broken_answer(error: &ReadError) {
     tracing::error!(error = %crate::chain::chain(error), "an answer is broken off in its middle");
 }
 
+/// A tail that is quiet reads its log once in so many rounds of a second, whatever the hint of the log says.
+pub(super) const QUIET_ROUNDS: u32 = 5;
+
 /// The range, and then whatever is appended, for as long as the client listens. What was read last decides
 /// what is read next, so nothing is missed and nothing comes twice, whatever the hint of the log says.
 fn tail(mut scan: Scan, next: Position, tails: &Tails, shutdown: CancellationToken) -> Body {
@@ -428,19 +431,19 @@ fn tail(mut scan: Scan, next: Position, tails: &Tails, shutdown: CancellationTok
     };
     let open = tails.open(first.unwrap_or(next).head_before());
     scan.tail = Some(open.clone());
-    let live = stream::try_unfold((reader, next), move |(reader, next)| {
+    let live = stream::try_unfold((reader, next, 0), move |(reader, next, quiet)| {
         let (shutdown, open) = (shutdown.clone(), open.clone());
         async move {
             let waited = tokio::select! {
                 () = shutdown.cancelled() => return Ok(None),
-                waited = next_records(&*reader, next) => waited.inspect_err(log_broken_answer)?,
+                waited = next_records(&*reader, next, quiet) => waited.inspect_err(log_broken_answer)?,
             };
             match waited.last() {
-                None => Ok(Some((spelling.heartbeat(), (reader, next)))),
+                None => Ok(Some((spelling.heartbeat(), (reader, next, (quiet + 1) % QUIET_ROUNDS)))),
                 Some(last) => {
                     let after = last.position().next();
                     open.at(last.position().as_head());
-                    Ok(Some((lines(&waited, spelling), (reader, after))))
+                    Ok(Some((lines(&waited, spelling), (reader, after, 0))))
                 }
             }
         }
@@ -448,11 +451,14 @@ fn tail(mut scan: Scan, next: Position, tails: &Tails, shutdown: CancellationTok
     Body::from_stream(stream::StreamExt::chain(pages(scan), live))
 }
 
-/// What stands from `next` on; waits about a second for it if there is nothing.
-async fn next_records(reader: &dyn LogReader, next: Position) -> Result<Vec<Record>, ReadError> {
-    let mut records = reader.read_log(next, Direction::Forward, PAGE_RECORDS).await?;
-    if records.is_empty() {
-        reader.wait_beyond(next.head_before()).await?;
+/// What stands from `next` on; waits about a second for it if there is nothing. After a quiet round, what the wait says is
+/// believed: however many tails are quiet, one look at the head is made for all of them.
+async fn next_records(reader: &dyn LogReader, next: Position, quiet: u32) -> Result<Vec<Record>, ReadError> {
+    let mut records = Vec::new();
+    if quiet == 0 {
+        records = reader.read_log(next, Direction::Forward, PAGE_RECORDS).await?;
+    }
+    if records.is_empty() && reader.wait_beyond(next.head_before()).await?.includes(next) {
         records = reader.read_log(next, Direction::Forward, PAGE_RECORDS).await?;
     }
     if !records.is_empty() {

@@ -29,7 +29,7 @@ use super::page::PAGE_RECORDS;
 use super::problem::Problem;
 use super::query;
 use super::range::{LogQuery, LogRange};
-use super::read::{Spelling, answer, lines, log_broken_answer};
+use super::read::{QUIET_ROUNDS, Spelling, answer, lines, log_broken_answer};
 use super::resume::epoch_at;
 use super::route::members;
 use super::tails::Tails;
@@ -214,29 +214,35 @@ impl Search {
         let next = self.next.unwrap_or(Position::FIRST);
         let archived = head.pruned.includes(next);
         let open = tails.open(next.head_before());
-        let body = stream::try_unfold((self, next), move |(search, next)| {
+        let body = stream::try_unfold((self, next, 0), move |(search, next, quiet)| {
             let (shutdown, open) = (shutdown.clone(), open.clone());
             async move {
                 let found = tokio::select! {
                     () = shutdown.cancelled() => return Ok(None),
-                    found = search.wait(next) => found.inspect_err(log_broken_answer)?,
+                    found = search.wait(next, quiet) => found.inspect_err(log_broken_answer)?,
                 };
                 let after = found.to.map_or(next, |to| to.position.next());
                 open.at(after.head_before());
-                Ok::<_, ReadError>(Some((search.piece(&found), (search, after))))
+                let quiet = if found.to.is_some() { 0 } else { (quiet + 1) % QUIET_ROUNDS };
+                Ok::<_, ReadError>(Some((search.piece(&found), (search, after, quiet))))
             }
         });
         answer(Body::from_stream(body), head, archived, None)
     }
 
     /// What a search from `next` on finds; waits about a second if there is nothing to look at.
-    async fn wait(&self, next: Position) -> Result<Searched, ReadError> {
-        let found = self.look(next, PAGE_RECORDS).await?;
-        if found.to.is_some() {
-            return Ok(found);
+    /// After a quiet round, what the wait says is believed.
+    async fn wait(&self, next: Position, quiet: u32) -> Result<Searched, ReadError> {
+        if quiet == 0 {
+            let found = self.look(next, PAGE_RECORDS).await?;
+            if found.to.is_some() {
+                return Ok(found);
+            }
         }
-        self.reader.wait_beyond(next.head_before()).await?;
-        self.look(next, PAGE_RECORDS).await
+        if self.reader.wait_beyond(next.head_before()).await?.includes(next) {
+            return self.look(next, PAGE_RECORDS).await;
+        }
+        Ok(Searched::default())
     }
 
     /// Its records, and a token if it has looked farther than the last of them; a sign of life if there is neither.

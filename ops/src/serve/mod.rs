@@ -138,6 +138,14 @@ impl Server {
         let (limits, ending) = (config.http.clone(), shutdown.clone());
         let door = Door { listener, tls: tls.clone() };
         tasks.start(async move { Ok(http::serve(door, router, &limits, ending).await?) });
+        let (log, ending) = (node.log.clone(), shutdown.clone());
+        tasks.start(async move {
+            tokio::select! {
+                () = ending.cancelled() => {}
+                () = log.broke() => tracing::error!("a fault has ended the appender: this process ends, for a new one"),
+            }
+            Ok(())
+        });
         let certificates = tls.clone().map(rounds::certificates).transpose().map_err(StartError::Signal)?;
         for (name, every, worker) in rounds::of(config, &node, watch, &heard).into_iter().chain(certificates) {
             let working = workers::run(workers.register(name), every, shutdown.clone(), worker);

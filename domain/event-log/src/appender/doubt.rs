@@ -12,8 +12,9 @@ use crate::log::Shared;
 use crate::session::{self, Backend, Purpose};
 use crate::writer::{Writer, uuid_of};
 
-/// How often the server is asked for, one pause apart: it may be starting again after a crash.
-const TRIES: usize = 60;
+/// For so long the server is asked, one pause apart: it may be starting again after a crash. Whoever waits behind the group
+/// waits as long.
+const DOUBT_LIMIT: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_millis(250);
 /// A server that accepts a connection and then says nothing.
 const SERVER_LIMIT: Duration = Duration::from_secs(10);
@@ -37,14 +38,19 @@ pub(super) async fn resolve(shared: &Shared, doubt: &Doubt) -> (Fate, Option<Wri
     let mut pause = interval(PAUSE);
     pause.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut last = String::from("the server does not answer");
-    for _ in 0..TRIES {
-        pause.tick().await;
-        match timeout(SERVER_LIMIT, ask(shared, doubt)).await {
-            Ok(Ok(Answer::Settled(fate, writer))) => return (fate, writer.map(|writer| *writer)),
-            Ok(Ok(Answer::Later(reason))) => last = reason,
-            Ok(Err(error)) => last = chain(&error),
-            Err(_) => last = "the server says nothing".into(),
+    let asking = async {
+        loop {
+            pause.tick().await;
+            match timeout(SERVER_LIMIT, ask(shared, doubt)).await {
+                Ok(Ok(Answer::Settled(fate, writer))) => return (fate, writer.map(|writer| *writer)),
+                Ok(Ok(Answer::Later(reason))) => last = reason,
+                Ok(Err(error)) => last = chain(&error),
+                Err(_) => last = "the server says nothing".into(),
+            }
         }
+    };
+    if let Ok(known) = timeout(DOUBT_LIMIT, asking).await {
+        return known;
     }
     (Fate::Unknown(format!("the commit's reply was lost, and what became of it is not to be had: {last}")), None)
 }
@@ -78,6 +84,10 @@ async fn ask(shared: &Shared, doubt: &Doubt) -> Result<Answer, sqlx::Error> {
         return Ok(Answer::Later("the session that was to commit it is still there".into()));
     }
     let stored = is_there(&mut writer, &doubt.ruling.placed).await?;
+    if stored {
+        // It is seen before a synchronous standby has it, if its session ended while it waited for that one.
+        writer.commit_something().await?;
+    }
     Ok(Answer::settled(if stored { Fate::Stored } else { Fate::NotStored }, writer))
 }
 

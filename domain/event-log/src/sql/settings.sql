@@ -4,8 +4,8 @@ SELECT
     current_setting('wal_level') AS wal_level,
     pg_size_bytes(current_setting('max_wal_size')) AS max_wal_bytes,
     current_setting('synchronous_commit') AS synchronous_commit,
-    current_setting('statement_timeout') AS statement_timeout,
-    current_setting('lock_timeout') AS lock_timeout,
+    -- From PostgreSQL 17 on.
+    coalesce(current_setting('transaction_timeout', true), '0') AS transaction_timeout,
     current_setting('idle_in_transaction_session_timeout') AS idle_in_transaction,
     least(
         current_setting('max_connections')::integer - current_setting('superuser_reserved_connections')::integer,
