@@ -150,9 +150,9 @@ impl Node {
                 let cold = ColdReader::new(log.clone(), parts.healer(), config.archive.sealing.cache_bytes);
                 let cold = Arc::new(cold);
                 log.set_archive(cold.clone());
-                let reader: Arc<dyn LogReader> = Arc::new(TieredLog::new(live, cold));
+                let reader: Arc<dyn LogReader> = Arc::new(TieredLog::new(live, cold.clone()));
                 let region = parts.region(config, &log, reader.clone(), clock.clone(), steps.clone())?;
-                let archive = parts.archive(config, &log, clock.clone(), steps);
+                let archive = parts.archive(config, &log, cold, clock.clone(), steps);
                 (reader, Some(Arc::new(archive)), Some(Arc::new(region)))
             }
         };
@@ -202,6 +202,7 @@ impl ArchiveParts {
         &self,
         config: &Config,
         log: &Arc<PgLog>,
+        reader: Arc<ColdReader>,
         clock: Arc<dyn Clock>,
         steps: Arc<dyn StepObserver>,
     ) -> ArchiveNode {
@@ -231,7 +232,7 @@ impl ArchiveParts {
             Scrubber { catalog: log.clone(), healer: self.healer(), clock },
         );
         let sweep = SweepIo { log: log.clone(), store: self.store.clone(), catalog: log.clone(), steps };
-        ArchiveNode::new(self.store.clone(), self.heals.clone(), self.keys.clone(), work, sweep)
+        ArchiveNode::new(self.store.clone(), reader, self.heals.clone(), self.keys.clone(), work, sweep)
     }
 
     fn region(

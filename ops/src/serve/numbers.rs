@@ -186,6 +186,11 @@ impl RegionNumbers {
 
     fn write_work(&self, text: &mut MetricsText) {
         let Some(archive) = &self.node.archive else { return };
+        let reads = archive.reader.reads();
+        for (from, count) in [("memory", reads.cached), ("own", reads.own), ("other", reads.other)] {
+            text.value(&ARCHIVE_READS, &[from], count);
+        }
+        text.value(&ARCHIVE_READ_BYTES, &[], reads.bytes);
         let counts = archive.heals.counts();
         let outcomes = [("healed", counts.healed), ("not_rewritten", counts.not_rewritten), ("lost", counts.lost)];
         for (outcome, count) in outcomes {
@@ -270,6 +275,9 @@ fn write_log(text: &mut MetricsText, log: &LogMetrics, config: &LogConfig) {
     text.value(&LOG_QUEUED_LIMIT, &[], QUEUE_REQUESTS_MAX);
     text.value(&LOG_QUEUED_BYTES, &[], log.queued_bytes);
     text.value(&LOG_QUEUED_BYTES_LIMIT, &[], config.queue_bytes);
+    text.value(&LOG_LOOK_UPS, &[], log.look_up_bytes);
+    text.value(&LOG_LOOK_UPS_LIMIT, &[], config.queue_bytes);
+    text.value(&LOG_LOOK_UPS_FULL, &[], log.full_look_ups);
     let events = GROUP_EVENTS_BOUNDS.map(|bound| bound as f64);
     text.histogram(&LOG_GROUP_EVENTS, &[], events, &log.group_events.counts, log.group_events.sum as f64);
     let times = COMMIT_MICROS_BOUNDS.map(|bound| bound as f64 / 1e6);
