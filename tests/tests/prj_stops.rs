@@ -102,7 +102,7 @@ async fn a_frozen_process_holds_a_view_up_for_its_limit_and_no_longer() {
     let rig = Rig::start("2026-01-15T00:00:00Z").await;
     let view = Tally { name: "view_tally", fold: 1, fault: Fault::None }.installed(&rig).await;
     history(&rig).await;
-    let limits = SessionLimits { lock: Duration::from_millis(100), idle: Duration::from_millis(500) };
+    let limits = SessionLimits { lock: Duration::from_millis(100), idle: Duration::from_secs(5) };
     let url: PgConnectOptions = rig.cluster.url("service", "views").parse().expect("a URL");
     let pool = projections::pool(url, 2, &limits);
     let mut frozen = pool.begin().await.expect("begun");
