@@ -24,7 +24,7 @@ use projections::content::{ContentNow, ContentView};
 use projections::runner::Runner;
 use replication::{Peer, PeerClient, Region};
 use segment_store::{ProbedStore, S3Store, StoreConfig, StoreConfigError};
-use sqlx::postgres::PgPool;
+use sqlx::postgres::{PgConnectOptions, PgPool};
 use thiserror::Error;
 use tokio::sync::Mutex;
 use uuid::Uuid;
@@ -37,8 +37,10 @@ use crate::config::{Config, ReplicationConfig};
 use crate::heals::HealRecorder;
 use crate::tls::{self, TlsError};
 
-/// Connections of the views.
+/// Connections of who moves the views.
 pub const VIEW_CONNECTIONS: u32 = 4;
+/// Connections of who asks the view "content now": their own, so that readers who wait hold up no view.
+pub const READER_CONNECTIONS: u32 = 4;
 
 /// Why a region's process was not put together.
 #[derive(Debug, Error)]
@@ -116,6 +118,8 @@ pub struct Node {
     pub content_runner: Arc<Runner<ContentView>>,
     /// The views' database.
     pub views: PgPool,
+    /// The same database, for those who only ask.
+    pub readers: PgPool,
     /// The archive, if there is a bucket.
     pub archive: Option<Arc<ArchiveNode>>,
     /// What replication works with, if there is a bucket.
@@ -140,8 +144,9 @@ impl Node {
         let watching = steps.clone();
         log.watch_steps(Arc::new(move |step| watching.reached(step)));
         let clock = log.clock();
-        let database = config.log.url.reveal().parse().map_err(NodeError::Views)?;
-        let views = projections::pool(database, VIEW_CONNECTIONS, &SessionLimits::default());
+        let database: PgConnectOptions = config.log.url.reveal().parse().map_err(NodeError::Views)?;
+        let views = projections::pool(database.clone(), VIEW_CONNECTIONS, &SessionLimits::default());
+        let readers = projections::pool(database, READER_CONNECTIONS, &SessionLimits::of_readers());
         let live: Arc<dyn LogReader> = log.clone();
         let (reader, archive, region) = match &config.archive.store {
             None => (live, None, None),
@@ -158,8 +163,18 @@ impl Node {
         };
         let window = config.live_window();
         let content_runner = Runner::new(views.clone(), reader.clone(), clock.clone(), window, ContentView);
-        let content = ContentNow::new(views.clone(), reader.clone()).following(content_runner.following());
-        Ok(Self { log, clock, reader, content, content_runner: Arc::new(content_runner), views, archive, region })
+        let content = ContentNow::new(readers.clone(), reader.clone()).following(content_runner.following());
+        Ok(Self {
+            log,
+            clock,
+            reader,
+            content,
+            content_runner: Arc::new(content_runner),
+            views,
+            readers,
+            archive,
+            region,
+        })
     }
 }
 

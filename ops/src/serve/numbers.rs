@@ -14,6 +14,7 @@ use event_log::{COMMIT_MICROS_BOUNDS, Figures, GROUP_EVENTS_BOUNDS, LogMetrics, 
 use projections::runner::Seen;
 use projections::status::ViewStatus;
 use replication::Standing;
+use sqlx::postgres::PgPool;
 
 use crate::chain::chain;
 use crate::clock::SystemClock;
@@ -21,7 +22,7 @@ use crate::config::LogConfig;
 use crate::http::metrics::families::*;
 use crate::http::metrics::{Family, MetricsText, Numbers};
 use crate::http::status::{seconds, unix_seconds, write_role};
-use crate::node::{Node, VIEW_CONNECTIONS};
+use crate::node::{Node, READER_CONNECTIONS, VIEW_CONNECTIONS};
 use crate::spans::Spans;
 
 /// What the workers last heard, for the metrics alone.
@@ -149,11 +150,11 @@ async fn in_time<T>(limit: Duration, what: &str, told: impl Future<Output = Resu
 
 impl RegionNumbers {
     fn write_connections(&self, text: &mut MetricsText) {
-        let views = &self.node.views;
-        let views_idle = u32::try_from(views.num_idle()).unwrap_or(u32::MAX);
+        let held = |pool: &PgPool| (pool.size(), u32::try_from(pool.num_idle()).unwrap_or(u32::MAX));
         let pools = [
             ("log", self.node.log.connections(), self.log.connections),
-            ("views", (views.size(), views_idle), VIEW_CONNECTIONS),
+            ("views", held(&self.node.views), VIEW_CONNECTIONS),
+            ("readers", held(&self.node.readers), READER_CONNECTIONS),
         ];
         for (pool, (open, idle), limit) in pools {
             text.value(&CONNECTIONS, &[pool, "busy"], open.saturating_sub(idle));

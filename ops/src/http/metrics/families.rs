@@ -214,7 +214,7 @@ const LABELS: &[(&str, &str)] = &[
     ("limit", "`requests`, `bytes`, `failures`"),
     ("method", "the methods of HTTP; any other is `other`"),
     ("outcome", "a word of the code; of appends `new`, `replayed` or the kind of the error"),
-    ("pool", "`log`, `views`"),
+    ("pool", "`log`; `views`, which moves them; `readers`, which asks the view of content"),
     ("reason", "a word of the code for each thing that pruning waits for"),
     ("region", "the process's own"),
     ("role", "`active`, `follower`, `draining`, `read_only`"),
