@@ -8,6 +8,7 @@
 //! because what cannot be read is not known to be damaged.
 
 mod cache;
+mod counts;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,9 +27,12 @@ use domain::{Head, Position, StreamName, StreamVersion, Timestamp};
 use futures::future::try_join_all;
 
 use self::cache::{Cache, Cached, Key};
+use self::counts::{Bucket, Counts};
 use crate::ArchiveError;
 use crate::error::busy;
 use crate::heal::{Healer, Part};
+
+pub use self::counts::ColdReads;
 
 /// How many blocks one read requests at once. More is faster on a far store and costs memory: 4 MiB each at most.
 const BLOCKS_AT_ONCE: usize = 4;
@@ -40,6 +44,7 @@ pub struct ColdReader {
     catalog: Arc<dyn Catalog>,
     healer: Healer,
     cache: Cache,
+    counts: Counts,
     /// Whether the own bucket did not answer the last time; so that it is said once, and once again when it does.
     own_is_away: AtomicBool,
 }
@@ -73,7 +78,14 @@ impl ColdReader {
     /// Reads what `catalog` says is in force, with `cache_bytes` of memory for what was read.
     #[must_use]
     pub fn new(catalog: Arc<dyn Catalog>, healer: Healer, cache_bytes: usize) -> Self {
-        Self { catalog, healer, cache: Cache::new(cache_bytes), own_is_away: AtomicBool::new(false) }
+        let (cache, counts) = (Cache::new(cache_bytes), Counts::default());
+        Self { catalog, healer, cache, counts, own_is_away: AtomicBool::new(false) }
+    }
+
+    /// What its reads have cost.
+    #[must_use]
+    pub fn reads(&self) -> ColdReads {
+        self.counts.get()
     }
 
     async fn segment_holding(&self, position: Position) -> Result<Option<Segment>, ReadError> {
@@ -84,11 +96,12 @@ impl ColdReader {
     async fn index(&self, segment: &Segment) -> Result<Arc<Index>, ReadError> {
         let key = Key::Index(segment.sha256);
         if let Some(Cached::Index(index)) = self.cache.get(&key) {
+            self.counts.cached();
             return Ok(index);
         }
-        let own = fetch_index(&*self.healer.own, segment).await;
+        let own = self.fetch_index(Bucket::Own, &*self.healer.own, segment).await;
         let fetched = match self.other_for(&own) {
-            Some((away, other)) => instead(away, fetch_index(other, segment).await)?,
+            Some((away, other)) => instead(away, self.fetch_index(Bucket::Other, other, segment).await)?,
             None => own,
         };
         let index = match fetched {
@@ -117,6 +130,36 @@ impl ColdReader {
         Some((error, other))
     }
 
+    async fn fetch_index(&self, bucket: Bucket, store: &dyn ObjectStore, segment: &Segment) -> Fetched<Index> {
+        self.counts.asked(bucket);
+        match store.get(&layout::index(segment)).await {
+            Ok(object) => {
+                self.counts.given(object.bytes.len());
+                match reader::read_index(segment, &object.bytes) {
+                    Ok(index) => Fetched::Good(index),
+                    Err(error) => Fetched::Bad(chain(&error)),
+                }
+            }
+            Err(error) => Fetched::no_answer(error),
+        }
+    }
+
+    async fn fetch_block(
+        &self,
+        bucket: Bucket,
+        store: &dyn ObjectStore,
+        (segment, row): (&Segment, &Block),
+    ) -> Result<Fetched<Vec<Record>>, ReadError> {
+        self.counts.asked(bucket);
+        match store.get_range(&layout::segment(segment), row.offset, row.bytes.into()).await {
+            Ok(stored) => {
+                self.counts.given(stored.len());
+                Ok(decode(stored, row).await?.map_or_else(Fetched::Bad, Fetched::Good))
+            }
+            Err(error) => Ok(Fetched::no_answer(error)),
+        }
+    }
+
     fn keep_index(&self, key: Key, index: Index) -> Arc<Index> {
         let (bytes, index) = (index.memory_bytes(), Arc::new(index));
         self.cache.put(key, Cached::Index(Arc::clone(&index)), bytes);
@@ -127,11 +170,12 @@ impl ColdReader {
     async fn block(&self, segment: &Segment, number: usize, row: &Block) -> Result<Arc<[Record]>, ReadError> {
         let key = Key::Block(segment.sha256, number);
         if let Some(Cached::Block(records)) = self.cache.get(&key) {
+            self.counts.cached();
             return Ok(records);
         }
-        let own = fetch_block(&*self.healer.own, segment, row).await?;
+        let own = self.fetch_block(Bucket::Own, &*self.healer.own, (segment, row)).await?;
         let fetched = match self.other_for(&own) {
-            Some((away, other)) => instead(away, fetch_block(other, segment, row).await?)?,
+            Some((away, other)) => instead(away, self.fetch_block(Bucket::Other, other, (segment, row)).await?)?,
             None => own,
         };
         let records = match fetched {
@@ -373,27 +417,6 @@ impl ArchiveReader for ColdReader {
         let records = self.block(segment, number, row).await?;
         let newest = records.iter().take_while(|record| record.recorded_at() <= at).last();
         Ok(newest.map_or(row.first.head_before(), |record| record.position().as_head()))
-    }
-}
-
-async fn fetch_index(store: &dyn ObjectStore, segment: &Segment) -> Fetched<Index> {
-    match store.get(&layout::index(segment)).await {
-        Ok(object) => match reader::read_index(segment, &object.bytes) {
-            Ok(index) => Fetched::Good(index),
-            Err(error) => Fetched::Bad(chain(&error)),
-        },
-        Err(error) => Fetched::no_answer(error),
-    }
-}
-
-async fn fetch_block(
-    store: &dyn ObjectStore,
-    segment: &Segment,
-    row: &Block,
-) -> Result<Fetched<Vec<Record>>, ReadError> {
-    match store.get_range(&layout::segment(segment), row.offset, row.bytes.into()).await {
-        Ok(stored) => Ok(decode(stored, row).await?.map_or_else(Fetched::Bad, Fetched::Good)),
-        Err(error) => Ok(Fetched::no_answer(error)),
     }
 }
 

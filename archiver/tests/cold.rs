@@ -189,6 +189,10 @@ async fn a_point_read_costs_two_requests_and_none_where_the_stream_is_not() {
     assert_eq!((read[0].position(), store.take()), (position(400), 2));
     cold.read_log(position(401), Direction::Forward, 1).await.expect("read");
     assert_eq!(store.take(), 0, "index and block are cached");
+    let reads = cold.reads();
+    assert_eq!((reads.own, reads.other, reads.cached), (2, 0, 2));
+    let segment = &region.segments().await[1];
+    assert!((segment.index_bytes + 1..=segment.index_bytes + segment.bytes).contains(&reads.bytes), "{reads:?}");
 
     // The stream of the first event alone: from its newest event on, one segment is looked at.
     let cold = fresh();

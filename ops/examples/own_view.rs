@@ -21,6 +21,7 @@ use ops::config::{Config, Overrides};
 use ops::node::Node;
 use projections::rebuild::{Differences, Rebuild, Rebuilt, Unwatched};
 use projections::runner::Runner;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Whatever ends the program.
 pub type Failed = Box<dyn std::error::Error + Send + Sync>;
@@ -49,6 +50,20 @@ pub async fn rebuild(node: &Node) -> Result<Rebuilt, Failed> {
     Ok(Rebuild::new(pool, reader, ChangesByAuthor, Arc::new(Unwatched)).run(Differences::Refused).await?)
 }
 
+/// Ready once SIGTERM or SIGINT has come: a supervisor sends the one, a terminal the other.
+///
+/// # Errors
+/// If signals cannot be listened for.
+pub fn asked_to_end() -> std::io::Result<impl Future<Output = ()>> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
 /// The program.
 ///
 /// # Errors
@@ -57,11 +72,13 @@ pub async fn program(command: &str) -> Result<(), Failed> {
     if command == "install" {
         return install(&std::env::var("COLDSTREAM_ADMIN_URL")?).await;
     }
+    // Before anything is started: a signal that comes meanwhile is not lost.
+    let ending = asked_to_end()?;
     let overrides = Overrides { environment: std::env::vars().collect(), flags: Vec::new() };
     let config = Config::load(Some(Path::new(&std::env::var("COLDSTREAM_CONFIG")?)), &overrides)?;
     let node = Node::open(&config).await?;
     match command {
-        "run" => runner(&node, &config).run(async { drop(tokio::signal::ctrl_c().await) }).await?,
+        "run" => runner(&node, &config).run(ending).await?,
         "rebuild" => println!("version {} is live", rebuild(&node).await?.version),
         _ => return Err("install, run or rebuild".into()),
     }

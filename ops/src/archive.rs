@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use archiver::ArchiveError;
+use archiver::cold::ColdReader;
 use archiver::prune::{PruneReport, Pruner};
 use archiver::scrub::{ScrubReport, Scrubber};
 use archiver::seal::Sealer;
@@ -18,6 +19,8 @@ use crate::heals::HealRecorder;
 pub struct ArchiveNode {
     /// The own bucket: nothing is created in it before it has shown that it keeps its promises.
     pub store: Arc<ProbedStore<S3Store>>,
+    /// Reads what is archived.
+    pub reader: Arc<ColdReader>,
     /// Seals; one run at a time.
     pub sealer: tokio::sync::Mutex<Sealer>,
     /// What was found damaged.
@@ -49,13 +52,14 @@ impl ArchiveNode {
     #[must_use]
     pub fn new(
         store: Arc<ProbedStore<S3Store>>,
+        reader: Arc<ColdReader>,
         heals: Arc<HealRecorder>,
         keys: KeyRing,
         (sealer, pruner, scrubber): (Sealer, Pruner, Scrubber),
         sweep: SweepIo,
     ) -> Self {
         let sealer = tokio::sync::Mutex::new(sealer);
-        Self { store, sealer, heals, keys, sweep, pruner, scrubber, last: Mutex::default() }
+        Self { store, reader, sealer, heals, keys, sweep, pruner, scrubber, last: Mutex::default() }
     }
 
     /// Prunes what is proven.

@@ -26,7 +26,7 @@ use projections::runner::Runner;
 use replication::fence::{self, FenceError};
 use replication::{Peer, PeerClient, Region};
 use segment_store::{ProbedStore, S3Store, StoreConfig, StoreConfigError};
-use sqlx::postgres::PgPool;
+use sqlx::postgres::{PgConnectOptions, PgPool};
 use thiserror::Error;
 use tokio::sync::Mutex;
 use uuid::Uuid;
@@ -39,8 +39,10 @@ use crate::config::{Config, ReplicationConfig};
 use crate::heals::HealRecorder;
 use crate::tls::{self, TlsError};
 
-/// Connections of the views.
+/// Connections of who moves the views.
 pub const VIEW_CONNECTIONS: u32 = 4;
+/// Connections of who asks the view "content now": their own, so that readers who wait hold up no view.
+pub const READER_CONNECTIONS: u32 = 4;
 
 /// Why a region's process was not put together.
 #[derive(Debug, Error)]
@@ -118,6 +120,8 @@ pub struct Node {
     pub content_runner: Arc<Runner<ContentView>>,
     /// The views' database.
     pub views: PgPool,
+    /// The same database, for those who only ask.
+    pub readers: PgPool,
     /// The archive, if there is a bucket.
     pub archive: Option<Arc<ArchiveNode>>,
     /// What replication works with, if there is a bucket.
@@ -157,8 +161,9 @@ impl Node {
         let watching = steps.clone();
         log.watch_steps(Arc::new(move |step| watching.reached(step)));
         let clock = log.clock();
-        let database = config.log.url.reveal().parse().map_err(NodeError::Views)?;
-        let views = projections::pool(database, VIEW_CONNECTIONS, &SessionLimits::default());
+        let database: PgConnectOptions = config.log.url.reveal().parse().map_err(NodeError::Views)?;
+        let views = projections::pool(database.clone(), VIEW_CONNECTIONS, &SessionLimits::default());
+        let readers = projections::pool(database, READER_CONNECTIONS, &SessionLimits::of_readers());
         let live: Arc<dyn LogReader> = log.clone();
         let (reader, archive, region) = match &config.archive.store {
             None => (live, None, None),
@@ -167,16 +172,26 @@ impl Node {
                 let cold = ColdReader::new(log.clone(), parts.healer(), config.archive.sealing.cache_bytes);
                 let cold = Arc::new(cold);
                 log.set_archive(cold.clone());
-                let reader: Arc<dyn LogReader> = Arc::new(TieredLog::new(live, cold));
+                let reader: Arc<dyn LogReader> = Arc::new(TieredLog::new(live, cold.clone()));
                 let region = parts.region(config, &log, reader.clone(), clock.clone(), steps.clone())?;
-                let archive = parts.archive(config, &log, clock.clone(), steps);
+                let archive = parts.archive(config, &log, cold, clock.clone(), steps);
                 (reader, Some(Arc::new(archive)), Some(Arc::new(region)))
             }
         };
         let window = config.live_window();
         let content_runner = Runner::new(views.clone(), reader.clone(), clock.clone(), window, ContentView);
-        let content = ContentNow::new(views.clone(), reader.clone()).following(content_runner.following());
-        Ok(Self { log, clock, reader, content, content_runner: Arc::new(content_runner), views, archive, region })
+        let content = ContentNow::new(readers.clone(), reader.clone()).following(content_runner.following());
+        Ok(Self {
+            log,
+            clock,
+            reader,
+            content,
+            content_runner: Arc::new(content_runner),
+            views,
+            readers,
+            archive,
+            region,
+        })
     }
 }
 
@@ -219,6 +234,7 @@ impl ArchiveParts {
         &self,
         config: &Config,
         log: &Arc<PgLog>,
+        reader: Arc<ColdReader>,
         clock: Arc<dyn Clock>,
         steps: Arc<dyn StepObserver>,
     ) -> ArchiveNode {
@@ -248,7 +264,7 @@ impl ArchiveParts {
             Scrubber { catalog: log.clone(), healer: self.healer(), clock },
         );
         let sweep = SweepIo { log: log.clone(), store: self.store.clone(), catalog: log.clone(), steps };
-        ArchiveNode::new(self.store.clone(), self.heals.clone(), self.keys.clone(), work, sweep)
+        ArchiveNode::new(self.store.clone(), reader, self.heals.clone(), self.keys.clone(), work, sweep)
     }
 
     fn region(

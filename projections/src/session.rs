@@ -22,23 +22,41 @@ pub struct SessionLimits {
     /// In a transaction it may be silent that long, then the server ends it. Longer than folding a batch takes, of
     /// which the archive may have to fetch the records: meanwhile a rebuild holds the live version.
     pub idle: Duration,
+    /// Rows that it does not take may wait for it that long, then the server ends it. A server that is sending does not
+    /// count as silence, so `idle` alone would leave a frozen process its locks for ever. Over a Unix socket the server has
+    /// no such limit.
+    pub unread: Duration,
 }
 
 impl Default for SessionLimits {
     fn default() -> Self {
-        Self { lock: Duration::from_secs(10), idle: Duration::from_secs(120) }
+        // Rows: as long as the keepalives below take, in whose place the kernel puts this limit. A longer one would notice
+        // later that a machine is gone.
+        Self { lock: Duration::from_secs(10), idle: Duration::from_secs(120), unread: Duration::from_secs(20) }
     }
 }
 
-/// A pool of at most `connections` for runners, rebuilds and readers of views; connects when it is used.
+impl SessionLimits {
+    /// Those of who only asks a view. Once a month its tables are locked against readers while their space is given back,
+    /// for about 10 s a GB (`compact.sql`): a reader waits that out, as long as a request may take (`http.answer_seconds`
+    /// unless it is set). Who moves a view gives up earlier: others may be waiting for what it holds.
+    #[must_use]
+    pub fn of_readers() -> Self {
+        Self { lock: Duration::from_secs(60), ..Self::default() }
+    }
+}
+
+/// A pool of at most `connections` for runners, rebuilds or readers of views; connects when it is used.
 #[must_use]
 pub fn pool(database: PgConnectOptions, connections: u32, limits: &SessionLimits) -> PgPool {
-    let [lock, idle] = [limits.lock, limits.idle].map(|limit| format!("{}ms", limit.as_millis()));
+    let [lock, idle, unread] =
+        [limits.lock, limits.idle, limits.unread].map(|limit| format!("{}ms", limit.as_millis()));
     let session = [
         ("lock_timeout", lock.as_str()),
         ("idle_in_transaction_session_timeout", &idle),
         // A month's sweep and the swap of a rebuild take as long as they take, whatever the role has.
         ("statement_timeout", "0"),
+        ("tcp_user_timeout", &unread),
         // A client whose machine is gone must not hold its locks until TCP gives up after hours.
         ("tcp_keepalives_idle", "5"),
         ("tcp_keepalives_interval", "5"),

@@ -4,6 +4,7 @@
 
 use std::cell::LazyCell;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use axum::body::{Body, to_bytes};
@@ -56,7 +57,7 @@ struct NoNumbers;
 
 #[async_trait]
 impl Numbers for NoNumbers {
-    async fn write(&self, _text: &mut MetricsText, _head: Option<&LogHead>) {}
+    async fn write(&self, _text: &mut MetricsText, _head: Option<&LogHead>, _limit: Duration) {}
 }
 
 /// What all cases share: none of it remembers one of them.

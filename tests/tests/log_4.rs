@@ -14,10 +14,11 @@ use domain::record::Record;
 use domain::tiered::ArchiveReader;
 use domain::twin::MemoryArchive;
 use domain::{Epoch, ErrorKind, Head, Position, StreamName, StreamVersion, Timestamp};
-use event_log::{NewLog, PgLog};
+use event_log::{NewLog, PgConfig, PgLog};
 use futures::StreamExt;
 use log_common::pruning::prune_as_of;
 use log_common::{Database, Rig, all, at, is_sound, new_log, new_simulated, places, position, request};
+use ops::clock::SystemClock;
 use sqlx::Executor;
 use tokio::sync::Semaphore;
 
@@ -303,6 +304,33 @@ async fn an_archive_that_does_not_answer_holds_up_retries_and_nobody_else() {
         let error = retry.await.expect("no panic").expect_err("nobody knows");
         assert_eq!(error.kind(), ErrorKind::Indeterminate, "{error}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_retry_that_finds_no_room_among_those_that_are_looked_up_is_indeterminate_and_counted() {
+    let rig = Rig::start().await;
+    let (database, archived, answers) = archived(&rig).await;
+    archived.shut_down().await;
+    let config = PgConfig { queue_bytes: 4096, ..PgConfig::at(&database.url) };
+    let log = Arc::new(PgLog::connect(config, Arc::new(SystemClock)).await.expect("the log opens"));
+    let silent = Arc::new(Silent { reads: Semaphore::new(0), given_up: Semaphore::new(0) });
+    log.set_archive(Arc::<Silent>::clone(&silent));
+    let known = |(request, _): &&(AppendRequest, Appended)| is_known_for_ever(request) && request.events.len() == 1;
+    let retry = &answers.iter().find(known).expect("one of each").0;
+    let mut waiting = Vec::new();
+    for taken in 1..=4 {
+        let (sender, retry) = (Arc::clone(&log), retry.clone());
+        waiting.push(tokio::spawn(async move { sender.append(retry).await }));
+        silent.reads.acquire().await.expect("open").forget();
+        assert_eq!(log.metrics().look_up_bytes, taken * 1024);
+    }
+    let error = log.append(retry.clone()).await.expect_err("there is no room");
+    assert_eq!((error.kind(), log.metrics().full_look_ups), (ErrorKind::Indeterminate, 1), "{error}");
+    silent.given_up.close();
+    for retry in waiting {
+        retry.await.expect("no panic").expect_err("nobody knows");
+    }
+    assert_eq!(log.metrics().look_up_bytes, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,6 +1,8 @@
 //! What two real regions tell Prometheus: every sample is in the table, and the figures move with what happens.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write as _;
+use std::process::{Command, Stdio};
 
 use ops::dev::Region;
 use ops::http::metrics::families::ALL;
@@ -11,7 +13,10 @@ use system_tests::two_regions::{TwoRegions, append_run, head_beyond, seal_all, u
 
 /// The samples of one scrape, by name and labels as they are written.
 #[derive(Debug)]
-struct Scrape(BTreeMap<String, f64>);
+struct Scrape {
+    samples: BTreeMap<String, f64>,
+    text: String,
+}
 
 impl Scrape {
     /// Scrapes a region, and holds what comes to the table of all metrics.
@@ -19,37 +24,55 @@ impl Scrape {
         let request = reqwest::Client::new().get(format!("{}/metrics", region.url)).bearer_auth(&region.tokens.auditor);
         let answer = request.send().await.expect("an answer");
         assert_eq!(answer.status().as_u16(), 200);
-        let (mut samples, mut described) = (BTreeMap::new(), BTreeSet::new());
-        for line in answer.text().await.expect("a text").lines() {
+        let text = answer.text().await.expect("a text");
+        let (mut samples, mut described, mut group) = (BTreeMap::new(), BTreeSet::new(), None);
+        for line in text.lines() {
             match line.strip_prefix("# ").map(|words| words.splitn(3, ' ').collect::<Vec<_>>()).as_deref() {
                 Some(["HELP", name, help]) => assert_eq!(family(name).help, *help),
                 Some(["TYPE", name, kind]) => {
                     assert_eq!(family(name).kind.as_str(), *kind);
                     assert!(described.insert((*name).to_owned()), "{name} is described twice");
+                    group = Some(family(name).name);
                 }
                 Some(other) => panic!("{other:?}"),
                 None => {
                     let (sample, value) = line.rsplit_once(' ').expect("a sample and its value");
                     let name = sample.split('{').next().expect("a name");
-                    assert!(described.contains(family(name).name), "{sample} before its description");
+                    assert_eq!(group, Some(family(name).name), "{sample} is not in its family's group");
                     let value = value.parse().unwrap_or_else(|_| panic!("{line}: no number"));
                     assert!(samples.insert(sample.to_owned(), value).is_none(), "{sample} is there twice");
                 }
             }
         }
-        Self(samples)
+        Self { samples, text }
     }
 
     /// Waits until a region says all of this.
     async fn says(region: &Region, expected: &[(&str, f64)]) -> Self {
         until(&format!("{} says {expected:?}", region.name), async || {
             let scrape = Self::of(region).await;
-            let found = expected.iter().map(|(sample, _)| (*sample, scrape.0.get(*sample).copied()));
+            let found = expected.iter().map(|(sample, _)| (*sample, scrape.samples.get(*sample).copied()));
             let others: Vec<_> = found.zip(expected).filter(|(found, (_, value))| found.1 != Some(*value)).collect();
             if others.is_empty() { Ok(scrape) } else { Err(format!("{others:?}")) }
         })
         .await
     }
+}
+
+/// Prometheus' own tool takes the text. Where it is not installed, that is said.
+fn promtool_takes(text: &str) {
+    let tool = Command::new("promtool").args(["check", "metrics"]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let mut tool = match tool {
+        Ok(tool) => tool,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            println!("skipped: promtool is not installed; Debian has it in the package prometheus");
+            return;
+        }
+        Err(error) => panic!("promtool: {error}"),
+    };
+    tool.stdin.take().expect("piped").write_all(text.as_bytes()).expect("read");
+    let output = tool.wait_with_output().expect("it ends");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// The family that a sample belongs to.
@@ -112,10 +135,11 @@ async fn figures_move_with_what_happens_to_two_regions() {
         ("coldstream_log_queued_requests", 0.0),
         ("coldstream_log_queued_bytes", 0.0),
     ] {
-        assert_eq!(home.0.get(sample), Some(&value), "{sample}");
+        assert_eq!(home.samples.get(sample), Some(&value), "{sample}");
     }
+    promtool_takes(&home.text);
     for sample in ["process_resident_memory_bytes", "process_start_time_seconds", "coldstream_archive_stored_bytes"] {
-        assert!(home.0[sample] > 0.0, "{sample}");
+        assert!(home.samples[sample] > 0.0, "{sample}");
     }
 
     // The follower goes away, and home goes on.
@@ -127,14 +151,14 @@ async fn figures_move_with_what_happens_to_two_regions() {
         ("coldstream_log_head", 25.0),
     ];
     let home = Scrape::says(&regions.home, &behind).await;
-    assert!(home.0["coldstream_replication_lag_seconds"] > 0.0 && home.0["coldstream_fence_silent"] >= 1.0);
+    assert!(home.samples["coldstream_replication_lag_seconds"] > 0.0 && home.samples["coldstream_fence_silent"] >= 1.0);
 
     // A log that does not answer takes its own figures away, and no others.
     let mut holder = PgConnection::connect(&regions.home.superuser_url()).await.expect("connected");
     holder.execute("BEGIN; LOCK TABLE coldstream.log_head IN ACCESS EXCLUSIVE MODE").await.expect("held");
     let home = Scrape::says(&regions.home, &[("coldstream_log_up", 0.0), ("coldstream_log_events_total", 25.0)]).await;
     for sample in ["coldstream_log_head", "coldstream_archive_sealed_head", "coldstream_replication_lag_events"] {
-        assert_eq!(home.0.get(sample), None, "nobody has told {sample}");
+        assert_eq!(home.samples.get(sample), None, "nobody has told {sample}");
     }
     holder.close().await.expect("released");
     regions.dr.serve().await.expect("it serves again");

@@ -19,6 +19,7 @@ use own_view::changes_by_author::{ChangesByAuthor, fold};
 use prj_common::{History, Rig, append, form};
 use projections::install;
 use projections::rebuild::{Differences, Unwatched};
+use rustix::process::Signal;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -122,6 +123,15 @@ async fn a_program_of_ones_own_keeps_it_beside_the_server_and_takes_it_out_again
     assert_eq!(sqlx::query_scalar::<_, i64>(left).fetch_one(&node.views).await.expect("readable"), 0);
     node.log.shut_down().await;
     rig.end().await;
+}
+
+#[tokio::test]
+async fn a_supervisor_and_a_terminal_can_end_the_program() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let ending = own_view::asked_to_end().expect("it listens");
+        rustix::process::kill_process(rustix::process::getpid(), signal).expect("sent");
+        ending.await;
+    }
 }
 
 /// Appends one event through the door, and says where it stands.

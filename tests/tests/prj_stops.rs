@@ -8,13 +8,15 @@ use std::time::Duration;
 
 use domain::window::LiveWindow;
 use domain::{ErrorKind, Position};
+use futures::TryStreamExt;
 use prj_common::tally::{Fault, Tally};
 use prj_common::{Rig, form, is_the_fold};
 use projections::rebuild::{Differences, Rebuild, Unwatched};
 use projections::runner::Runner;
 use projections::status::{self, Stopped, ViewStatus};
 use projections::{ProjectionError, SessionLimits, install};
-use sqlx::postgres::PgConnectOptions;
+use sqlx::Transaction;
+use sqlx::postgres::{PgConnectOptions, Postgres};
 use system_tests::two_regions::until;
 
 const NAMES: [(&str, Fault, &str); 3] = [
@@ -99,13 +101,10 @@ async fn a_view_that_still_stands_before_the_event_says_so_again_after_its_note_
     assert_eq!(status_of(&rig, view.name).await.stopped, noted);
 }
 
-/// A process that is stopped in the middle of a step, as by a debugger or a machine that pages.
-#[tokio::test]
-async fn a_frozen_process_holds_a_view_up_for_its_limit_and_no_longer() {
-    let rig = Rig::start("2026-01-15T00:00:00Z").await;
-    let view = Tally { name: "view_tally", fold: 1, fault: Fault::None }.installed(&rig).await;
-    history(&rig).await;
-    let limits = SessionLimits { lock: Duration::from_millis(100), idle: Duration::from_millis(500) };
+/// A view, its history, and a process that holds it, in a session with these limits.
+async fn held(rig: &Rig, limits: SessionLimits) -> (Runner<Tally>, Transaction<'static, Postgres>) {
+    let view = Tally { name: "view_tally", fold: 1, fault: Fault::None }.installed(rig).await;
+    history(rig).await;
     let url: PgConnectOptions = rig.cluster.url("service", "views").parse().expect("a URL");
     let pool = projections::pool(url, 2, &limits);
     let mut frozen = pool.begin().await.expect("begun");
@@ -114,15 +113,28 @@ async fn a_frozen_process_holds_a_view_up_for_its_limit_and_no_longer() {
         .execute(&mut *frozen)
         .await
         .expect("it holds the view");
-    let (reader, clock) = (rig.log.clone(), rig.clock.clone());
-    let runner = Runner::new(pool.clone(), reader, clock, LiveWindow::default(), view);
+    (Runner::new(pool, rig.log.clone(), rig.clock.clone(), LiveWindow::default(), view), frozen)
+}
+
+/// The view is held at first, and not for ever.
+async fn goes_on(runner: &Runner<Tally>) {
     let mut refused = 0;
     while let Err(error) = runner.step().await {
         assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
         refused += 1;
+        assert!(refused < 300, "nobody ends who holds it");
     }
     assert!(refused > 0, "the lock was not to be had at first");
     assert_eq!(runner.catch_up().await.expect("it goes on").checkpoint.get(), 12);
+}
+
+/// A process that is stopped in the middle of a step, as by a debugger or a machine that pages.
+#[tokio::test]
+async fn a_frozen_process_holds_a_view_up_for_its_limit_and_no_longer() {
+    let rig = Rig::start("2026-01-15T00:00:00Z").await;
+    let limits = SessionLimits { lock: Duration::from_millis(100), idle: Duration::from_secs(5), ..LONG };
+    let (runner, frozen) = held(&rig, limits).await;
+    goes_on(&runner).await;
     let lost = frozen.commit().await.expect_err("its session was ended");
     assert_eq!(ProjectionError::database("commit")(lost).kind(), ErrorKind::Unavailable);
 }
@@ -140,7 +152,7 @@ async fn a_rebuild_waits_for_a_live_version_that_is_held_for_longer_than_a_lock_
         .execute(&mut *sweeping)
         .await
         .expect("it holds the view");
-    let limits = SessionLimits { lock: Duration::from_millis(300), idle: Duration::from_secs(60) };
+    let limits = SessionLimits { lock: Duration::from_millis(300), ..LONG };
     let url: PgConnectOptions = rig.cluster.url("service", "views").parse().expect("a URL");
     let url = url.application_name("rebuild");
     let rebuild = Rebuild::new(projections::pool(url, 4, &limits), rig.log.clone(), view, Arc::new(Unwatched));
@@ -161,6 +173,49 @@ async fn a_rebuild_waits_for_a_live_version_that_is_held_for_longer_than_a_lock_
     sweeping.commit().await.expect("the sweep ends");
     let rebuilt = rebuilding.await.expect("no panic").expect("it goes on");
     assert_eq!((rebuilt.version, rebuilt.comparison.differing), (2, 0));
+}
+
+#[tokio::test]
+async fn a_process_that_is_frozen_while_rows_come_holds_a_view_up_no_longer_either() {
+    let rig = Rig::start("2026-01-15T00:00:00Z").await;
+    let limits = SessionLimits { lock: Duration::from_millis(100), unread: Duration::from_secs(2), ..LONG };
+    let (runner, mut frozen) = held(&rig, limits).await;
+    // More than all buffers on the way hold: the server goes on sending, and is not kept waiting for a statement.
+    let mut rows = sqlx::query("SELECT repeat('x', 1000) FROM generate_series(1, 200000)").fetch(&mut *frozen);
+    rows.try_next().await.expect("a row");
+    goes_on(&runner).await;
+    let lost = loop {
+        if let Err(lost) = rows.try_next().await.map(|row| row.expect("not all of them")) {
+            break lost;
+        }
+    };
+    assert_eq!(ProjectionError::database("read")(lost).kind(), ErrorKind::Unavailable);
+}
+
+/// Limits that no test waits for.
+const LONG: SessionLimits = SessionLimits {
+    lock: Duration::from_secs(3600),
+    idle: Duration::from_secs(3600),
+    unread: Duration::from_secs(3600),
+};
+
+/// As while its space is given back.
+#[tokio::test]
+async fn who_asks_a_view_waits_for_its_tables_longer_than_who_moves_it() {
+    let rig = Rig::start("2026-01-15T00:00:00Z").await;
+    let url: PgConnectOptions = rig.cluster.url("service", "views").parse().expect("a URL");
+    let limits = [SessionLimits::default(), SessionLimits::of_readers()];
+    let [moving, asking] = limits.map(|limits| projections::pool(url.clone(), 1, &limits));
+    for (pool, lock) in [(&moving, "10s"), (&asking, "1min")] {
+        let limits: (String, String, String) = sqlx::query_as(
+            "SELECT current_setting('lock_timeout'), current_setting('idle_in_transaction_session_timeout'),
+                    current_setting('tcp_user_timeout')",
+        )
+        .fetch_one(pool)
+        .await
+        .expect("readable");
+        assert_eq!(limits, (lock.to_owned(), "2min".to_owned(), "20000".to_owned()));
+    }
 }
 
 #[tokio::test]

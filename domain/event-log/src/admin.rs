@@ -11,6 +11,7 @@ use uuid::Uuid;
 use crate::error::EventLogError;
 use crate::instant::Instant;
 use crate::migrations;
+use crate::session::check_version;
 
 /// The role that the service logs in as.
 #[derive(Clone)]
@@ -62,10 +63,12 @@ impl Admin {
     /// Connects as a role that may create roles and schemas.
     ///
     /// # Errors
-    /// `Database`.
+    /// `Database`; `Unsafe` for a server that is too old.
     pub async fn connect(url: &str) -> Result<Self, EventLogError> {
         let connection = PgConnection::connect(url).await;
-        Ok(Self { connection: connection.map_err(EventLogError::database("connecting as administrator"))? })
+        let connection = connection.map_err(EventLogError::database("connecting as administrator"))?;
+        check_version(&connection).map_err(|reason| EventLogError::Unsafe { reason })?;
+        Ok(Self { connection })
     }
 
     /// What [`Admin::prepare`] and [`Admin::create_log`] would do, for the service's role of this name. Changes nothing.

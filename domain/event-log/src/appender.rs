@@ -29,7 +29,7 @@ use crate::log::Shared;
 use group::{Committer, Settled};
 pub use queue::QUEUE_REQUESTS_MAX;
 use queue::{Queue, Refused, Room};
-use replay::{Lookups, Retries};
+use replay::{LookUpRoom, Lookups, Retries};
 
 /// When a caller may try again that was refused by a full queue.
 const QUEUE_RETRY_SECONDS: u32 = 1;
@@ -56,6 +56,7 @@ impl Ticket {
 /// The way in.
 pub(crate) struct Appender {
     queue: Arc<Queue<Ticket>>,
+    look_ups: LookUpRoom,
     shared: Arc<Shared>,
     task: tokio::sync::Mutex<Option<JoinHandle<()>>>,
     broken: watch::Receiver<bool>,
@@ -64,11 +65,12 @@ pub(crate) struct Appender {
 impl Appender {
     pub(crate) fn start(shared: Arc<Shared>) -> Self {
         let queue = Arc::new(Queue::new(shared.config.queue_bytes));
-        let retries = Retries::new(Arc::clone(&shared));
+        let look_ups = LookUpRoom::new(shared.config.queue_bytes);
+        let retries = Retries::new(Arc::clone(&shared), look_ups.clone());
         let (breaks, broken) = watch::channel(false);
         let task = Task { shared: Arc::clone(&shared), queue: Arc::clone(&queue), retries };
         let task = tokio::sync::Mutex::new(Some(tokio::spawn(task.run(Breaks(breaks)))));
-        Self { queue, shared, task, broken }
+        Self { queue, look_ups, shared, task, broken }
     }
 
     pub(crate) async fn append(&self, request: AppendRequest) -> Result<Appended, AppendError> {
@@ -92,6 +94,11 @@ impl Appender {
         if self.broken.clone().wait_for(|broken| *broken).await.is_err() {
             std::future::pending().await
         }
+    }
+
+    /// The bytes of the retries that are looked up.
+    pub(crate) fn looked_up(&self) -> usize {
+        self.look_ups.held()
     }
 
     /// Refuses what comes from now on, and returns when all that was accepted is answered.

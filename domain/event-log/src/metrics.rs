@@ -51,6 +51,10 @@ pub struct LogMetrics {
     pub terminated_holders: u64,
     /// Partitions that a group had to wait for: they were not made ahead of time.
     pub late_partitions: u64,
+    /// Retries that were not looked up, because too many were already.
+    pub full_look_ups: u64,
+    /// Bytes of the retries whose first appearance is looked up; [`crate::PgConfig::queue_bytes`] is the limit here too.
+    pub look_up_bytes: u64,
     /// Requests that wait for their group.
     pub queued_requests: u64,
     /// Bytes of these and of the group that is being committed; [`crate::PgConfig::queue_bytes`] is the limit.
@@ -76,6 +80,7 @@ macro_rules! counters {
                     $($name: self.$name.get(),)*
                     group_events: self.group_events.get(),
                     commit_micros: self.commit_micros.get(),
+                    look_up_bytes: 0,
                     queued_requests: 0,
                     queued_bytes: 0,
                 }
@@ -94,6 +99,7 @@ counters!(
     in_doubt,
     terminated_holders,
     late_partitions,
+    full_look_ups,
 );
 
 #[derive(Debug, Default)]
@@ -181,7 +187,8 @@ impl PgLog {
         let (requests, bytes) = self.appender().queued();
         let number = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
         let (queued_requests, queued_bytes) = (number(requests), number(bytes));
-        LogMetrics { queued_requests, queued_bytes, ..self.shared().counters.snapshot() }
+        let look_up_bytes = number(self.appender().looked_up());
+        LogMetrics { look_up_bytes, queued_requests, queued_bytes, ..self.shared().counters.snapshot() }
     }
 
     /// How commits are measured: `elapsed` says how long the process runs, by a clock that never goes back. Set once,

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use crate::PgConfig;
 use crate::error::EventLogError;
-use crate::session::{Purpose, Server, options, silent};
+use crate::session::{Purpose, look_at, options, silent};
 
 /// Longer than a statement of these sessions may take (`statement_timeout`).
 const ANSWER_LIMIT: Duration = Duration::from_secs(65);
@@ -47,10 +47,8 @@ impl Sessions {
             .acquire_timeout(Duration::from_secs(10))
             .after_connect(move |connection, _| {
                 Box::pin(async move {
-                    match Server::of(connection).await?.danger(allow_superuser) {
-                        Some(reason) => Err(sqlx::Error::Configuration(reason.into())),
-                        None => Ok(()),
-                    }
+                    let looked = look_at(connection, allow_superuser).await?;
+                    looked.map(drop).map_err(|reason| sqlx::Error::Configuration(reason.into()))
                 })
             })
             .test_before_acquire(false)

@@ -16,7 +16,7 @@ use crate::chance;
 use crate::clock::SystemClock;
 use crate::config::reference::{self, SECTIONS};
 use crate::config::{Config, OidcConfig, PeerConfig};
-use crate::node::VIEW_CONNECTIONS;
+use crate::node::{READER_CONNECTIONS, VIEW_CONNECTIONS};
 use crate::oidc;
 use crate::tls::{self, ServerTls, TlsError};
 
@@ -95,7 +95,7 @@ async fn try_log(config: &Config) -> (Tried, Vec<String>) {
         Ok(log) => log,
         Err(error) => return (bad(chain(&error)), Vec::new()),
     };
-    let (head, advice) = tokio::join!(log.log_head(), log.advice(VIEW_CONNECTIONS));
+    let (head, advice) = tokio::join!(log.log_head(), log.advice(VIEW_CONNECTIONS + READER_CONNECTIONS));
     log.shut_down().await;
     let tried = match head {
         Ok(head) => {

@@ -25,8 +25,8 @@ const OTHER_METHOD: &str = "other";
 /// The numbers of the region behind the API.
 #[async_trait]
 pub trait Numbers: Send + Sync {
-    /// Writes them; those that take the database only where that has just told the log's head, and in a short time.
-    async fn write(&self, text: &mut MetricsText, head: Option<&LogHead>);
+    /// Writes them; those that take the database only where that has just told the log's head, and within `limit`.
+    async fn write(&self, text: &mut MetricsText, head: Option<&LogHead>, limit: Duration);
 }
 
 #[derive(Debug, Clone, Default)]

@@ -24,10 +24,13 @@ use super::problem::Problem;
 use super::route::{Answer, JSON, Route, TEXT, shape, text};
 use super::scope::Touches;
 use super::{ApiState, EVERYONE};
+use crate::clock::Stopwatch;
 use crate::workers::WorkerStatus;
 
 /// The log has to answer a health check within this time.
 const READY_WITHIN: Duration = Duration::from_secs(2);
+/// The database has this long for all that a scrape asks of it.
+const SCRAPE_WITHIN: Duration = Duration::from_secs(2);
 
 pub(super) static ROUTES: &[Route] = &[
     Route {
@@ -178,15 +181,17 @@ pub(super) async fn ready(State(state): State<Arc<ApiState>>) -> Result<String, 
     }
 }
 
-/// A database that does not answer takes its own numbers away, and the others neither away nor back for long.
+/// A database that does not answer takes its own numbers away, and the others neither away nor back for long: what is
+/// asked after the head shares its limit.
 pub(super) async fn metrics(State(state): State<Arc<ApiState>>) -> Response {
+    let watch = Stopwatch::start();
     let mut text = MetricsText::default();
     text.value(&BUILD_INFO, &[env!("CARGO_PKG_VERSION"), &state.region], 1);
     state.write_metrics(&mut text);
     for (name, status) in state.workers.statuses() {
         write_worker(&mut text, name, &status);
     }
-    let head = match tokio::time::timeout(READY_WITHIN, state.log.log_head()).await {
+    let head = match tokio::time::timeout(SCRAPE_WITHIN, state.log.log_head()).await {
         Ok(Ok(head)) => Some(head),
         Ok(Err(error)) => {
             tracing::warn!(error = %crate::chain::chain(&error), "the log's metrics are left out");
@@ -199,7 +204,8 @@ pub(super) async fn metrics(State(state): State<Arc<ApiState>>) -> Response {
     };
     write_head(&mut text, head.as_ref());
     state.tails.write(&mut text, head.as_ref().map(|head| head.head));
-    state.numbers.write(&mut text, head.as_ref()).await;
+    let limit = SCRAPE_WITHIN.saturating_sub(watch.elapsed());
+    state.numbers.write(&mut text, head.as_ref(), limit).await;
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text.finish()).into_response()
 }
 

@@ -30,7 +30,7 @@ use crate::groups::Groups;
 use crate::http::archive::ArchiveApi;
 use crate::http::regions::RegionApi;
 use crate::http::{self, ApiState, Door, Parts};
-use crate::node::{Node, NodeError, VIEW_CONNECTIONS};
+use crate::node::{Node, NodeError, READER_CONNECTIONS, VIEW_CONNECTIONS};
 use crate::spans::{self, Spans};
 use crate::tls::{ServerTls, TlsError};
 use crate::tokens::PgTokens;
@@ -236,7 +236,7 @@ impl Server {
 
 /// Says what could be set better in the database. Not to know it keeps nobody from serving.
 async fn advise(node: &Node) {
-    match node.log.advice(VIEW_CONNECTIONS).await {
+    match node.log.advice(VIEW_CONNECTIONS + READER_CONNECTIONS).await {
         Ok(all) => {
             for Advice { setting, value, advice } in all {
                 tracing::info!(setting, value, advice, "the database could be set better");

@@ -7,23 +7,23 @@ use std::time::Duration;
 use async_trait::async_trait;
 use domain::append::{LogHead, Role};
 use domain::archive::catalog::Doubt;
-use domain::group::{ConsumerGroups as _, GroupStatus};
+use domain::group::{ConsumerGroups as _, GroupError, GroupStatus};
 use domain::log::{Direction, LogReader};
 use domain::{Epoch, Head, Position, Timestamp};
 use event_log::{COMMIT_MICROS_BOUNDS, Figures, GROUP_EVENTS_BOUNDS, LogMetrics, QUEUE_REQUESTS_MAX};
 use projections::runner::Seen;
+use projections::status::ViewStatus;
 use replication::Standing;
+use sqlx::postgres::PgPool;
 
+use crate::chain::chain;
 use crate::clock::SystemClock;
 use crate::config::LogConfig;
 use crate::http::metrics::families::*;
 use crate::http::metrics::{Family, MetricsText, Numbers};
 use crate::http::status::{seconds, unix_seconds, write_role};
-use crate::node::{Node, VIEW_CONNECTIONS};
+use crate::node::{Node, READER_CONNECTIONS, VIEW_CONNECTIONS};
 use crate::spans::Spans;
-
-/// The database has this long for all that a scrape asks of it, beside the head.
-const DATABASE_LIMIT: Duration = Duration::from_secs(2);
 
 /// What the workers last heard, for the metrics alone.
 #[derive(Debug, Default)]
@@ -86,7 +86,7 @@ pub(super) struct RegionNumbers {
 
 #[async_trait]
 impl Numbers for RegionNumbers {
-    async fn write(&self, text: &mut MetricsText, head: Option<&LogHead>) {
+    async fn write(&self, text: &mut MetricsText, head: Option<&LogHead>, limit: Duration) {
         text.value(&PROCESS_START, &[], unix_seconds(self.started));
         if let Some(dropped) = self.spans.dropped() {
             text.value(&SPANS_DROPPED, &[], dropped);
@@ -98,39 +98,63 @@ impl Numbers for RegionNumbers {
         let heard = self.heard.lock().clone();
         write_heard(text, &heard, self.node.region.as_ref().is_some_and(|region| region.peer.is_some()));
         let Some(head) = head else { return };
-        self.ask_groups(text, head).await;
-        self.ask_views(text, head).await;
-        let asked = async {
-            let figures = self.node.log.figures().await?;
-            Ok::<_, event_log::EventLogError>((figures, self.unfollowed_since(head, &heard).await))
-        };
-        match tokio::time::timeout(DATABASE_LIMIT, asked).await {
-            Ok(Ok((figures, unfollowed_since))) => {
-                text.value(&LOG_COMING_PARTITION, &[], u8::from(figures.coming_partition));
-                if self.node.archive.is_some() {
-                    write_archive(text, &figures, &heard);
-                }
-                // Simulated clocks stand where they were put.
-                if !head.simulated {
-                    write_clocks(text, &figures, &heard);
-                }
-                write_lag(text, head, &heard, unfollowed_since);
-            }
-            Ok(Err(error)) => {
-                tracing::warn!(error = %crate::chain::chain(&error), "the archive's metrics are left out")
-            }
-            Err(_) => tracing::warn!("the archive's metrics are left out: the database does not answer in time"),
+        let (groups, views, figures) = ask(
+            limit,
+            async { self.groups(head).await.map_err(|error| chain(&error)) },
+            async { projections::status::of_all(&self.node.views).await.map_err(|error| chain(&error)) },
+            async {
+                let figures = self.node.log.figures().await.map_err(|error| chain(&error))?;
+                Ok((figures, self.unfollowed_since(head, &heard).await))
+            },
+        )
+        .await;
+        write_groups(text, &groups.unwrap_or_default(), head.head);
+        self.write_other_views(text, &views.unwrap_or_default(), head);
+        let Some((figures, unfollowed_since)) = figures else { return };
+        text.value(&LOG_COMING_PARTITION, &[], u8::from(figures.coming_partition));
+        if self.node.archive.is_some() {
+            write_archive(text, &figures, &heard);
         }
+        // Simulated clocks stand where they were put.
+        if !head.simulated {
+            write_clocks(text, &figures, &heard);
+        }
+        write_lag(text, head, &heard, unfollowed_since);
     }
+}
+
+/// What the database tells of groups, views and archive. They are asked for side by side: a database that is away takes one
+/// limit of a scrape, not one for each of them.
+async fn ask<G, V, F>(
+    limit: Duration,
+    groups: impl Future<Output = Result<G, String>>,
+    views: impl Future<Output = Result<V, String>>,
+    figures: impl Future<Output = Result<F, String>>,
+) -> (Option<G>, Option<V>, Option<F>) {
+    tokio::join!(
+        in_time(limit, "the consumer groups' metrics", groups),
+        in_time(limit, "the metrics of other views", views),
+        in_time(limit, "the archive's metrics", figures),
+    )
+}
+
+/// What is told within the limit; otherwise `what` is left out.
+async fn in_time<T>(limit: Duration, what: &str, told: impl Future<Output = Result<T, String>>) -> Option<T> {
+    match tokio::time::timeout(limit, told).await {
+        Ok(Ok(told)) => return Some(told),
+        Ok(Err(error)) => tracing::warn!(what, error, "left out of a scrape"),
+        Err(_) => tracing::warn!(what, "left out of a scrape: the database does not answer in time"),
+    }
+    None
 }
 
 impl RegionNumbers {
     fn write_connections(&self, text: &mut MetricsText) {
-        let views = &self.node.views;
-        let views_idle = u32::try_from(views.num_idle()).unwrap_or(u32::MAX);
+        let held = |pool: &PgPool| (pool.size(), u32::try_from(pool.num_idle()).unwrap_or(u32::MAX));
         let pools = [
             ("log", self.node.log.connections(), self.log.connections),
-            ("views", (views.size(), views_idle), VIEW_CONNECTIONS),
+            ("views", held(&self.node.views), VIEW_CONNECTIONS),
+            ("readers", held(&self.node.readers), READER_CONNECTIONS),
         ];
         for (pool, (open, idle), limit) in pools {
             text.value(&CONNECTIONS, &[pool, "busy"], open.saturating_sub(idle));
@@ -145,38 +169,16 @@ impl RegionNumbers {
     }
 
     /// Group state belongs to a region; the one that is not active hands nothing out, and its groups stand.
-    async fn ask_groups(&self, text: &mut MetricsText, head: &LogHead) {
+    async fn groups(&self, head: &LogHead) -> Result<Vec<GroupStatus>, GroupError> {
         if head.role != Role::Active {
-            return;
+            return Ok(Vec::new());
         }
-        let statuses = match tokio::time::timeout(DATABASE_LIMIT, self.node.log.statuses()).await {
-            Ok(Ok(statuses)) => statuses,
-            Ok(Err(error)) => {
-                tracing::warn!(error = %crate::chain::chain(&error), "the consumer groups' metrics are left out");
-                return;
-            }
-            Err(_) => {
-                tracing::warn!("the consumer groups' metrics are left out: the database does not answer in time");
-                return;
-            }
-        };
-        write_groups(text, &statuses, head.head);
+        self.node.log.statuses().await
     }
 
     /// The views that other programs move; the server's own is known without asking.
-    async fn ask_views(&self, text: &mut MetricsText, head: &LogHead) {
+    fn write_other_views(&self, text: &mut MetricsText, views: &[ViewStatus], head: &LogHead) {
         let own = self.node.content_runner.name();
-        let views = match tokio::time::timeout(DATABASE_LIMIT, projections::status::of_all(&self.node.views)).await {
-            Ok(Ok(views)) => views,
-            Ok(Err(error)) => {
-                tracing::warn!(error = %crate::chain::chain(&error), "the metrics of other views are left out");
-                return;
-            }
-            Err(_) => {
-                tracing::warn!("the metrics of other views are left out: the database does not answer in time");
-                return;
-            }
-        };
         for view in views.iter().filter(|view| view.view != own) {
             let stopped = view.stopped.as_ref().map(|stopped| stopped.position);
             write_view(text, &view.view, Seen { checkpoint: view.checkpoint, stopped }, Some(head));
@@ -185,6 +187,11 @@ impl RegionNumbers {
 
     fn write_work(&self, text: &mut MetricsText) {
         let Some(archive) = &self.node.archive else { return };
+        let reads = archive.reader.reads();
+        for (from, count) in [("memory", reads.cached), ("own", reads.own), ("other", reads.other)] {
+            text.value(&ARCHIVE_READS, &[from], count);
+        }
+        text.value(&ARCHIVE_READ_BYTES, &[], reads.bytes);
         let counts = archive.heals.counts();
         let outcomes = [("healed", counts.healed), ("not_rewritten", counts.not_rewritten), ("lost", counts.lost)];
         for (outcome, count) in outcomes {
@@ -269,6 +276,9 @@ fn write_log(text: &mut MetricsText, log: &LogMetrics, config: &LogConfig) {
     text.value(&LOG_QUEUED_LIMIT, &[], QUEUE_REQUESTS_MAX);
     text.value(&LOG_QUEUED_BYTES, &[], log.queued_bytes);
     text.value(&LOG_QUEUED_BYTES_LIMIT, &[], config.queue_bytes);
+    text.value(&LOG_LOOK_UPS, &[], log.look_up_bytes);
+    text.value(&LOG_LOOK_UPS_LIMIT, &[], config.queue_bytes);
+    text.value(&LOG_LOOK_UPS_FULL, &[], log.full_look_ups);
     let events = GROUP_EVENTS_BOUNDS.map(|bound| bound as f64);
     text.histogram(&LOG_GROUP_EVENTS, &[], events, &log.group_events.counts, log.group_events.sum as f64);
     let times = COMMIT_MICROS_BOUNDS.map(|bound| bound as f64 / 1e6);
@@ -400,6 +410,36 @@ mod tests {
     fn nothing_is_said_of_a_lag_while_nobody_follows_or_is_heard() {
         assert!(lag(&head(Role::ReadOnly, 9), &hears(7), None).is_empty());
         assert!(lag(&head(Role::Active, 9), &HeardNow::default(), None).is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    #[expect(clippy::disallowed_methods, reason = "time stands still until everybody waits for it")]
+    async fn a_database_that_never_answers_takes_one_limit_of_a_scrape() {
+        use std::future::pending;
+        let (limit, began) = (Duration::from_secs(2), tokio::time::Instant::now());
+        let told = ask::<(), (), ()>(limit, pending(), pending(), pending()).await;
+        assert_eq!((told, began.elapsed()), ((None, None, None), limit));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_told_is_kept_where_the_rest_is_late_or_refused() {
+        let refused = async { Err::<(), _>("it is away".to_owned()) };
+        let told = ask(Duration::from_secs(2), refused, async { Ok(7) }, std::future::pending::<Result<(), _>>());
+        assert_eq!(told.await, (None, Some(7), None));
+    }
+
+    #[test]
+    fn two_views_are_one_group_of_each_family() {
+        let mut text = MetricsText::default();
+        for view in ["view_content", "view_other"] {
+            write_view(&mut text, view, Seen { checkpoint: Head::EMPTY, stopped: None }, Some(&head(Role::Active, 3)));
+        }
+        let text = text.finish();
+        let names = text.lines().map(|line| line.trim_start_matches("# HELP ").trim_start_matches("# TYPE "));
+        let mut groups: Vec<&str> = names.filter_map(|line| line.split([' ', '{']).next()).collect();
+        groups.dedup();
+        let families = [&VIEW_CHECKPOINT, &VIEW_LAG, &VIEW_STOPPED, &VIEW_STOPPED_POSITION];
+        assert_eq!(groups, families.map(|family| family.name), "{text}");
     }
 
     #[test]

@@ -43,19 +43,36 @@ pub(super) struct Lookups {
     pub(super) past: Vec<Past>,
 }
 
+/// How much may be looked up at once.
+#[derive(Clone)]
+pub(super) struct LookUpRoom {
+    units: Arc<Semaphore>,
+    units_max: usize,
+}
+
+impl LookUpRoom {
+    pub(super) fn new(bytes_max: usize) -> Self {
+        let units_max = (bytes_max / UNIT_BYTES).clamp(1, Semaphore::MAX_PERMITS);
+        Self { units: Arc::new(Semaphore::new(units_max)), units_max }
+    }
+
+    /// Bytes of the requests that are looked up, in whole units.
+    pub(super) fn held(&self) -> usize {
+        (self.units_max - self.units.available_permits()).saturating_mul(UNIT_BYTES)
+    }
+}
+
 /// All look-ups of an appender.
 pub(super) struct Retries {
     look: Look,
-    /// How much may be looked up at once, in units.
-    room: Arc<Semaphore>,
+    room: LookUpRoom,
     tasks: JoinSet<()>,
 }
 
 impl Retries {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
-        let units = (shared.config.queue_bytes / UNIT_BYTES).clamp(1, Semaphore::MAX_PERMITS);
+    pub(super) fn new(shared: Arc<Shared>, room: LookUpRoom) -> Self {
         let look = Look { shared, archive_reads: Arc::new(Semaphore::new(ARCHIVE_READS_MAX)) };
-        Self { look, room: Arc::new(Semaphore::new(units)), tasks: JoinSet::new() }
+        Self { look, room, tasks: JoinSet::new() }
     }
 
     /// Answers them, in its own time.
@@ -74,10 +91,11 @@ impl Retries {
     /// Moves a request out of the queue's room, or answers it if there is no room here.
     fn admit(&self, mut ticket: Ticket) -> Option<Ticket> {
         let units = u32::try_from(ticket.request.bytes() / UNIT_BYTES + 1).unwrap_or(u32::MAX);
-        if let Ok(share) = Arc::clone(&self.room).try_acquire_many_owned(units) {
+        if let Ok(share) = Arc::clone(&self.room.units).try_acquire_many_owned(units) {
             (ticket.room, ticket.look_up) = (None, Some(share));
             return Some(ticket);
         }
+        self.look.shared.counters.full_look_ups.add(1);
         let reason = "too many retries wait for what is stored to be read".into();
         self.look.send(ticket, Err(AppendError::Indeterminate { reason }));
         None

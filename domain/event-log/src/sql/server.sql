@@ -5,7 +5,6 @@ SELECT
     current_setting('fsync')::boolean AS fsync,
     current_setting('full_page_writes')::boolean AS full_page_writes,
     current_setting('server_encoding') = 'UTF8' AS utf8,
-    current_setting('server_version_num')::integer AS version,
     pg_is_in_recovery() AS in_recovery,
     (
         SELECT CASE

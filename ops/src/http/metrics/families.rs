@@ -104,6 +104,12 @@ families! {
         "Bytes of the appends that wait for their group or are in it"
     LOG_QUEUED_BYTES_LIMIT: Gauge "coldstream_log_queued_bytes_limit" []
         "How many bytes may wait; more are refused as unavailable (log.queue_bytes)"
+    LOG_LOOK_UPS: Gauge "coldstream_log_look_up_bytes" []
+        "LOG-4: bytes of the retries whose first appearance is looked up, in the live log or the archive"
+    LOG_LOOK_UPS_LIMIT: Gauge "coldstream_log_look_up_bytes_limit" []
+        "How many there may be; more retries are answered as indeterminate (log.queue_bytes)"
+    LOG_LOOK_UPS_FULL: Counter "coldstream_log_full_look_ups_total" []
+        "LOG-4: retries that were so"
     CONNECTIONS: Gauge "coldstream_database_connections" ["pool" "state"]
         "Connections to the database; appending and following have one more each"
     CONNECTIONS_LIMIT: Gauge "coldstream_database_connections_limit" ["pool"]
@@ -160,6 +166,10 @@ families! {
         "ARC-4: segments that the scrub has read again, in runs that ended without an error"
     ARCHIVE_SCRUBBED_BYTES: Counter "coldstream_archive_scrubbed_bytes_total" []
         "ARC-4: bytes that these runs have read"
+    ARCHIVE_READS: Counter "coldstream_archive_reads_total" ["from"]
+        "ARC-3: indexes and blocks of segments that readers have taken from memory or asked a bucket for"
+    ARCHIVE_READ_BYTES: Counter "coldstream_archive_read_bytes_total" []
+        "Bytes that the buckets have given for these"
     ARCHIVE_FINDINGS: Counter "coldstream_archive_findings_total" ["outcome"]
         "ARC-4: damaged objects; lost: no good copy is left"
 
@@ -199,11 +209,12 @@ families! {
 
 /// What bounds the values of each label: nothing that a client sends becomes one.
 const LABELS: &[(&str, &str)] = &[
+    ("from", "`memory`; `own`, this region's bucket; `other`, the other region's, while the own one does not answer"),
     ("group", "the consumer groups of the log, 256 at most"),
     ("limit", "`requests`, `bytes`, `failures`"),
     ("method", "the methods of HTTP; any other is `other`"),
     ("outcome", "a word of the code; of appends `new`, `replayed` or the kind of the error"),
-    ("pool", "`log`, `views`"),
+    ("pool", "`log`; `views`, which moves them; `readers`, which asks the view of content"),
     ("reason", "a word of the code for each thing that pruning waits for"),
     ("region", "the process's own"),
     ("role", "`active`, `follower`, `draining`, `read_only`"),

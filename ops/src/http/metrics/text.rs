@@ -1,7 +1,8 @@
 //! Prometheus' text format (0.0.4), and what a metric is. A sample is written of a [`Family`] only, so that nothing is
-//! scraped which has no HELP, no TYPE and no place in the table of all metrics.
+//! scraped which has no HELP, no TYPE and no place in the table of all metrics. All samples of a family stand together,
+//! whoever wrote them and when: the format asks for one group each.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fmt::{Display, Write as _};
 
 use serde::Serialize;
@@ -46,15 +47,16 @@ pub struct Family {
 /// A text of samples.
 #[derive(Debug, Default)]
 pub struct MetricsText {
-    text: String,
-    described: BTreeSet<&'static str>,
+    /// Families in the order in which they came.
+    groups: Vec<String>,
+    /// By a family's name, the place of its group.
+    places: BTreeMap<&'static str, usize>,
 }
 
 impl MetricsText {
     /// One sample; `values` are those of the family's labels, in their order.
     pub fn value(&mut self, family: &'static Family, values: &[&str], value: impl Display) {
-        self.describe(family);
-        self.sample(family, "", &labels(family, values), value);
+        sample(self.group(family), family, "", &labels(family, values), value);
     }
 
     /// A histogram. `counts` has one more entry than there are `bounds`: values up to each bound and above the one
@@ -67,41 +69,40 @@ impl MetricsText {
         counts: &[u64],
         sum: f64,
     ) {
-        self.describe(family);
-        let own = labels(family, values);
+        let (own, group) = (labels(family, values), self.group(family));
         let mut up_to = 0;
         for (bound, count) in bounds.into_iter().map(|bound| bound.to_string()).chain(["+Inf".to_owned()]).zip(counts) {
             up_to += count;
             let labels = [own.as_slice(), &[format!("le=\"{bound}\"")]].concat();
-            self.sample(family, "_bucket", &labels, up_to);
+            sample(group, family, "_bucket", &labels, up_to);
         }
-        self.sample(family, "_sum", &own, sum);
-        self.sample(family, "_count", &own, up_to);
+        sample(group, family, "_sum", &own, sum);
+        sample(group, family, "_count", &own, up_to);
     }
 
     /// The text.
     #[must_use]
     pub fn finish(self) -> String {
-        self.text
+        self.groups.concat()
     }
 
-    fn describe(&mut self, family: &'static Family) {
-        if self.described.insert(family.name) {
-            self.line(format_args!("# HELP {} {}", family.name, family.help));
-            self.line(format_args!("# TYPE {} {}", family.name, family.kind.as_str()));
-        }
+    /// The group of a family, which begins with what it is.
+    fn group(&mut self, family: &'static Family) -> &mut String {
+        let place = *self.places.entry(family.name).or_insert_with(|| {
+            let Family { name, kind, help, .. } = family;
+            self.groups.push(format!("# HELP {name} {help}\n# TYPE {name} {}\n", kind.as_str()));
+            self.groups.len() - 1
+        });
+        &mut self.groups[place]
     }
+}
 
-    fn sample(&mut self, family: &Family, part: &str, labels: &[String], value: impl Display) {
-        match labels {
-            [] => self.line(format_args!("{}{part} {value}", family.name)),
-            _ => self.line(format_args!("{}{part}{{{}}} {value}", family.name, labels.join(","))),
-        }
-    }
-
-    fn line(&mut self, line: std::fmt::Arguments<'_>) {
-        writeln!(self.text, "{line}").expect("writing to a String cannot fail");
-    }
+fn sample(group: &mut String, family: &Family, part: &str, labels: &[String], value: impl Display) {
+    let written = match labels {
+        [] => writeln!(group, "{}{part} {value}", family.name),
+        _ => writeln!(group, "{}{part}{{{}}} {value}", family.name, labels.join(",")),
+    };
+    written.expect("writing to a String cannot fail");
 }
 
 fn labels(family: &Family, values: &[&str]) -> Vec<String> {
@@ -118,6 +119,8 @@ mod tests {
     use super::*;
 
     static UP: Family = Family { name: "worker_up", kind: Kind::Gauge, help: "Whether", labels: &["worker"] };
+    static DONE: Family =
+        Family { name: "worker_done_total", kind: Kind::Counter, help: "How often", labels: &["worker"] };
     static TOOK: Family = Family { name: "took_seconds", kind: Kind::Histogram, help: "Time", labels: &[] };
 
     #[test]
@@ -128,6 +131,20 @@ mod tests {
         let text = text.finish();
         assert_eq!(text.matches("# TYPE worker_up gauge\n").count(), 1);
         assert!(text.contains("worker_up{worker=\"a\\\"b\"} 1\n"), "{text}");
+    }
+
+    #[test]
+    fn samples_of_a_family_stand_together_whatever_is_written_between_them() {
+        let mut text = MetricsText::default();
+        for worker in ["a", "b"] {
+            text.value(&UP, &[worker], 1);
+            text.value(&DONE, &[worker], 2);
+        }
+        let expected = "# HELP worker_up Whether\n# TYPE worker_up gauge\n\
+            worker_up{worker=\"a\"} 1\nworker_up{worker=\"b\"} 1\n\
+            # HELP worker_done_total How often\n# TYPE worker_done_total counter\n\
+            worker_done_total{worker=\"a\"} 2\nworker_done_total{worker=\"b\"} 2\n";
+        assert_eq!(text.finish(), expected);
     }
 
     #[test]

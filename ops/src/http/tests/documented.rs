@@ -1,6 +1,7 @@
 //! The document against the answers that tests get.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use domain::append::LogHead;
@@ -13,7 +14,7 @@ pub(super) struct NoNumbers;
 
 #[async_trait]
 impl Numbers for NoNumbers {
-    async fn write(&self, _text: &mut MetricsText, _head: Option<&LogHead>) {}
+    async fn write(&self, _text: &mut MetricsText, _head: Option<&LogHead>, _limit: Duration) {}
 }
 
 /// Whatever a test was about: the document has told every answer that it got.

@@ -116,9 +116,12 @@ fn large(id: &str) -> String {
 async fn a_body_that_finds_no_room_in_memory_is_told_to_come_again_and_then_is_taken() {
     let limits = HttpConfig { receive_seconds: 1, body_bytes_in_flight_max: 16 << 20, ..HttpConfig::default() };
     let api = Api::start_with(limits, 0).await;
-    let accepted = tokio::spawn(api.post(BATCH, large("1")).send());
+    let mut accepted = tokio::spawn(api.post(BATCH, large("1")).send());
     // It is with the log, and holds its room until that has answered.
-    api.log.between.arrived.acquire().await.expect("open").forget();
+    tokio::select! {
+        arrived = api.log.between.arrived.acquire() => arrived.expect("open").forget(),
+        answer = &mut accepted => panic!("it never came to the log: {answer:?}"),
+    }
     let refused = api.post(BATCH, large("2")).send().await.expect("an answer");
     assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(refused.headers()["retry-after"], "1");
