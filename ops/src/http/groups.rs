@@ -20,7 +20,7 @@ use domain::{ErrorKind, Head};
 
 use super::auth::{Caller, TokenRole};
 use super::body::Act;
-use super::problem::Problem;
+use super::problem::{Member, Problem};
 use super::route::{self, Answer, JSON, Route, members, shape};
 use super::scope::Touches;
 use super::{ApiState, audit, query};
@@ -203,8 +203,8 @@ impl From<GroupError> for Problem {
         let problem = Self::of(error.kind(), &error);
         match error {
             GroupError::Read(read) => read.into(),
-            GroupError::Fenced { epoch, .. } => problem.with("epoch", epoch),
-            GroupError::Ahead { head } => problem.with("head", head),
+            GroupError::Fenced { epoch, .. } => problem.with(Member::Epoch, epoch),
+            GroupError::Ahead { head } => problem.with(Member::Head, head),
             _ => problem,
         }
     }
