@@ -62,9 +62,9 @@ pub fn says(method: &str, route: &str, status: &str) -> bool {
     let verb = if method == "HEAD" { "get".to_owned() } else { method.to_ascii_lowercase() };
     match DOCUMENT["paths"].get(route) {
         // What is said of all, in the description: a token and a running server come before the route.
-        None => ["401", "404", "429", "503"].contains(&status),
+        None => ["401", "403", "404", "429", "503"].contains(&status),
         Some(path) => match path.get(verb) {
-            None => ["401", "405", "429", "503"].contains(&status),
+            None => ["401", "403", "405", "429", "503"].contains(&status),
             Some(operation) => operation["responses"].get(status).is_some(),
         },
     }
