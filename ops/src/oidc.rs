@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use domain::ErrorKind;
+use domain::{Category, ErrorKind};
 use jsonwebtoken::errors::ErrorKind as JwtError;
 use jsonwebtoken::jwk::{Jwk, PublicKeyUse};
 use jsonwebtoken::{DecodingKey, Validation, decode, decode_header};
@@ -24,6 +24,8 @@ use crate::tls::{self, TlsError};
 
 /// Callers of the issuer are called so in logs and rates, before their subject. No token of ours has such a name.
 pub(crate) const NAME_PREFIX: &str = "oidc:";
+/// In the claim of categories: all of them.
+const ALL_CATEGORIES: &str = "*";
 /// A subject is at most this long (OpenID Connect Core §2).
 const SUBJECT_BYTES_MAX: usize = 255;
 /// The issuer's clock and ours differ by at most this.
@@ -75,6 +77,8 @@ enum Refused {
     Key,
     /// Something else, such as "has expired".
     For(&'static str),
+    /// It is good, and this bearer has nothing here.
+    Bearer { name: String, why: &'static str },
 }
 
 impl OidcTokens {
@@ -151,28 +155,68 @@ impl OidcTokens {
         rules.validate_nbf = true;
         rules.leeway = LEEWAY_SECONDS;
         let read = decode::<Claims>(token, &key, &rules).map_err(|error| Refused::For(reason(error.kind())))?;
-        self.caller(read.claims).map_err(Refused::For)
+        self.caller(read.claims)
     }
 
-    fn caller(&self, claims: Claims) -> Result<Caller, &'static str> {
+    fn spent(&self, why: &'static str) -> Presented {
+        Presented::Spent { name: format!("JWT of {}", self.config.issuer), why }
+    }
+
+    fn caller(&self, claims: Claims) -> Result<Caller, Refused> {
         let fits = |subject: &str| !subject.is_empty() && !subject.contains(char::is_control);
         if claims.sub.len() > SUBJECT_BYTES_MAX || !fits(&claims.sub) {
-            return Err("has a subject that cannot be one");
+            return Err(Refused::For("has a subject that cannot be one"));
         }
-        let words: Vec<&str> = match claims.rest.get(&self.config.role_claim) {
-            Some(Value::String(word)) => vec![word],
-            Some(Value::Array(words)) => words.iter().filter_map(Value::as_str).collect(),
-            _ => Vec::new(),
-        };
+        let name = format!("{NAME_PREFIX}{}", claims.sub);
+        let opened = self.role(&claims.rest).and_then(|role| Ok((role, self.scope(role, &claims.rest)?)));
+        match opened {
+            Ok((role, scope)) => Ok(Caller { name, role, scope, rates: OwnRates::default() }),
+            Err(why) => Err(Refused::Bearer { name, why }),
+        }
+    }
+
+    fn role(&self, claims: &Map<String, Value>) -> Result<TokenRole, &'static str> {
+        let words = find(claims, &self.config.role_claim).map(words).unwrap_or_default();
         let mut roles: Vec<TokenRole> = words.iter().filter_map(|word| self.config.roles.get(*word)).copied().collect();
         roles.dedup();
-        let role = match roles[..] {
-            [role] => role,
-            [] => return Err("names no role"),
-            [..] => return Err("names more than one role"),
-        };
-        let name = format!("{NAME_PREFIX}{}", claims.sub);
-        Ok(Caller { name, role, scope: Scope::Everything, rates: OwnRates::default() })
+        match roles[..] {
+            [role] => Ok(role),
+            [] => Err("names no role"),
+            [..] => Err("names more than one role"),
+        }
+    }
+
+    /// Where the setting is there, what is not said is not opened: a claim that an issuer forgets opens nothing.
+    fn scope(&self, role: TokenRole, claims: &Map<String, Value>) -> Result<Scope, &'static str> {
+        let Some(claim) = &self.config.categories_claim else { return Ok(Scope::Everything) };
+        let claim = find(claims, claim).filter(|claim| !claim.is_null());
+        let named = claim.map(words).unwrap_or_default();
+        match named[..] {
+            [ALL_CATEGORIES] => Ok(Scope::Everything),
+            [] if !role.can_be_limited() && claim.is_none() => Ok(Scope::Everything),
+            _ if !role.can_be_limited() => Err("names categories, and its role opens what has none"),
+            [] => Err("names no category"),
+            _ if named.iter().all(|name| Category::parse(name).is_ok()) => {
+                Ok(Scope::Categories(named.iter().map(|&name| name.to_owned()).collect()))
+            }
+            _ => Err("names a category that cannot be one"),
+        }
+    }
+}
+
+/// The claim of this name, or else the one that it is the path of: names of claims with dots between, each of which may
+/// have dots itself.
+fn find<'a>(claims: &'a Map<String, Value>, path: &str) -> Option<&'a Value> {
+    let inside = |(dot, _)| find(claims.get(&path[..dot])?.as_object()?, &path[dot + 1..]);
+    claims.get(path).or_else(|| path.match_indices('.').find_map(inside))
+}
+
+/// What a claim says that is a text or a list of texts.
+fn words(claim: &Value) -> Vec<&str> {
+    match claim {
+        Value::String(word) => vec![word],
+        Value::Array(words) => words.iter().filter_map(Value::as_str).collect(),
+        _ => Vec::new(),
     }
 }
 
@@ -242,13 +286,9 @@ impl Tokens for OidcTokens {
         }
         Ok(match read {
             Ok(caller) => Presented::Opens(Arc::new(caller)),
-            Err(refused) => {
-                let why = match refused {
-                    Refused::Key => "is signed with a key that its issuer does not show",
-                    Refused::For(why) => why,
-                };
-                Presented::Spent { name: format!("JWT of {}", self.config.issuer), why }
-            }
+            Err(Refused::Bearer { name, why }) => Presented::Barred { name, why },
+            Err(Refused::Key) => self.spent("is signed with a key that its issuer does not show"),
+            Err(Refused::For(why)) => self.spent(why),
         })
     }
 

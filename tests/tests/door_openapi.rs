@@ -43,6 +43,7 @@ fn requests(rig: &Rig, path: &str, method: &str, operation: &Value) -> Vec<Reque
 
 /// Answers in these forms have examples.
 const SHOWN: [&str; 2] = ["application/json", "application/x-ndjson"];
+const PROBLEM: &str = "application/problem+json";
 /// Names the file to which the answers of today are written: `ops/src/http/examples.json` is made so.
 const WRITE_TO: &str = "COLDSTREAM_WRITE_EXAMPLES";
 
@@ -58,7 +59,7 @@ fn shown(media: &str, body: &str) -> Value {
 fn holds(document: &Value, schema: &Value, value: &Value, path: &str) {
     if let Some(reference) = schema["$ref"].as_str() {
         let found = document.pointer(reference.trim_start_matches('#')).expect("it leads somewhere");
-        return holds(document, found, value, path);
+        holds(document, found, value, path);
     }
     let is = |name: &str| match name {
         "object" => value.is_object(),
@@ -77,6 +78,7 @@ fn holds(document: &Value, schema: &Value, value: &Value, path: &str) {
     if let Some(choices) = schema["enum"].as_array() {
         assert!(choices.contains(value), "{path}: {value} is none of {choices:?}");
     }
+    assert!(schema.get("const").is_none_or(|only| only == value), "{path}: {value} is not {}", schema["const"]);
     for choices in ["anyOf", "oneOf"].iter().filter_map(|name| schema[*name].as_array()) {
         let fits = |choice: &Value| std::panic::catch_unwind(|| holds(document, choice, value, path)).is_ok();
         assert!(choices.iter().any(fits), "{path}: {value} is none of {choices:?}");
@@ -89,11 +91,23 @@ fn holds(document: &Value, schema: &Value, value: &Value, path: &str) {
         match of.into_iter().find(|of| !of.is_null()) {
             Some(Value::Bool(allowed)) => assert!(*allowed, "{path}: {name} is not in the schema"),
             Some(schema) => holds(document, schema, member, &format!("{path}.{name}")),
-            None => assert!(schema["properties"].is_null(), "{path}: {name} is not in the schema"),
+            // What stands beside a reference adds to it.
+            None => {
+                let closed = schema["type"] == "object" && !schema["properties"].is_null();
+                assert!(!closed, "{path}: {name} is not in the schema");
+            }
         }
     }
     for element in value.as_array().into_iter().flatten().filter(|_| schema["items"].is_object()) {
         holds(document, &schema["items"], element, &format!("{path}[]"));
+    }
+}
+
+/// Every error answer has examples, and they are of its schema.
+fn problems_hold(document: &Value, name: &str, form: &Value) {
+    let examples = form["examples"].as_object().filter(|examples| !examples.is_empty());
+    for (of, example) in examples.unwrap_or_else(|| panic!("{name} has no example")) {
+        holds(document, &form["schema"], &example["value"], &format!("{name} {of}"));
     }
 }
 
@@ -102,6 +116,9 @@ fn examples_hold(document: &Value) {
     for (path, operations) in document["paths"].as_object().expect("paths") {
         for (method, operation) in operations.as_object().expect("operations") {
             for (status, response) in operation["responses"].as_object().expect("responses") {
+                if let Some(form) = response["content"].get(PROBLEM) {
+                    problems_hold(document, &format!("{method} {path} {status}"), form);
+                }
                 let forms = response["content"].as_object().into_iter().flatten();
                 for (media, form) in
                     forms.filter(|(media, _)| status.starts_with('2') && SHOWN.contains(&media.as_str()))
@@ -136,14 +153,77 @@ fn refused_here(path: &str) -> bool {
     matches!(path, "/v1/replication/cosignature" | "/v1/admin/promote" | "/v1/admin/step-down")
 }
 
+/// The document as a running server shows it.
+async fn shown_by(rig: &Rig) -> Value {
+    let request = Client::new().get(format!("{}/v1/openapi.json", rig.region.url));
+    let asked = request.bearer_auth(&rig.region.tokens.reader).send().await.expect("an answer");
+    asked.json().await.expect("JSON")
+}
+
+/// Sends what is refused with one of `expected`, and holds the problem to what the document says of that answer.
+async fn refused(document: &Value, operation: &Value, request: RequestBuilder, expected: &[u16]) -> Value {
+    let answer = request.send().await.expect("an answer");
+    let (status, media) = (answer.status(), answer.headers()["content-type"].clone());
+    let problem: Value = answer.json().await.expect("a problem");
+    assert!(expected.contains(&status.as_u16()) && media == PROBLEM, "{status} {media:?} {problem}");
+    let form = &operation["responses"][status.as_str()]["content"][PROBLEM];
+    assert!(form.is_object(), "not documented: {problem}");
+    holds(document, &form["schema"], &problem, "");
+    problem
+}
+
+#[tokio::test]
+async fn every_refusal_is_a_problem_as_the_document_says() {
+    // Without a limit for who tries one token after the other: that would be another refusal.
+    let settings = vec![("http.rates.failures_per_second", toml::Value::from(0))];
+    let mut rig = Rig::with(None, settings).await;
+    rig.region.serve().await.expect("it serves");
+    let document = shown_by(&rig).await;
+    let tokens = rig.region.tokens.clone();
+    let roles = [("appender", &tokens.appender), ("operator", &tokens.operator), ("replicator", &tokens.replicator)];
+    for (path, operations) in document["paths"].as_object().expect("paths") {
+        for (verb, operation) in operations.as_object().expect("operations") {
+            let verb: reqwest::Method = verb.to_ascii_uppercase().parse().expect("a method");
+            let request =
+                || Client::new().request(verb.clone(), format!("{}{path}?no-such-parameter=1", rig.region.url));
+            let alternatives = operation["security"].as_array().expect("alternatives");
+            if alternatives.is_empty() {
+                continue;
+            }
+            refused(&document, operation, request(), &[401]).await;
+            for (role, token) in roles {
+                let request = request().bearer_auth(token);
+                let is_listed = alternatives.iter().any(|of| of["token"][0] == role);
+                if !is_listed {
+                    refused(&document, operation, request, &[403]).await;
+                } else if operation["requestBody"].is_object() || !operation["parameters"][0].is_null() {
+                    // Neither its query nor its body is one, or the region stands alone.
+                    refused(&document, operation, request, &[400, 404, 415]).await;
+                }
+            }
+        }
+    }
+
+    let operation = &document["paths"]["/v1/append"]["post"];
+    let event = r#"{"specversion": "1.0", "id": "1", "source": "/tests", "type": "t", "subject": "order-1"}"#;
+    let append = || {
+        let request = Client::new().post(format!("{}/v1/append", rig.region.url)).bearer_auth(&tokens.appender);
+        request.header("content-type", "application/cloudevents+json").header("Expected-Version", "none")
+    };
+    assert!(append().body(event).send().await.expect("an answer").status().is_success());
+    let again = event.replace("\"1\"", "\"2\"");
+    let problem = refused(&document, operation, append().body(again), &[409]).await;
+    assert_eq!((&problem["stream"], &problem["actual"]), (&Value::from("order-1"), &Value::from("1")));
+    rig.end().await;
+}
+
 #[tokio::test]
 async fn every_example_of_the_document_is_answered_as_the_document_says() {
     let now = Timestamp::parse_rfc3339("2026-05-01T08:00:00Z").expect("an instant");
     let mut rig = Rig::with_time(Some(now)).await;
     rig.region.serve().await.expect("it serves");
     let url = format!("{}/v1/openapi.json", rig.region.url);
-    let asked = Client::new().get(&url).bearer_auth(&rig.region.tokens.reader).send().await.expect("an answer");
-    let document: Value = asked.json().await.expect("JSON");
+    let document = shown_by(&rig).await;
     let said = rig.run(&["openapi"]).await;
     assert_eq!(serde_json::from_slice::<Value>(&said.stdout).expect("JSON"), document, "{}", text(&said.stderr));
     assert_eq!(Client::new().get(&url).send().await.expect("an answer").status(), StatusCode::UNAUTHORIZED);

@@ -74,6 +74,42 @@ async fn a_token_opens_its_categories_until_its_end_at_its_rate_and_every_refusa
     rig.end().await;
 }
 
+/// The line that the audit writes of a request without a token, in one form of the log. The request says to be one itself.
+async fn audited(json: bool) -> String {
+    let mut rig = Rig::with(None, vec![("telemetry.json", toml::Value::from(json))]).await;
+    rig.region.serve().await.expect("it serves");
+    let request = reqwest::Client::new().get(format!("{}/v1/log", rig.region.url));
+    let request = request.header("X-Request-Id", "WARN:coldstream::audit:refused");
+    assert_eq!(request.send().await.expect("an answer").status(), StatusCode::UNAUTHORIZED);
+    // What is refused for another reason is not the audit's.
+    let wrong = format!("/v1/stream?stream={}", "%20WARN%20coldstream::audit:%20");
+    assert_eq!(get(&rig, &rig.region.tokens.reader, &wrong).await, StatusCode::BAD_REQUEST);
+    let log = fs::read_to_string(rig.region.server_log()).expect("the server's log");
+    let is_audit = |line: &&str| match json {
+        true => serde_json::from_str::<Value>(line).expect("JSON")["target"] == "coldstream::audit",
+        false => {
+            line.split_once(' ').is_some_and(|(_, rest)| rest.trim_start().starts_with("WARN coldstream::audit: "))
+        }
+    };
+    let lines: Vec<&str> = log.lines().filter(is_audit).collect();
+    let [line] = lines[..] else { panic!("{lines:?} of {log}") };
+    assert!(log.lines().count() > 1, "{log}");
+    rig.end().await;
+    line.to_owned()
+}
+
+#[tokio::test]
+async fn a_line_of_the_audit_is_told_from_others_as_text_and_as_json() {
+    let text = audited(false).await;
+    for said in ["refused kind=\"denied\" status=401", "route=\"/v1/log\"", "WARN:coldstream::audit:refused"] {
+        assert!(text.contains(said), "{text}");
+    }
+    let line: Value = serde_json::from_str(&audited(true).await).expect("JSON");
+    let said = &line["fields"];
+    assert_eq!((&line["level"], &said["message"]), (&json!("WARN"), &json!("refused")), "{line}");
+    assert_eq!((&said["kind"], &said["status"], &said["route"]), (&json!("denied"), &json!(401), &json!("/v1/log")));
+}
+
 #[tokio::test]
 async fn what_the_document_of_a_running_server_lists_asks_for_a_token_with_one_of_the_roles_it_lists() {
     // Without a limit for who tries one token after the other: that would be another refusal.

@@ -60,7 +60,7 @@ pub(super) struct LimitArgs {
 impl LimitArgs {
     /// Reads them, for a token of `role` that is made `now`.
     fn read(&self, role: TokenRole, now: Timestamp) -> Result<TokenLimits, CliError> {
-        if !self.category.is_empty() && !matches!(role, TokenRole::Appender | TokenRole::Reader) {
+        if !self.category.is_empty() && !role.can_be_limited() {
             return Err(CliError::Usage(format!("what the role {role} opens has no category: leave --category out")));
         }
         for category in &self.category {

@@ -87,7 +87,8 @@ pub struct RateConfig {
     pub append_bytes_per_second: u32,
 }
 
-/// Bearer tokens of an identity provider (JWTs, RFC 7519), beside our own.
+/// Bearer tokens of an identity provider (JWTs, RFC 7519), beside our own. What its role may ask for (`http.rates`) is a
+/// bearer's with all of its tokens together: they have no rates of their own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OidcConfig {
@@ -100,10 +101,16 @@ pub struct OidcConfig {
     /// File with the authorities, in PEM, that alone are believed for that URL; without one, those of the system.
     #[serde(default)]
     pub ca: Option<PathBuf>,
-    /// The claim, a text or a list of texts, that says what its bearer is.
+    /// The claim, a text or a list of texts, that says what its bearer is. One inside of others is named with dots between,
+    /// such as `realm_access.roles`; one whose own name is written so, such as a URL, comes first.
     pub role_claim: String,
     /// Which of its values has which role. Who has none of them, or those of several roles, is refused.
     pub roles: BTreeMap<String, TokenRole>,
+    /// The claim, found like the other one, that names the only categories that an appender or a reader opens; `*` alone is
+    /// all of them. An appender or a reader without it is refused, and so is a bearer of another role who names some. Without
+    /// this setting every bearer opens all categories.
+    #[serde(default)]
+    pub categories_claim: Option<String>,
     /// Algorithms that the issuer may sign with. There are none with shared secrets.
     #[serde(default = "OidcAlgorithm::usual")]
     pub algorithms: Vec<OidcAlgorithm>,

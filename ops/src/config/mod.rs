@@ -390,8 +390,9 @@ impl Config {
             if !is_http_url(&oidc.keys_url) || is_clear_text_abroad(&oidc.keys_url) {
                 return refuse("http.oidc.keys_url", "it is the https URL of the issuer's keys");
             }
-            if [&oidc.issuer, &oidc.audience, &oidc.role_claim].into_iter().any(String::is_empty) {
-                return refuse("http.oidc", "issuer, audience and role_claim are not empty");
+            let needed = [&oidc.issuer, &oidc.audience, &oidc.role_claim].into_iter().chain(&oidc.categories_claim);
+            if needed.into_iter().any(String::is_empty) {
+                return refuse("http.oidc", "issuer, audience, role_claim and categories_claim are not empty");
             }
         }
         let Some(url) = &self.replication.peer_url else { return Ok(()) };

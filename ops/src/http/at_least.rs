@@ -7,7 +7,7 @@ use domain::{ErrorKind, Position, ResumeToken};
 use projections::runner::Progress;
 
 use super::ApiState;
-use super::problem::Problem;
+use super::problem::{Member, Problem};
 use super::resume;
 
 /// What the view of content is as of, once it has come to `wanted`. Waits for a bounded time.
@@ -28,7 +28,7 @@ pub(super) async fn progress(state: &ApiState, wanted: Option<&str>) -> Result<P
     if !head.head.includes(position) {
         let detail = format!("the log ends at {} here: there is no event at position {position} yet", head.head);
         let kind = if head.role == Role::Active { ErrorKind::Invalid } else { ErrorKind::Unavailable };
-        return Err(Problem::new(kind, detail).with("head", head.head));
+        return Err(Problem::new(kind, detail).with(Member::Head, head.head));
     }
     Ok(state.content.at_least(position).await?)
 }

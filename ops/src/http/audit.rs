@@ -8,9 +8,7 @@ use domain::ErrorKind;
 use super::PeerAddress;
 use super::auth::token_name;
 use super::problem::Problem;
-
-/// The lines' target, by which a filter or a collector tells them from others.
-pub(super) const TARGET: &str = "coldstream::audit";
+use crate::telemetry::AUDIT;
 
 /// What a request was, as its line says it.
 pub(super) struct Asked<'a> {
@@ -34,12 +32,12 @@ pub(super) fn refused(asked: &Asked<'_>, response: &Response) -> bool {
     let Asked { id, peer, method, route } = asked;
     let peer = peer.map(|peer| peer.0.to_string()).unwrap_or_default();
     let (kind, status, token) = (problem.kind().as_str(), response.status().as_u16(), token_name(response));
-    tracing::warn!(target: TARGET, kind, status, token, peer, %method, route, id, why = problem.detail(), "refused");
+    tracing::warn!(target: AUDIT, kind, status, token, peer, %method, route, id, why = problem.detail(), "refused");
     true
 }
 
 /// Writes the line of an answer that ends early, because its token opens nothing any more.
 pub(super) fn broken_off(token: &str, id: Option<&HeaderValue>) {
     let (kind, id) = (ErrorKind::Denied.as_str(), id.and_then(|id| id.to_str().ok()).unwrap_or_default());
-    tracing::warn!(target: TARGET, kind, token, id, why = "its token is spent", "an answer is broken off");
+    tracing::warn!(target: AUDIT, kind, token, id, why = "its token is spent", "an answer is broken off");
 }

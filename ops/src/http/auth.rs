@@ -66,6 +66,12 @@ impl TokenRole {
         }
     }
 
+    /// Whether a token of it may be limited to categories: what the others open has none.
+    #[must_use]
+    pub fn can_be_limited(self) -> bool {
+        matches!(self, Self::Appender | Self::Reader)
+    }
+
     /// Reads [`TokenRole::as_str`]'s word.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
@@ -132,6 +138,13 @@ pub enum Presented {
         /// Why, such as "has expired".
         why: &'static str,
     },
+    /// Nothing, though it is good: its bearer has nothing here.
+    Barred {
+        /// The bearer's name.
+        name: String,
+        /// Why, such as "names no role".
+        why: &'static str,
+    },
     /// Nothing: it is no token of ours.
     Unknown,
 }
@@ -174,14 +187,22 @@ pub(super) async fn authenticate(State(state): State<Arc<ApiState>>, mut request
         state.rates.failed(peer);
         unauthorized(detail)
     };
+    let named = |mut response: Response, name| {
+        response.extensions_mut().insert(SpentName(name));
+        response
+    };
     let Some(token) = token else { return refused("a bearer token is needed") };
     let caller = match state.tokens.presented(&token).await {
         Ok(Presented::Opens(caller)) => caller,
         Ok(Presented::Unknown) => return refused("the token is unknown"),
         Ok(Presented::Spent { name, why }) => {
-            let mut response = refused(&format!("the token {name:?} {why}"));
-            response.extensions_mut().insert(SpentName(name));
-            return response;
+            return named(refused(&format!("the token {name:?} {why}")), name);
+        }
+        Ok(Presented::Barred { name, why }) => {
+            // Whoever has such a token has no rate of its own: the address has one.
+            state.rates.failed(peer);
+            let problem = Problem::new(ErrorKind::Denied, format!("the token of {name:?} {why}"));
+            return named(problem.into_response(), name);
         }
         Err(problem) => return problem.into_response(),
     };
@@ -216,7 +237,8 @@ fn while_it_opens(
         async move {
             let Some(frame) = body.frame().await.transpose()? else { return Ok(None) };
             let (state, token, caller, id) = &*asks;
-            if let Ok(Presented::Unknown | Presented::Spent { .. }) = state.tokens.presented(token).await {
+            let presented = state.tokens.presented(token).await;
+            if !matches!(presented, Ok(Presented::Opens(_)) | Err(_)) {
                 audit::broken_off(&caller.name, id.as_ref());
                 return Err(axum::Error::new(io::Error::from(io::ErrorKind::PermissionDenied)));
             }

@@ -18,7 +18,7 @@ use projections::content::{Item, Lookup, Moment, Stub};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::problem::Problem;
+use super::problem::{Member, Problem};
 use super::read::ARCHIVE;
 use super::route::{Answer, JSON, NDJSON, Route, lines, members, shape};
 use super::scope::Touches;
@@ -243,7 +243,7 @@ impl From<ProjectionError> for Problem {
             // What the archive said, in full: a damaged segment is more than a view that does not answer.
             ProjectionError::Read(error) => ReadError::into(error),
             late @ ProjectionError::NotYet { checkpoint, .. } => {
-                Self::of(late.kind(), &late).with("checkpoint", checkpoint)
+                Self::of(late.kind(), &late).with(Member::Checkpoint, checkpoint)
             }
             other => Self::of(other.kind(), &other),
         }

@@ -20,11 +20,12 @@ use domain::{ErrorKind, Head};
 
 use super::auth::{Caller, TokenRole};
 use super::body::Act;
-use super::problem::Problem;
+use super::problem::{Member, Problem};
 use super::route::{self, Answer, JSON, Route, members, shape};
 use super::scope::Touches;
-use super::{ApiState, audit, query};
+use super::{ApiState, query};
 use crate::groups::{Handed, Wanted};
+use crate::telemetry::AUDIT;
 use deliveries::{Extend, ExtendedAnswer, Settle, SettledAnswer, TakeAnswer, TakeForm};
 use forms::{
     Create, Discard, Named, ParkedAnswer, ParkedQuery, Remove, RemovedAnswer, Replay, Replayed, StatusAnswer,
@@ -203,8 +204,8 @@ impl From<GroupError> for Problem {
         let problem = Self::of(error.kind(), &error);
         match error {
             GroupError::Read(read) => read.into(),
-            GroupError::Fenced { epoch, .. } => problem.with("epoch", epoch),
-            GroupError::Ahead { head } => problem.with("head", head),
+            GroupError::Fenced { epoch, .. } => problem.with(Member::Epoch, epoch),
+            GroupError::Ahead { head } => problem.with(Member::Head, head),
             _ => problem,
         }
     }
@@ -371,5 +372,5 @@ async fn remove(
 
 /// Who has changed what a group owes, as a line of the audit.
 fn done_by(caller: &Caller, group: &Group, events: u64, what: &'static str) {
-    tracing::info!(target: audit::TARGET, token = caller.name, group = group.name().as_str(), events, "{what}");
+    tracing::info!(target: AUDIT, token = caller.name, group = group.name().as_str(), events, "{what}");
 }

@@ -1,6 +1,8 @@
 //! The OpenAPI 3.1 document: made from the routes that the router is made of, and from the types that are read and
 //! written. Nothing may be said here of one route alone: that belongs to its [`Route`].
 
+mod problems;
+
 use std::sync::{Arc, LazyLock};
 
 use axum::Json;
@@ -27,7 +29,8 @@ static EXAMPLES: LazyLock<Value> =
     LazyLock::new(|| serde_json::from_str(include_str!("examples.json")).expect("a test reads every example"));
 
 const ABOUT: &str = "An event log that loses nothing: appends, reads, the archive and the other region.\n\n\
-    64-bit numbers are strings in JSON. Every error is a problem document (RFC 9457) whose `kind` says what to do. \
+    64-bit numbers are strings in JSON. Every error is a problem document (RFC 9457) whose `kind` says what to do, and \
+    which further members there may be: the schema `Problem`. \
     What is no route is answered with 404 `not_found`, a method that a route has not with 405 `invalid`; a route for \
     GET answers HEAD too. Once a shutdown has begun, every request but `/health/live` is answered with 503 \
     `unavailable`, with or without a token. Before a request is one, no document is answered: 400 for what is no HTTP/1.1, \
@@ -59,12 +62,18 @@ pub fn says(method: &str, route: &str, status: &str) -> bool {
     let verb = if method == "HEAD" { "get".to_owned() } else { method.to_ascii_lowercase() };
     match DOCUMENT["paths"].get(route) {
         // What is said of all, in the description: a token and a running server come before the route.
-        None => ["401", "404", "429", "503"].contains(&status),
+        None => ["401", "403", "404", "429", "503"].contains(&status),
         Some(path) => match path.get(verb) {
-            None => ["401", "405", "429", "503"].contains(&status),
+            None => ["401", "403", "405", "429", "503"].contains(&status),
             Some(operation) => operation["responses"].get(status).is_some(),
         },
     }
+}
+
+/// Whether the document says that a problem may look so.
+#[must_use]
+pub fn says_problem(problem: &Value) -> bool {
+    problems::fits(problem)
 }
 
 async fn serve() -> Json<Arc<Value>> {
@@ -84,7 +93,7 @@ fn make() -> Value {
         path[verb] = operation(route, &mut schemas);
     }
     let mut shapes = schemas.take_definitions(true);
-    shapes.insert("Problem".to_owned(), problem());
+    shapes.extend(problems::schemas());
     let headers: Map<String, Value> = HEADERS
         .into_iter()
         .map(|(name, what)| (name.to_owned(), json!({"description": what, "schema": {"type": "string"}})))
@@ -182,22 +191,10 @@ fn responses(route: &Route, schemas: &mut SchemaGenerator) -> Map<String, Value>
         let response = json!({"description": answer.what, "content": content, "headers": headers});
         responses.insert(answer.status.as_str().to_owned(), response);
     }
-    let problems = route.problems();
-    for kinds in problems.chunk_by(|(_, one), (_, other)| one == other) {
+    for kinds in route.problems().chunk_by(|(_, one), (_, other)| one == other) {
         let status = kinds[0].1;
-        let words: Vec<&str> = kinds.iter().map(|(kind, _)| kind.as_str()).collect();
-        let meanings: Vec<String> =
-            kinds.iter().map(|(kind, _)| format!("`{}`: {}", kind.as_str(), meaning(*kind))).collect();
-        let names: &[&str] = match status.as_u16() {
-            401 => &["WWW-Authenticate"],
-            408 | 429 | 503 => &["Retry-After"],
-            _ => &[],
-        };
-        let schema = json!({"allOf": [{"$ref": "#/components/schemas/Problem"},
-                                      {"properties": {"kind": {"enum": words}, "status": {"const": status.as_u16()}}}]});
-        let response = json!({"description": meanings.join("; "), "headers": headers(names),
-                              "content": {"application/problem+json": {"schema": schema}}});
-        responses.insert(status.as_str().to_owned(), response);
+        let kinds: Vec<ErrorKind> = kinds.iter().map(|(kind, _)| *kind).collect();
+        responses.insert(status.as_str().to_owned(), problems::answer(route, status, &kinds));
     }
     responses
 }
@@ -205,39 +202,6 @@ fn responses(route: &Route, schemas: &mut SchemaGenerator) -> Map<String, Value>
 fn headers(names: &[&str]) -> Map<String, Value> {
     let every = names.iter().chain(&["X-Request-Id"]);
     every.map(|name| ((*name).to_owned(), json!({"$ref": format!("#/components/headers/{name}")}))).collect()
-}
-
-fn meaning(kind: ErrorKind) -> &'static str {
-    match kind {
-        ErrorKind::Conflict => "what the caller believed is not so; read again and decide again",
-        ErrorKind::Fenced => "this region's epoch has lost; turn to the other region",
-        ErrorKind::Unavailable => "it did not happen; retry",
-        ErrorKind::Indeterminate => "it may have happened; an append is sent again with the same event ids",
-        ErrorKind::Invalid => "the request is wrong; fix it",
-        ErrorKind::Held => "a legal hold forbids it",
-        ErrorKind::Forked => "the token is from a branch that lost; start from `fork`",
-        ErrorKind::Corrupt => "stored bytes are not what was stored; a person must act",
-        ErrorKind::NotFound => "there is no such thing",
-        ErrorKind::Denied => "the token is missing, unknown, expired or revoked, or has not the role or the category",
-    }
-}
-
-fn problem() -> Value {
-    let kinds: Vec<&str> = ErrorKind::ALL.iter().map(|kind| kind.as_str()).collect();
-    json!({
-        "type": "object",
-        "description": "RFC 9457 problem details. Further members, such as `fork` or `position`, are strings.",
-        "required": ["type", "title", "status", "kind", "detail"],
-        "properties": {
-            "type": {"const": "about:blank"},
-            "title": {"type": "string"},
-            "status": {"type": "integer"},
-            "kind": {"enum": kinds, "description": "What to do: the contract"},
-            "detail": {"type": "string", "description": "What is wrong, with the whole chain of causes"},
-            "request": {"type": "string", "description": "The request's id, as in `X-Request-Id`"},
-        },
-        "additionalProperties": {"type": "string"},
-    })
 }
 
 fn any_object(_: &mut SchemaGenerator) -> Schema {

@@ -15,6 +15,9 @@
 //! | not_found | 404 | |
 //! | denied | 401 without a token that opens something, 403 without the role or the category | |
 
+pub(super) mod examples;
+mod members;
+
 use std::error::Error;
 
 use axum::Json;
@@ -26,7 +29,10 @@ use domain::append::AppendError;
 use domain::log::ReadError;
 use serde_json::{Map, Value};
 
+use super::openapi;
 use crate::chain::chain;
+
+pub use members::Member;
 
 /// A client that is told to come back is told to wait this long, unless something better is known.
 const RETRY_AFTER_SECONDS: u32 = 1;
@@ -39,8 +45,8 @@ pub struct Problem {
     detail: String,
     retry_after_seconds: Option<u32>,
     repeated: bool,
-    /// Further members, by name.
-    members: Vec<(&'static str, String)>,
+    /// Further members.
+    members: Vec<(Member, String)>,
 }
 
 /// The status that belongs to `kind`.
@@ -99,10 +105,10 @@ impl Problem {
         self
     }
 
-    /// The same with one more member.
+    /// The same with one more member, which is one of its kind's ([`Member::kinds`]).
     #[must_use]
-    pub fn with(mut self, name: &'static str, value: impl ToString) -> Self {
-        self.members.push((name, value.to_string()));
+    pub fn with(mut self, member: Member, value: impl ToString) -> Self {
+        self.members.push((member, value.to_string()));
         self
     }
 
@@ -131,19 +137,26 @@ impl Problem {
         document.insert("status".into(), Value::from(self.status.as_u16()));
         document.insert("kind".into(), Value::from(self.kind.as_str()));
         document.insert("detail".into(), Value::from(self.detail.clone()));
-        for (name, value) in &self.members {
-            document.insert((*name).into(), Value::from(value.clone()));
+        for (member, value) in &self.members {
+            document.insert(member.as_str().into(), Value::from(value.clone()));
         }
         document
+    }
+
+    /// The document with its request's id.
+    pub(super) fn of_request(&self, id: &str) -> Value {
+        let mut document = self.document();
+        document.insert("request".into(), Value::from(id));
+        Value::Object(document)
     }
 }
 
 /// Writes the request's id into an answer that is a problem: who keeps the document alone can still name the request.
 pub(super) fn identify(response: &mut Response, id: &str) {
     let Some(problem) = response.extensions().get::<Problem>() else { return };
-    let mut document = problem.document();
-    document.insert("request".into(), Value::from(id));
-    *response.body_mut() = Body::from(Value::Object(document).to_string());
+    let document = problem.of_request(id);
+    debug_assert!(openapi::says_problem(&document), "the API's document does not tell of {document}");
+    *response.body_mut() = Body::from(document.to_string());
     // That of the document without it.
     response.headers_mut().remove(header::CONTENT_LENGTH);
 }
@@ -153,15 +166,15 @@ impl From<AppendError> for Problem {
         let problem = Self::of(error.kind(), &error);
         match error {
             AppendError::WrongVersion { stream, actual, .. } => {
-                problem.with("stream", stream).with("actual", actual.map_or(0, domain::StreamVersion::get))
+                problem.with(Member::Stream, stream).with(Member::Actual, actual.map_or(0, domain::StreamVersion::get))
             }
             AppendError::IdTaken { position, .. } | AppendError::PartlyKnown { position, .. } => {
-                problem.with("position", position)
+                problem.with(Member::Position, position)
             }
-            AppendError::ConditionFailed { position, .. } => problem.with("position", position),
-            AppendError::ConditionUnsettled { up_to, .. } => problem.with("read_to", up_to),
-            AppendError::ConditionAhead { head, .. } => problem.with("head", head),
-            AppendError::Fenced { epoch, .. } => problem.with("epoch", epoch),
+            AppendError::ConditionFailed { position, .. } => problem.with(Member::Position, position),
+            AppendError::ConditionUnsettled { up_to, .. } => problem.with(Member::ReadTo, up_to),
+            AppendError::ConditionAhead { head, .. } => problem.with(Member::Head, head),
+            AppendError::Fenced { epoch, .. } => problem.with(Member::Epoch, epoch),
             AppendError::Unavailable { retry_after_seconds: Some(seconds), .. } => problem.after(seconds),
             AppendError::Invalid(domain::append::InvalidRequest::TooLarge) => {
                 problem.with_status(StatusCode::PAYLOAD_TOO_LARGE)
@@ -175,8 +188,8 @@ impl From<ReadError> for Problem {
     fn from(error: ReadError) -> Self {
         let problem = Self::of(error.kind(), &error);
         match error {
-            ReadError::Forked { fork, .. } => problem.with("fork", fork),
-            ReadError::Pruned { pruned } => problem.with("pruned", pruned),
+            ReadError::Forked { fork, .. } => problem.with(Member::Fork, fork),
+            ReadError::Pruned { pruned } => problem.with(Member::Pruned, pruned),
             ReadError::Unavailable { .. } | ReadError::Corrupt { .. } => problem,
         }
     }

@@ -121,12 +121,9 @@ impl Route {
         let mut problems: Vec<_> = self.kinds.iter().map(|kind| (*kind, status_of(*kind))).collect();
         if !self.roles.is_empty() {
             problems.push((ErrorKind::Denied, StatusCode::UNAUTHORIZED));
+            problems.push((ErrorKind::Denied, StatusCode::FORBIDDEN));
             problems.push((ErrorKind::Unavailable, StatusCode::SERVICE_UNAVAILABLE));
             problems.push((ErrorKind::Unavailable, StatusCode::TOO_MANY_REQUESTS));
-        }
-        let limited = self.roles.len() < TokenRole::ALL.len() || self.touches != Touches::Nothing;
-        if !self.roles.is_empty() && limited {
-            problems.push((ErrorKind::Denied, StatusCode::FORBIDDEN));
         }
         if self.query.is_some() || !self.bodies.is_empty() {
             problems.push((ErrorKind::Invalid, StatusCode::BAD_REQUEST));

@@ -34,7 +34,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::auth::{TokenRole, new_token};
-use super::{ApiState, Door, Parts, ServeError, router, serve};
+use super::{ApiState, Door, Parts, ServeError, openapi, router, serve};
 use crate::config::HttpConfig;
 use crate::groups::Groups;
 use crate::spans::Spans;
@@ -149,7 +149,9 @@ async fn answered(request: RequestBuilder) -> (StatusCode, Value) {
     let response = request.send().await.expect("an answer");
     let status = response.status();
     let text = response.text().await.expect("a body");
-    (status, serde_json::from_str(&text).unwrap_or_else(|_| panic!("no JSON: {text}")))
+    let body: Value = serde_json::from_str(&text).unwrap_or_else(|_| panic!("no JSON: {text}"));
+    assert!(status.is_success() || openapi::says_problem(&body), "not documented: {body}");
+    (status, body)
 }
 
 fn event(id: &str, stream: &str) -> Value {

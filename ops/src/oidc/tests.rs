@@ -99,6 +99,7 @@ impl Issuer {
             ca: None,
             role_claim: "groups".to_owned(),
             roles: roles.into_iter().map(|(value, role)| (value.to_owned(), role)).collect::<BTreeMap<_, _>>(),
+            categories_claim: None,
             algorithms: vec![OidcAlgorithm::RS256, OidcAlgorithm::ES256],
         };
         // Another test of this process may have been first.
@@ -119,6 +120,20 @@ fn claims(changed: &[(&str, Value)]) -> Value {
         claims[*name] = value.clone();
     }
     claims
+}
+
+async fn barred(tokens: &OidcTokens, token: &str) -> &'static str {
+    match tokens.presented(token).await.expect("the issuer answers") {
+        Presented::Barred { name, why } if name == "oidc:ann" => why,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn opens(tokens: &OidcTokens, token: &str) -> (TokenRole, Scope) {
+    match tokens.presented(token).await.expect("the issuer answers") {
+        Presented::Opens(caller) => (caller.role, caller.scope.clone()),
+        other => panic!("{other:?}"),
+    }
 }
 
 async fn refused(tokens: &OidcTokens, token: &str) -> &'static str {
@@ -146,7 +161,67 @@ async fn a_claim_says_which_role_a_token_of_the_issuer_has() {
         (Value::Null, "names no role"),
         (json!(["writers", "auditors"]), "names more than one role"),
     ] {
-        assert_eq!(refused(&tokens, &key.signs(&claims(&[("groups", groups)]))).await, why);
+        assert_eq!(barred(&tokens, &key.signs(&claims(&[("groups", groups)]))).await, why);
+    }
+}
+
+#[tokio::test]
+async fn a_claim_has_the_name_that_is_said_or_the_path() {
+    let key = Key::new("one");
+    let (_issuer, mut tokens) = Issuer::start(&[&key]).await;
+    let writers = || json!(["writers"]);
+    let cases = [
+        ("realm_access.roles", "realm_access", json!({"roles": writers()})),
+        ("https://example.org/roles", "https://example.org/roles", writers()),
+        ("realm_access.roles", "realm_access.roles", writers()),
+        ("resource_access.log.example.roles", "resource_access", json!({"log.example": {"roles": writers()}})),
+        ("https://example.org/app.roles", "https://example.org/app", json!({"roles": writers()})),
+    ];
+    for (path, claim, value) in cases {
+        path.clone_into(&mut tokens.config.role_claim);
+        let token = key.signs(&claims(&[(claim, value)]));
+        assert_eq!(opens(&tokens, &token).await.0, TokenRole::Appender, "{path}");
+    }
+    "realm_access.roles".clone_into(&mut tokens.config.role_claim);
+    let both = [("realm_access.roles", json!("auditors")), ("realm_access", json!({"roles": writers()}))];
+    assert_eq!(opens(&tokens, &key.signs(&claims(&both))).await.0, TokenRole::Auditor, "the name comes first");
+    for value in
+        [json!({"role": writers()}), json!({"roles": {"writers": true}}), json!("writers"), json!({"": writers()})]
+    {
+        let token = key.signs(&claims(&[("realm_access", value.clone())]));
+        assert_eq!(barred(&tokens, &token).await, "names no role", "{value}");
+    }
+}
+
+#[tokio::test]
+async fn a_claim_limits_appenders_and_readers_to_categories_and_opens_nothing_where_it_is_missing() {
+    let key = Key::new("one");
+    let (_issuer, mut tokens) = Issuer::start(&[&key]).await;
+    let of = |group: &str, named: Value| key.signs(&claims(&[("groups", json!(group)), ("categories", named)]));
+    assert_eq!(opens(&tokens, &of("writers", json!("order"))).await.1, Scope::Everything, "no claim is said to limit");
+    tokens.config.categories_claim = Some("categories".to_owned());
+    let only = |named: &[&str]| Scope::Categories(named.iter().map(|&name| name.to_owned()).collect());
+    for (group, named, scope) in [
+        ("writers", json!("order"), only(&["order"])),
+        ("writers", json!(["order", "bill"]), only(&["bill", "order"])),
+        ("writers", json!("*"), Scope::Everything),
+        ("auditors", json!(["*"]), Scope::Everything),
+    ] {
+        assert_eq!(opens(&tokens, &of(group, named)).await.1, scope);
+    }
+    for without in [key.signs(&claims(&[("groups", json!("auditors"))])), of("auditors", Value::Null)] {
+        assert_eq!(opens(&tokens, &without).await, (TokenRole::Auditor, Scope::Everything), "what it opens has none");
+    }
+    assert_eq!(barred(&tokens, &key.signs(&claims(&[]))).await, "names no category");
+    for (group, named, why) in [
+        ("writers", json!([]), "names no category"),
+        ("writers", json!({"order": true}), "names no category"),
+        ("writers", json!(["order", "*"]), "names a category that cannot be one"),
+        ("writers", json!("order bill"), "names a category that cannot be one"),
+        ("auditors", json!("order"), "names categories, and its role opens what has none"),
+        ("auditors", json!([]), "names categories, and its role opens what has none"),
+    ] {
+        assert_eq!(barred(&tokens, &of(group, named)).await, why);
     }
 }
 
