@@ -4,6 +4,7 @@ mod condition;
 mod document;
 
 use std::collections::HashSet;
+use std::fmt;
 
 use thiserror::Error;
 
@@ -32,6 +33,17 @@ pub enum ExpectedVersion {
     StreamExists,
     /// The stream's newest event has this version.
     Exactly(StreamVersion),
+}
+
+impl fmt::Display for ExpectedVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => f.write_str("any version"),
+            Self::NoStream => f.write_str("no event yet"),
+            Self::StreamExists => f.write_str("at least one event"),
+            Self::Exactly(version) => write!(f, "version {}", version.get()),
+        }
+    }
 }
 
 /// What is believed of one stream. It may be a stream that the request does not write.
@@ -107,7 +119,7 @@ pub struct Appended {
 #[derive(Debug, Clone, Error)]
 pub enum AppendError {
     /// A stream is not where the writer believed it to be.
-    #[error("{stream} is at version {}, expected {expected:?}", .actual.map_or(0, StreamVersion::get))]
+    #[error("{stream} is at version {}, expected {expected}", .actual.map_or(0, StreamVersion::get))]
     WrongVersion {
         /// The stream.
         stream: StreamName,

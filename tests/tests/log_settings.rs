@@ -38,9 +38,9 @@ async fn settings_that_could_be_better_are_advice_and_keep_nobody_from_serving()
         names.iter().map(|(setting, value)| (*setting, (*value).to_owned())).collect::<Vec<_>>()
     };
     assert_eq!(advised().await, named(&[("max_wal_size", "1024 MB")]));
-    database.run(&format!("ALTER ROLE {SERVICE} SET statement_timeout = '30s'")).await;
+    database.run(&format!("ALTER ROLE {SERVICE} SET synchronous_commit = 'off'")).await;
     database.run(&format!("ALTER ROLE {SERVICE} CONNECTION LIMIT 14")).await;
-    let more = [("max_wal_size", "1024 MB"), ("statement_timeout", "30s"), ("max_connections", "14")];
+    let more = [("max_wal_size", "1024 MB"), ("synchronous_commit", "off"), ("max_connections", "14")];
     assert_eq!(
         advised().await,
         named(&more),
