@@ -4,7 +4,6 @@ mod condition;
 mod document;
 
 use std::collections::HashSet;
-use std::fmt;
 
 use thiserror::Error;
 
@@ -33,17 +32,6 @@ pub enum ExpectedVersion {
     StreamExists,
     /// The stream's newest event has this version.
     Exactly(StreamVersion),
-}
-
-impl fmt::Display for ExpectedVersion {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Any => f.write_str("any version"),
-            Self::NoStream => f.write_str("no event yet"),
-            Self::StreamExists => f.write_str("at least one event"),
-            Self::Exactly(version) => write!(f, "version {}", version.get()),
-        }
-    }
 }
 
 /// What is believed of one stream. It may be a stream that the request does not write.
