@@ -115,6 +115,17 @@ fetch_radosgw() {
             apt-get install -y -qq --no-install-recommends --no-download $radosgw_packages >/dev/null 2>&1
 }
 
+# Small disks of their own, for the tests of full ones: file systems in memory, which they mount as the user that runs them.
+want_small_disks() {
+    folder=$(mktemp -d)
+    if mount -t tmpfs -o size=1m tmpfs "$folder" >/dev/null 2>&1; then
+        umount "$folder"
+    else
+        skip "full disks: appends, WAL and their way back are not tried on one (this user may not mount a tmpfs; root may)"
+    fi
+    rmdir "$folder"
+}
+
 # What is not proven on this machine; said at once, and again at the end.
 skipped=""
 skip() {

@@ -37,7 +37,7 @@ use crate::chance;
 use crate::clock::SystemClock;
 use crate::config::{Config, ReplicationConfig};
 use crate::heals::HealRecorder;
-use crate::tls::{self, TlsError};
+use crate::tls::{PeerTls, TlsError};
 
 /// Connections of who moves the views.
 pub const VIEW_CONNECTIONS: u32 = 4;
@@ -126,6 +126,8 @@ pub struct Node {
     pub archive: Option<Arc<ArchiveNode>>,
     /// What replication works with, if there is a bucket.
     pub region: Option<Arc<Region>>,
+    /// What the other region is asked with, if it is asked.
+    pub peer_tls: Option<Arc<PeerTls>>,
 }
 
 impl Node {
@@ -165,6 +167,8 @@ impl Node {
         let views = projections::pool(database.clone(), VIEW_CONNECTIONS, &SessionLimits::default());
         let readers = projections::pool(database, READER_CONNECTIONS, &SessionLimits::of_readers());
         let live: Arc<dyn LogReader> = log.clone();
+        let asked = config.replication.peer_url.as_ref().and(config.archive.store.as_ref());
+        let peer_tls = asked.map(|_| PeerTls::open(&config.peer)).transpose()?.map(Arc::new);
         let (reader, archive, region) = match &config.archive.store {
             None => (live, None, None),
             Some(store) => {
@@ -173,7 +177,8 @@ impl Node {
                 let cold = Arc::new(cold);
                 log.set_archive(cold.clone());
                 let reader: Arc<dyn LogReader> = Arc::new(TieredLog::new(live, cold.clone()));
-                let region = parts.region(config, &log, reader.clone(), clock.clone(), steps.clone())?;
+                let peer = peer(config, peer_tls.as_ref())?;
+                let region = parts.region(peer, &log, reader.clone(), clock.clone(), steps.clone());
                 let archive = parts.archive(config, &log, cold, clock.clone(), steps);
                 (reader, Some(Arc::new(archive)), Some(Arc::new(region)))
             }
@@ -181,17 +186,8 @@ impl Node {
         let window = config.live_window();
         let content_runner = Runner::new(views.clone(), reader.clone(), clock.clone(), window, ContentView);
         let content = ContentNow::new(readers.clone(), reader.clone()).following(content_runner.following());
-        Ok(Self {
-            log,
-            clock,
-            reader,
-            content,
-            content_runner: Arc::new(content_runner),
-            views,
-            readers,
-            archive,
-            region,
-        })
+        let content_runner = Arc::new(content_runner);
+        Ok(Self { log, clock, reader, content, content_runner, views, readers, archive, region, peer_tls })
     }
 }
 
@@ -269,13 +265,13 @@ impl ArchiveParts {
 
     fn region(
         &self,
-        config: &Config,
+        peer: Option<PeerClient>,
         log: &Arc<PgLog>,
         history: Arc<dyn LogReader>,
         clock: Arc<dyn Clock>,
         steps: Arc<dyn StepObserver>,
-    ) -> Result<Region, NodeError> {
-        Ok(Region {
+    ) -> Region {
+        Region {
             log: log.clone(),
             tree: Arc::new(Evidence::new(history.clone(), log.clone())),
             history,
@@ -284,14 +280,14 @@ impl ArchiveParts {
             memory: log.clone(),
             store: self.store.clone(),
             peer_store: self.peer_store.clone().map(|store| store as Arc<dyn ObjectStore>),
-            peer: peer(config)?.map(|peer| Arc::new(peer) as Arc<dyn Peer>),
+            peer: peer.map(|peer| Arc::new(peer) as Arc<dyn Peer>),
             key: self.key.clone(),
             keys: Arc::new(self.keys.clone()),
             clock,
             publishing: self.publishing.clone(),
             steps: Arc::new(move |step| steps.reached(step)),
             role_change: Mutex::new(()),
-        })
+        }
     }
 }
 
@@ -332,13 +328,13 @@ fn key_ring(public_keys: &[String], own: Option<&SigningKey>) -> Result<KeyRing,
     KeyRing::new(keys).map_err(wrong)
 }
 
-fn peer(config: &Config) -> Result<Option<PeerClient>, NodeError> {
+fn peer(config: &Config, tls: Option<&Arc<PeerTls>>) -> Result<Option<PeerClient>, NodeError> {
     let ReplicationConfig { peer_url: Some(url), token_file: Some(file), .. } = &config.replication else {
         return Ok(None);
     };
+    let Some(tls) = tls.cloned() else { return Ok(None) };
     let token = read_again("replication.token_file", file)?;
-    let http = tls::client(&config.peer)?.build().map_err(NodeError::Http)?;
-    Ok(Some(PeerClient::with_token_of(http, url, token)))
+    Ok(Some(PeerClient::changing(move || tls.http(), url, token)))
 }
 
 /// The token in a file, read again each time, of which there are a few a second: it is replaced without a restart. While

@@ -3,6 +3,7 @@
 //! without a pair that works: one that is broken is refused, and the one before it stays.
 
 mod expiry;
+mod peer;
 
 use std::fs;
 use std::path::Path;
@@ -11,7 +12,6 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use domain::merkle::Hash;
 use domain::{ErrorKind, Timestamp};
-use reqwest::{Certificate, ClientBuilder, Identity};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
@@ -19,10 +19,11 @@ use rustls::{RootCertStore, ServerConfig};
 use thiserror::Error;
 use tokio_rustls::TlsAcceptor;
 
-use crate::config::{ClientCertificates, PeerConfig, TlsConfig};
+use crate::config::{ClientCertificates, TlsConfig};
 use crate::http::metrics::MetricsText;
 use crate::http::metrics::families::{TLS_FAILED, TLS_NOT_AFTER};
 use crate::http::status::unix_seconds;
+pub use peer::{PeerTls, client};
 
 /// The API speaks nothing else.
 const HTTP_1_1: &[u8] = b"http/1.1";
@@ -166,13 +167,11 @@ impl Files {
     }
 
     fn hash(&self) -> Hash {
-        let all = [Some(&self.certificate), Some(&self.key), self.client_ca.as_ref()];
-        let hashes: Vec<u8> = all.into_iter().flatten().flat_map(|pem| Hash::of(&pem.bytes).0).collect();
-        Hash::of(&hashes)
+        hash([Some(&self.certificate), Some(&self.key), self.client_ca.as_ref()])
     }
 
     fn not_after(&self) -> Result<Option<Timestamp>, TlsError> {
-        Ok(self.certificate.certificates()?.iter().filter_map(|certificate| expiry::not_after(certificate)).min())
+        self.certificate.not_after()
     }
 
     fn server(&self, clients: ClientCertificates) -> Result<Arc<ServerConfig>, TlsError> {
@@ -227,6 +226,11 @@ impl Pem {
         some.map_err(self.is_not("certificate"))
     }
 
+    /// When the first of the certificates in it ends.
+    fn not_after(&self) -> Result<Option<Timestamp>, TlsError> {
+        Ok(self.certificates()?.iter().filter_map(|certificate| expiry::not_after(certificate)).min())
+    }
+
     fn private_key(&self) -> Result<PrivateKeyDer<'static>, TlsError> {
         PrivateKeyDer::from_pem_slice(&self.bytes).map_err(self.is_not("private key"))
     }
@@ -240,26 +244,16 @@ impl Pem {
     }
 }
 
-/// The beginning of an HTTP client that believes and shows what the configuration says.
+/// Of the bytes of those files that there are.
+fn hash(files: [Option<&Pem>; 3]) -> Hash {
+    let hashes: Vec<u8> = files.into_iter().flatten().flat_map(|pem| Hash::of(&pem.bytes).0).collect();
+    Hash::of(&hashes)
+}
+
+/// Tells one content of a file from another.
 ///
 /// # Errors
-/// A [`TlsError`] that names the setting.
-pub fn client(config: &PeerConfig) -> Result<ClientBuilder, TlsError> {
-    let mut builder = reqwest::Client::builder();
-    if let Some(file) = &config.ca {
-        let authorities = Pem::read("peer.ca", file)?;
-        authorities.roots()?;
-        let certificates = Certificate::from_pem_bundle(&authorities.bytes).map_err(TlsError::Client)?;
-        builder = builder.tls_certs_only(certificates);
-    }
-    if let (Some(certificate), Some(key)) = (&config.certificate, &config.key) {
-        let (mut certificate, key) = (Pem::read("peer.certificate", certificate)?, Pem::read("peer.key", key)?);
-        let provider = rustls::crypto::ring::default_provider();
-        rustls::sign::CertifiedKey::from_der(certificate.certificates()?, key.private_key()?, &provider)
-            .map_err(|source| TlsError::Pair { setting: "peer.key", source })?;
-        certificate.bytes.push(b'\n');
-        certificate.bytes.extend(key.bytes);
-        builder = builder.identity(Identity::from_pem(&certificate.bytes).map_err(TlsError::Client)?);
-    }
-    Ok(builder)
+/// `Read`, with the setting that names it.
+pub(crate) fn hash_of(setting: &'static str, file: &Path) -> Result<Hash, TlsError> {
+    Ok(Hash::of(&Pem::read(setting, file)?.bytes))
 }

@@ -140,7 +140,7 @@ pub trait Peer: Send + Sync {
 /// role operator for [`crate::failover::RegionAdmin`]. Cheap to clone.
 #[derive(Clone)]
 pub struct PeerClient {
-    http: reqwest::Client,
+    http: Arc<dyn Fn() -> reqwest::Client + Send + Sync>,
     url: Arc<str>,
     token: Arc<dyn Fn() -> String + Send + Sync>,
 }
@@ -150,17 +150,21 @@ impl PeerClient {
     #[must_use]
     pub fn new(http: reqwest::Client, url: &str, token: &str) -> Self {
         let token = token.to_owned();
-        Self::with_token_of(http, url, move || token.clone())
+        Self::changing(move || http.clone(), url, move || token.clone())
     }
 
-    /// The same with a token that is asked for before each request, since it may be replaced meanwhile.
+    /// The same with a client and a token that are asked for before each request, since both may be replaced meanwhile.
     #[must_use]
-    pub fn with_token_of(http: reqwest::Client, url: &str, token: impl Fn() -> String + Send + Sync + 'static) -> Self {
-        Self { http, url: url.trim_end_matches('/').into(), token: Arc::new(token) }
+    pub fn changing(
+        http: impl Fn() -> reqwest::Client + Send + Sync + 'static,
+        url: &str,
+        token: impl Fn() -> String + Send + Sync + 'static,
+    ) -> Self {
+        Self { http: Arc::new(http), url: url.trim_end_matches('/').into(), token: Arc::new(token) }
     }
 
     fn request(&self, method: Method, path: &str, timeout: Duration) -> RequestBuilder {
-        self.http.request(method, format!("{}{path}", self.url)).bearer_auth((self.token)()).timeout(timeout)
+        (self.http)().request(method, format!("{}{path}", self.url)).bearer_auth((self.token)()).timeout(timeout)
     }
 
     async fn send(request: RequestBuilder) -> Result<reqwest::Response, PeerError> {

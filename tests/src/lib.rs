@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+pub mod administrators;
 pub mod chance;
 pub mod radosgw;
 pub mod regions;

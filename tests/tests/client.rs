@@ -13,7 +13,8 @@ use domain::event::NewEvent;
 use domain::filter::Filter;
 use domain::record::Record;
 use domain::{ErrorKind, Position, StreamName, StreamVersion};
-use door_common::Rig;
+use door_common::{Rig, text};
+use ops::config::HttpConfig;
 use ops::dev::Region;
 use system_tests::two_regions::{TwoRegions, append_run, event, head_beyond, lines};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -54,6 +55,24 @@ fn id(record: &Record) -> String {
 struct Proxy {
     url: String,
     connections: Arc<AtomicUsize>,
+}
+
+/// Stands before a server: answers one connection with this text, and carries those after it.
+async fn behind(first: &'static str, server: &str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let (url, server) = (format!("http://{}", listener.local_addr().expect("bound")), server.to_owned());
+    tokio::spawn(async move {
+        let (mut client, _) = listener.accept().await.expect("a client");
+        client.read_buf(&mut Vec::new()).await.expect("a request");
+        client.write_all(first.as_bytes()).await.expect("answered");
+        client.shutdown().await.expect("it ends");
+        // What is left unread would reset the connection, and the answer with it.
+        tokio::spawn(async move { tokio::io::copy(&mut client, &mut tokio::io::sink()).await });
+        while let Ok((client, _)) = listener.accept().await {
+            tokio::spawn(Proxy::carry(client, server.trim_start_matches("http://").to_owned(), u64::MAX));
+        }
+    });
+    url
 }
 
 impl Proxy {
@@ -226,15 +245,64 @@ async fn a_token_of_a_branch_that_lost_is_refused_with_the_fork() {
     regions.end().await;
 }
 
+/// Runs the example; what it says on stdout and stderr.
+async fn example(url: &str, token: &str) -> (bool, String, String) {
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../ops/client/examples/append.py");
+    let said = Command::new("python3").arg(example).args([url, token]).output().await.expect("it runs");
+    (said.status.success(), text(&said.stdout), text(&said.stderr))
+}
+
 #[tokio::test]
 async fn the_example_in_python_appends_and_reads_with_the_standard_library_alone() {
     let rig = Rig::serving().await;
-    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../ops/client/examples/append.py");
-    let said = Command::new("python3").arg(example).args([&rig.region.url, &rig.region.tokens.appender]).output();
-    let said = said.await.expect("it runs");
-    let (told, complaint) = (String::from_utf8_lossy(&said.stdout), String::from_utf8_lossy(&said.stderr));
-    assert!(said.status.success() && told.starts_with("acknowledged at 1\n1 "), "{told} {complaint}");
+    let (held, told, complaint) = example(&rig.region.url, &rig.region.tokens.appender).await;
+    assert!(held && told.starts_with("acknowledged at 1\n1 "), "{told} {complaint}");
+    let (held, told, complaint) = example(&rig.region.url, "no token").await;
+    assert!(!held && told.is_empty() && !complaint.contains("Traceback"), "{told} {complaint}");
     rig.end().await;
+}
+
+const BAD_GATEWAY: &str =
+    "HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/html\r\nConnection: close\r\n\r\n<html></html>";
+/// So many answers are cut, each of them somewhere else: in its first line, in its header, in its body.
+const CUT: usize = 12;
+
+#[tokio::test]
+async fn the_example_in_python_sends_again_what_was_cut_off_or_answered_by_a_proxy() {
+    let rig = Rig::serving().await;
+    let bytes = |connection| if connection < CUT { 10 + 25 * connection as u64 } else { u64::MAX };
+    let proxy = Proxy::start(&rig.region, bytes).await;
+    let url = behind(BAD_GATEWAY, &proxy.url).await;
+    let (held, told, complaint) = example(&url, &rig.region.tokens.appender).await;
+    assert!(held && told.starts_with("acknowledged at 1\n1 "), "{told} {complaint}");
+    assert_eq!(complaint.lines().count(), CUT + 1, "{complaint}");
+    assert_eq!(proxy.connections.load(Ordering::SeqCst), CUT + 2, "and then an append and a read");
+    assert_eq!(lines(&rig.region).await.len(), 1, "it is stored once");
+    rig.end().await;
+}
+
+const UNAVAILABLE: &str = "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\n\
+    Connection: close\r\n\r\n{\"kind\":\"unavailable\",\"status\":503,\"detail\":\"a moment\"}";
+
+#[tokio::test]
+async fn a_region_with_a_wrong_token_keeps_nobody_from_one_that_was_away_for_a_moment() {
+    let rig = Rig::serving().await;
+    let token = &rig.region.tokens.appender;
+    let home = behind(UNAVAILABLE, &rig.region.url).await;
+    let client = Client::new(Settings::new(&home, token).or_region(&rig.region.url, "expired")).expect("a client");
+    for id in ["a", "b"] {
+        client.append(&request("note-1", &[id.to_owned()], None)).await.expect("home takes it again");
+    }
+    assert_eq!(lines(&rig.region).await.len(), 2);
+    let settings = Settings::new(&rig.region.url, "expired").or_region(&rig.region.url, "revoked");
+    let refused = Client::new(settings).expect("a client").append(&request("note-1", &["c".to_owned()], None)).await;
+    assert_eq!(refused.expect_err("both refuse").kind(), ErrorKind::Denied);
+    rig.end().await;
+}
+
+#[test]
+fn the_client_waits_for_longer_than_a_server_takes() {
+    assert!(Settings::ANSWER_WITHIN > Duration::from_secs(HttpConfig::default().answer_seconds));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

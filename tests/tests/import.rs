@@ -12,6 +12,7 @@ use door_common::{Rig, text};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::Value;
+use system_tests::two_regions::{TwoRegions, head_beyond, lines};
 
 /// A history of `lines` lines over some years, in changes of 1 to 12 lines, with times that now and then go back.
 fn history(seed: u64, lines: u32) -> String {
@@ -118,4 +119,33 @@ async fn a_second_run_of_an_import_changes_nothing() {
     let refused = rig.run(&["import", other.to_str().expect("UTF-8"), "--recorded-at", "source"]).await;
     assert_eq!(refused.status.code(), Some(1), "the log has content");
     rig.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_import_that_a_failover_cut_is_finished_in_the_other_region() {
+    let seed: u64 = system_tests::chance::random();
+    println!("seed {seed}");
+    let mut regions = TwoRegions::start().await;
+    let (folder, history) = (tempfile::tempdir().expect("a folder"), history(seed, 20_000));
+    let file = folder.path().join("history.ndjson");
+    fs::write(&file, &history).expect("written");
+    let arguments = ["import", file.to_str().expect("UTF-8"), "--recorded-at", "source"];
+    let import = regions.begin(&regions.home, &arguments);
+    head_beyond(&regions.dr, 1_000).await;
+    regions.home.kill().await.expect("killed");
+    drop(import);
+    let words = ["failover", "promote", "--force", "--accept-unknown-loss", "--yes"];
+    let promoted = regions.command(&regions.dr, &words).await;
+    assert_eq!(promoted.code, Some(0), "{promoted:?}");
+    let report = regions.command(&regions.dr, &arguments).await;
+    assert_eq!(report.code, Some(0), "{report:?}");
+    println!("{} of 20000 lines came by the home region", report.data["lines_before"]);
+
+    let id = |line: &[u8]| serde_json::from_slice::<Value>(line).expect("JSON")["id"].clone();
+    let found: Vec<Value> = lines(&regions.dr).await[1..].iter().map(|line| id(line)).collect();
+    let expected: Vec<Value> = history.lines().map(|line| id(line.as_bytes())).collect();
+    assert!(found == expected, "each line once and in its order: {} lines", found.len());
+    let again = regions.command(&regions.dr, &arguments).await;
+    assert_eq!((&again.data["lines_before"], &again.data["appends"]), (&20_000.into(), &0.into()), "{again:?}");
+    regions.dr.end().await.expect("it ends");
 }

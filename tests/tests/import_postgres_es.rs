@@ -18,11 +18,12 @@ use async_trait::async_trait;
 use cqrs_es::event_sink::EventSink;
 use cqrs_es::persist::PersistedEventStore;
 use cqrs_es::{Aggregate, DomainEvent, EventStore};
-use domain::append::{AppendError, AppendRequest, Appended};
+use domain::append::{AppendError, AppendRequest, Appended, Role};
 use domain::cqrs::TieredEventRepository;
 use domain::cqrs::snapshot::Snapshots;
-use domain::log::{EventLog, LogReader};
-use domain::twin::{Between, Interposed};
+use domain::log::{Direction, EventLog, FollowerLog, LogReader};
+use domain::twin::{Between, Interposed, MemoryLog};
+use domain::{Epoch, Position, Timestamp};
 use door_common::{Rig, text};
 use event_log::{PgConfig, PgLog};
 use from_postgres_es::{Account, AccountCommand, after, before, wiring};
@@ -276,6 +277,32 @@ async fn a_service_goes_on_over_the_log_with_the_same_aggregates_after_an_import
     let log = service.log().await;
     assert_eq!(log.log_head().await.expect("readable").head.get(), events + 1, "each once, behind the opening event");
     goes_on(&service, log).await;
+    service.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_import_that_a_failover_cut_is_finished_by_the_other_region() {
+    let service = Service::start().await;
+    service.write(7).await;
+    let events = service.count("events").await;
+    let earliest = Timestamp::parse_rfc3339("2000-01-01T00:00:00Z").expect("an instant");
+    let region = |role| Arc::new(MemoryLog::new(Arc::new(SystemClock), earliest, role));
+    let (home, dr) = (region(Role::Active), region(Role::Follower));
+    let base = service.import(EndsAfter(AtomicU32::new(0))).await;
+    let cut = Interposed { log: home.clone(), between: EndsAfter(AtomicU32::new(3)) };
+    let import = PostgresEsImport { log: Arc::new(cut), reader: home.clone(), ..base };
+    import.run(&Unwatched).await.expect_err("ended");
+    // The opening event, a group, and the first part of the one after it: more was not shipped.
+    let shipped = home.read_log(Position::FIRST, Direction::Forward, 1 + 900).await.expect("readable");
+    dr.apply_keeping(&shipped, &[]).await.expect("it follows");
+    dr.change_role((Epoch::FIRST, Role::Follower), (Epoch::FIRST.next(), Role::Active)).await.expect("promoted");
+
+    let import = PostgresEsImport { log: dr.clone(), reader: dr.clone(), ..import };
+    let report = import.run(&Unwatched).await.expect("finished, and proven");
+    assert_eq!((report.events, report.events_before), (events, 900));
+    assert_eq!(dr.log_head().await.expect("readable").head.get(), events + 1, "each once, behind the opening event");
+    let again = import.run(&Unwatched).await.expect("nothing to do");
+    assert_eq!((again.events_before, again.appends), (events, 0));
     service.end().await;
 }
 

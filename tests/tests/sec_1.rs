@@ -3,14 +3,15 @@
 
 mod log_common;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use domain::log::EventLog;
 use domain::merkle::Hash;
-use event_log::{EventLogError, PgConfig, PgLog, TokenLimits, TokenState};
+use event_log::{Admin, EventLogError, PgConfig, PgLog, ServiceLogin, TokenLimits, TokenState};
 use log_common::{Rig, SERVICE, is_sound, new_log, recorded, request};
 use ops::clock::SystemClock;
-use sqlx::{Executor, PgConnection};
+use sqlx::{Connection, Executor, PgConnection};
+use system_tests::administrators::slowed;
 
 /// Runs a statement that must be refused, and gives the reason.
 async fn refused(session: &mut PgConnection, statement: &str) -> String {
@@ -262,4 +263,50 @@ async fn a_token_opens_until_it_expires_and_only_appenders_and_readers_have_cate
     }
     let nothing = TokenLimits { categories: Some(Vec::new()), ..TokenLimits::default() };
     assert!(log.create_token("none", &Hash::of(b"none"), "reader", &nothing).await.is_err(), "none is not all");
+}
+
+/// What a test's thread has logged.
+#[derive(Clone, Default)]
+struct Logged(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Logged {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().expect("not poisoned").write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn the_services_password_is_in_no_log_at_whatever_level_and_lets_it_in() {
+    const PASSWORD: &str = "hush-database-password";
+    // The server logs whatever it is sent, and would keep a password as MD5.
+    let rig = Rig::start_with(&[("log_statement", "all"), ("password_encryption", "md5")]).await;
+    let database = rig.database(new_log()).await;
+    let logged = Logged::default();
+    let writer = logged.clone();
+    let everything =
+        tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(move || writer.clone());
+    let logging = tracing::subscriber::set_default(everything.finish());
+    let mut admin = Admin::connect(&database.admin_url).await.expect("connected");
+    let login = ServiceLogin { name: SERVICE.into(), password: Some(PASSWORD.into()) };
+    slowed(&database.admin_url, SERVICE, admin.prepare(&login)).await.expect("prepared");
+    drop(logging);
+
+    let own = String::from_utf8(logged.0.lock().expect("not poisoned").clone()).expect("text");
+    assert!(own.contains("CONNECTION LIMIT"), "the driver logs what it is not told to keep to itself");
+    let servers = std::fs::read_to_string(rig.cluster.log_file()).expect("the server's log");
+    assert!(servers.contains("LOGIN PASSWORD 'SCRAM-SHA-256$4096:"), "it logs all statements");
+    for log in [own, servers] {
+        assert_eq!(log.lines().find(|line| line.contains(PASSWORD)), None);
+    }
+
+    let hba = format!("host all {SERVICE} 127.0.0.1/32 md5\nhost all all 127.0.0.1/32 trust\n");
+    std::fs::write(rig.cluster.data_folder().join("pg_hba.conf"), hba).expect("written");
+    database.run("SELECT pg_reload_conf()").await;
+    let with = |password: &str| database.url.replacen('@', &format!(":{password}@"), 1);
+    while PgConnection::connect(&with("another")).await.is_ok() {}
+    PgConnection::connect(&with(PASSWORD)).await.expect("it is let in");
 }

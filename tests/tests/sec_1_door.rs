@@ -5,7 +5,7 @@ mod door_common;
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 
 use coldstream_client::{Client, Settings};
 use domain::append::AppendRequest;
@@ -15,6 +15,8 @@ use door_common::{Rig, text};
 use reqwest::{Certificate, Identity, StatusCode};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
+use sqlx::{Connection, Executor};
+use system_tests::administrators::slowed;
 use tokio::process::Child;
 
 fn event(id: &str, stream: &str) -> Value {
@@ -238,6 +240,29 @@ impl Locked {
         }
     }
 
+    /// Who shows no certificate, or one of another authority, is refused; the audit says so once a minute.
+    async fn refuses_and_says_so(&self, authority: &Authority) {
+        let believing = Certificate::from_pem(authority.pem.as_bytes()).expect("a certificate");
+        let (certificate, key) = Authority::new("others").signs();
+        let others = Identity::from_pem(format!("{certificate}\n{key}").as_bytes()).expect("a pair");
+        for shown in [None, Some(others.clone()), Some(others)] {
+            let http = reqwest::Client::builder().tls_certs_only([believing.clone()]);
+            let http = shown.into_iter().fold(http, reqwest::ClientBuilder::identity).build().expect("a client");
+            http.get(format!("{}/v1/status", self.url())).send().await.expect_err("refused");
+        }
+        let mut look = tokio::time::interval(std::time::Duration::from_millis(50));
+        loop {
+            look.tick().await;
+            let log = fs::read_to_string(self.file("server.log")).expect("the server's log");
+            let lines: Vec<&str> = log.lines().filter(|line| line.contains("a TLS handshake is refused")).collect();
+            if let [line] = lines[..] {
+                assert!(line.contains("WARN") && line.contains("peer=127.0.0.1") && line.contains("why="), "{line}");
+                return;
+            }
+            assert!(lines.is_empty(), "{lines:?}");
+        }
+    }
+
     fn signal(&self, signal: Signal) {
         let pid = self.server.as_ref().and_then(Child::id).expect("it runs");
         let pid = Pid::from_raw(i32::try_from(pid).expect("a process")).expect("a process");
@@ -250,6 +275,7 @@ async fn certificates_change_while_the_server_runs_and_both_clients_believe_a_pr
     let (before, after) = (Authority::new("before"), Authority::new("after"));
     let mut locked = Locked::start(&before).await;
     locked.until(&before, |status| status["role"] == "active").await;
+    locked.refuses_and_says_so(&before).await;
     locked.write("ca.pem", &before.pem);
     let reader = locked.rig.region.tokens.reader.clone();
     let run = |command: &[&str]| {
@@ -290,8 +316,21 @@ async fn certificates_change_while_the_server_runs_and_both_clients_believe_a_pr
 const EVERYTHING: &str = "info,ops=trace,coldstream=trace,event_log=trace,domain=trace,archiver=trace,segment_store=trace,\
     replication=trace,projections=trace";
 const PASSWORD: &str = "hush-database-password";
+const SERVICE_PASSWORD: &str = "hush-service-password";
 /// Shaped as a JWT is: header, claims and signature.
 const JWT: &str = "eyJhbGciOiJSUzI1NiIsImtpZCI6ImtleSJ9.eyJzdWIiOiJodXNoIiwiZXhwIjo0MTAyNDQ0ODAwfQ.aHVzaC1zaWduYXR1cmU";
+
+/// `db init` that has to wait before it sets the service's password, on a server that logs every statement.
+async fn initialised(rig: &Rig) -> Output {
+    let url = rig.region.superuser_url();
+    let mut database = sqlx::PgConnection::connect(&url).await.expect("connected");
+    database.execute("ALTER DATABASE coldstream SET log_statement = 'all'").await.expect("set");
+    let mut command = rig.command("", &["db", "init", "--log-id", "development", "--yes"]);
+    let command = command.env("COLDSTREAM_ADMIN_URL", &url).env("COLDSTREAM_SERVICE_PASSWORD", SERVICE_PASSWORD);
+    let output = slowed(&url, "coldstream", command.output()).await.expect("the binary runs");
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    output
+}
 
 #[tokio::test]
 async fn no_secret_is_in_what_a_server_and_the_commands_say_whatever_fails() {
@@ -342,8 +381,12 @@ async fn no_secret_is_in_what_a_server_and_the_commands_say_whatever_fails() {
         said.push(rig.run(command).await);
     }
     rig.region.stop_server().await.expect("it ends");
+    said.push(initialised(&rig).await);
 
     let mut all = fs::read_to_string(rig.region.server_log()).expect("the server's log");
+    let databases = fs::read_to_string(rig.region.cluster.log_file()).expect("the database's log");
+    assert!(databases.contains("LOGIN PASSWORD 'SCRAM-SHA-256$"), "it logs every statement");
+    all.push_str(&databases);
     assert!(all.contains("DEBUG"), "it says much");
     for output in &said {
         all.push_str(&text(&output.stdout));
@@ -351,7 +394,7 @@ async fn no_secret_is_in_what_a_server_and_the_commands_say_whatever_fails() {
     }
     let signature = JWT.rsplit('.').next().expect("a signature");
     let tokens = [&tokens.appender, &tokens.reader, &tokens.operator, &tokens.auditor, &tokens.replicator];
-    let secrets = [PASSWORD, &secret, JWT, signature, &key, "cs_wrong_hush"];
+    let secrets = [PASSWORD, SERVICE_PASSWORD, &secret, JWT, signature, &key, "cs_wrong_hush"];
     for hidden in secrets.into_iter().chain(tokens.into_iter().map(String::as_str)) {
         assert!(hidden.len() > 8, "it would be found by chance");
         let line = all.lines().find(|line| line.contains(hidden));

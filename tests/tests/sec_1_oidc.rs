@@ -16,7 +16,7 @@ use door_common::certificates::Authority;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use ops::clock::SystemClock;
 use ops::config::{ClientCertificates, HttpConfig, TlsConfig};
-use ops::http::{Door, serve};
+use ops::http::{Connections, Door, serve};
 use ops::tls::ServerTls;
 use rcgen::KeyPair;
 use reqwest::StatusCode;
@@ -110,8 +110,9 @@ impl Issuer {
         let shown = keys.clone();
         let show = move || async move { Json(json!({"keys": *shown.lock().expect("no panic")})) };
         let router = Router::new().route("/keys", get(show));
-        let door = Door { listener, tls };
-        tokio::spawn(async move { serve(door, router, &HttpConfig::default(), CancellationToken::new()).await });
+        let limits = HttpConfig::default();
+        let door = Door { listener, tls, connections: Connections::of(&limits) };
+        tokio::spawn(async move { serve(door, router, &limits, CancellationToken::new()).await });
         Self { keys, url, folder }
     }
 

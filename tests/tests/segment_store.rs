@@ -15,7 +15,7 @@ use domain::store::{ObjectStore, StoreError};
 use door_common::certificates::Authority;
 use ops::config::{ClientCertificates, HttpConfig, TlsConfig};
 use ops::dev::{Credentials, ObjectServer};
-use ops::http::{Door, serve as serve_http};
+use ops::http::{Connections, Door, serve as serve_http};
 use ops::tls::ServerTls;
 use segment_store::{S3Store, StoreConfig, conformance, probe};
 
@@ -137,9 +137,10 @@ async fn behind_tls(server: &ObjectServer, folder: &Path, (certificate, key): (S
     std::fs::write(&files.key, key).expect("written");
     let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
     let port = listener.local_addr().expect("bound").port();
-    let door = Door { listener, tls: Some(Arc::new(ServerTls::open(&files).expect("a pair"))) };
+    let (tls, limits) = (Arc::new(ServerTls::open(&files).expect("a pair")), HttpConfig::default());
+    let door = Door { listener, tls: Some(tls), connections: Connections::of(&limits) };
     let router = axum::Router::new().fallback(hand_on).with_state((reqwest::Client::new(), server.endpoint()));
-    tokio::spawn(async move { serve_http(door, router, &HttpConfig::default(), Default::default()).await });
+    tokio::spawn(async move { serve_http(door, router, &limits, Default::default()).await });
     port
 }
 
@@ -211,8 +212,9 @@ async fn requests_are_signed_for_the_region_that_is_configured_with_the_bucket_i
     let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
     let port = listener.local_addr().expect("bound").port();
     let router = axum::Router::new().fallback(of_one_region).with_state((reqwest::Client::new(), server.endpoint()));
-    let door = Door { listener, tls: None };
-    tokio::spawn(async move { serve_http(door, router, &HttpConfig::default(), Default::default()).await });
+    let limits = HttpConfig::default();
+    let door = Door { listener, tls: None, connections: Connections::of(&limits) };
+    tokio::spawn(async move { serve_http(door, router, &limits, Default::default()).await });
     let here = IpAddr::V4(Ipv4Addr::LOCALHOST);
     let store = |region: &str, path_style: bool| {
         let config = StoreConfig::at(&format!("http://localhost:{port}"), BUCKET, "id", "secret");

@@ -1,11 +1,15 @@
-//! What an administrator does once: roles, schema, and the log itself. The service does none of it and could not.
+//! What an administrator does once: roles, schema, and the log itself. The service does none of it and could not. The
+//! service's password never leaves this process: the server is sent what it verifies the password by.
+
+use std::str::FromStr as _;
 
 use domain::append::Role;
 use domain::archive::catalog::Copies;
 use domain::window::LiveWindow;
 use domain::{Epoch, Timestamp};
-use sqlx::postgres::PgConnection;
-use sqlx::{Connection as _, Row as _};
+use postgres_protocol::password::scram_sha_256;
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{ConnectOptions as _, Connection as _, Row as _};
 use uuid::Uuid;
 
 use crate::error::EventLogError;
@@ -63,9 +67,11 @@ impl Admin {
     /// Connects as a role that may create roles and schemas.
     ///
     /// # Errors
-    /// `Database`; `Unsafe` for a server that is too old.
+    /// `Url`, `Database`; `Unsafe` for a server that is too old.
     pub async fn connect(url: &str) -> Result<Self, EventLogError> {
-        let connection = PgConnection::connect(url).await;
+        let options = PgConnectOptions::from_str(url).map_err(EventLogError::Url)?;
+        // The driver would log a statement that waited for a second, with all of its text.
+        let connection = PgConnection::connect_with(&options.disable_statement_logging()).await;
         let connection = connection.map_err(EventLogError::database("connecting as administrator"))?;
         check_version(&connection).map_err(|reason| EventLogError::Unsafe { reason })?;
         Ok(Self { connection })
@@ -121,23 +127,31 @@ impl Admin {
 
     /// Creates the login role, or gives it the password and the service's rights.
     async fn log_in(&mut self, login: &ServiceLogin) -> Result<(), sqlx::Error> {
+        // What the server keeps of a password (RFC 5803), whatever its password_encryption is. It may log statements and
+        // their parameters, and nobody can log in with this.
+        let verifier = login.password.as_ref().map(|password| scram_sha_256(password.as_bytes()));
         // A utility statement takes no parameters: the server quotes them.
         let statements: Vec<String> = sqlx::query_scalar(include_str!("sql/service_role.sql"))
             .bind(&login.name)
-            .bind(&login.password)
+            .bind(verifier)
             .fetch_all(&mut self.connection)
             .await?;
         for statement in statements {
-            // As roles.sql does it.
-            let claimed = format!("SELECT pg_advisory_xact_lock(7106407); {statement}");
-            let made = sqlx::raw_sql(&claimed).execute(&mut self.connection).await;
-            match made {
+            match self.claimed(&statement).await {
                 // duplicate_object: it was there already, or another database's administrator was faster.
                 Err(sqlx::Error::Database(error)) if matches!(error.code().as_deref(), Some("42710" | "23505")) => {}
-                other => other.map(drop)?,
+                other => other?,
             }
         }
         Ok(())
+    }
+
+    /// Runs a statement while nobody else prepares this database, as roles.sql does it.
+    async fn claimed(&mut self, statement: &str) -> Result<(), sqlx::Error> {
+        let mut transaction = self.connection.begin().await?;
+        sqlx::raw_sql("SELECT pg_advisory_xact_lock(7106407)").execute(&mut *transaction).await?;
+        sqlx::raw_sql(statement).execute(&mut *transaction).await?;
+        transaction.commit().await
     }
 
     /// Creates the log, if there is none. Returns whether it was created now.

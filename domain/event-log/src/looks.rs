@@ -230,7 +230,7 @@ mod tests {
         let looks = Looks::new(EVERY, move || {
             let number = asked.fetch_add(1, SeqCst);
             let failed = || Err(ReadError::Unavailable { reason: "no session was to be had".into() });
-            async move { if number % 2 == 0 { failed() } else { Ok(number) } }.boxed()
+            async move { if number.is_multiple_of(2) { failed() } else { Ok(number) } }.boxed()
         });
         let mut listener = looks.listen();
         for number in [1, 3, 5] {

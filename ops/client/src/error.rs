@@ -35,14 +35,16 @@ pub enum ClientError {
         retry_after_seconds: Option<u64>,
     },
     /// The time for the call is over.
-    #[error("given up after {attempts} attempts: {last}")]
+    #[error("given up after {attempts} attempts: {last}{}", beside(.denied))]
     GaveUp {
         /// How often it was tried.
         attempts: u32,
         /// Whether any of the attempts may have been stored.
         may_be_stored: bool,
-        /// Why the last one failed.
+        /// Why the last one failed that was not refused for its token.
         last: Box<ClientError>,
+        /// What a region said, beside that, which refused its token.
+        denied: Option<Box<ClientError>>,
     },
     /// An answer has a hole, or holds what no server of ours writes.
     #[error("the answer is not what was stored: {reason}")]
@@ -103,6 +105,10 @@ impl ClientError {
         let Self::Refused { members, .. } = self else { return None };
         members.get(name)?.as_str()?.parse().ok()
     }
+}
+
+fn beside(denied: &Option<Box<ClientError>>) -> String {
+    denied.as_ref().map(|denied| format!("; and of another region: {denied}")).unwrap_or_default()
 }
 
 /// An error and what caused it, in one line.

@@ -23,7 +23,7 @@ pub use work::Work;
 
 use crate::error::ClientError;
 use crate::regions::Patience;
-use crate::{ANSWER_WITHIN, Client, Shared, answer};
+use crate::{Client, Shared, answer};
 
 /// A consumer group. Cheap to clone.
 #[derive(Clone)]
@@ -65,7 +65,7 @@ impl Client {
     /// [`ClientError::Refused`]: Conflict if there is a group of that name with other values.
     pub async fn create_group(&self, new: &NewGroup) -> Result<Group, ClientError> {
         let group = self.group(&new.name);
-        let _: Value = group.active(("create", &wire::create(new)), ANSWER_WITHIN).await?.0;
+        let _: Value = group.active(("create", &wire::create(new)), Duration::ZERO).await?.0;
         Ok(group)
     }
 
@@ -90,7 +90,7 @@ impl Group {
     ) -> Result<Option<Lease>, ClientError> {
         let wanted = json!({"group": self.name.as_str(), "consumer": consumer.as_str(), "max": max,
                             "wait_seconds": wait.as_secs().min(30)});
-        let (taken, region) = self.active::<wire::Taken>(("take", &wanted), ANSWER_WITHIN + wait).await?;
+        let (taken, region) = self.active::<wire::Taken>(("take", &wanted), wait).await?;
         taken.lease(region)
     }
 
@@ -119,35 +119,35 @@ impl Group {
 
     /// How long a lease of this group is.
     async fn lease_time(&self) -> Result<Duration, ClientError> {
-        let mut patience = Patience::of_read(self.shared.give_up_after);
+        let mut patience = Patience::of_read(self.shared.give_up_after, self.shared.writers.count());
         loop {
             let region = self.shared.writers.current();
             let asked = self.shared.request(Method::GET, region, "/v1/group/status", self.trace.as_deref());
-            let asked = asked.query(&[("group", self.name.as_str())]).timeout(ANSWER_WITHIN);
+            let asked = asked.query(&[("group", self.name.as_str())]).timeout(self.shared.answer_within);
             match read::<wire::Status>(asked).await {
                 Ok(status) => return Ok(Duration::from_secs(status.lease_seconds)),
                 Err(error) => {
-                    self.shared.writers.learn(region, &error);
-                    patience.after(error).await?;
+                    let next = self.shared.writers.learn(region, &error);
+                    patience.after(error, region, next).await?;
                 }
             }
         }
     }
 
-    /// Asks the active region, whichever that is; returns which one answered.
+    /// Asks the active region, whichever that is, which answers after `wait` at the latest; returns which one answered.
     async fn active<T: DeserializeOwned>(
         &self,
         (verb, body): (&'static str, &Value),
-        within: Duration,
+        wait: Duration,
     ) -> Result<(T, usize), ClientError> {
-        let mut patience = Patience::of(self.shared.give_up_after);
+        let mut patience = Patience::of(self.shared.give_up_after, self.shared.writers.count());
         loop {
             let region = self.shared.writers.current();
-            match self.ask(region, verb, body, within).await {
+            match self.ask(region, verb, body, self.shared.answer_within + wait).await {
                 Ok(answer) => return Ok((answer, region)),
                 Err(error) => {
-                    self.shared.writers.learn(region, &error);
-                    patience.after(error).await?;
+                    let next = self.shared.writers.learn(region, &error);
+                    patience.after(error, region, next).await?;
                 }
             }
         }
@@ -155,11 +155,11 @@ impl Group {
 
     /// Asks one region and no other: it alone knows the lease.
     async fn at<T: DeserializeOwned>(&self, region: usize, verb: &'static str, body: &Value) -> Result<T, ClientError> {
-        let mut patience = Patience::of(self.shared.give_up_after);
+        let mut patience = Patience::of(self.shared.give_up_after, 1);
         loop {
-            match self.ask(region, verb, body, ANSWER_WITHIN).await {
+            match self.ask(region, verb, body, self.shared.answer_within).await {
                 Ok(answer) => return Ok(answer),
-                Err(error) => patience.after(error).await?,
+                Err(error) => patience.after(error, region, region).await?,
             }
         }
     }

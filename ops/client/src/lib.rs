@@ -45,8 +45,10 @@
 //!
 //! In other languages the same takes three rules. **Which region:** `GET /health/ready` of each (no token) answers
 //! `ready active` in the one that takes appends; or append to any of them, and turn to the next one where the answer
-//! has the kind `fenced` or does not come. **Appends:** choose each event's `id` once, and send the same document
-//! again until it is answered with 200, 201 or a kind other than `unavailable`, `indeterminate` and `fenced`.
+//! has the kind `fenced`, `unavailable` or `denied` (a token belongs to its region) or does not come. **Appends:** choose each
+//! event's `id` once, and send the same document again until it is answered with 200, 201 or a kind other than `unavailable`,
+//! `indeterminate` and `fenced`; `denied` is the end once each region has said it. An answer may take a minute, and what comes
+//! without a kind is of something in between: send it again.
 //! **Reads:** keep `position@epoch` of the last record and go on with `token=position@epoch`. A filtered answer
 //! (`category`, `type`, `stream_prefix`, `recorded_from`, `recorded_before`) is a page: go on with the `Coldstream-Resume`
 //! of its header while that has `Coldstream-Next` too; of a filtered tail a line with `resume` alone is such a token.
@@ -79,10 +81,11 @@ pub use records::Records;
 
 use regions::{Patience, Region, Regions};
 
-/// An append is answered within this time or asked for again.
-const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// A connection is made within this time, or the next region is asked.
 const CONNECT_WITHIN: Duration = Duration::from_secs(3);
+/// A machine that takes nothing of what is sent to it for so long is gone. A server may let a body wait for 30 s.
+#[cfg(target_os = "linux")]
+const GONE_AFTER: Duration = Duration::from_secs(35);
 /// A read that says nothing for so long is asked for again: a tail has a sign of life about every second.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 
@@ -90,17 +93,28 @@ const SILENCE_MAX: Duration = Duration::from_secs(30);
 #[derive(Clone)]
 pub struct Settings {
     regions: Vec<Region>,
+    answer_within: Duration,
     give_up_after: Duration,
     authorities: Option<Vec<u8>>,
     identity: Option<Vec<u8>>,
 }
 
 impl Settings {
+    /// What [`Settings::answer_within`] is unless said otherwise: more than a server takes (its `http.answer_seconds`).
+    pub const ANSWER_WITHIN: Duration = Duration::from_secs(70);
+    /// What [`Settings::give_up_after`] is unless said otherwise: after a server that says nothing, another one is asked.
+    pub const GIVE_UP_AFTER: Duration = Duration::from_secs(120);
+
     /// The region at `url` (scheme, host and port), with a bearer token.
     #[must_use]
     pub fn new(url: &str, token: &str) -> Self {
-        let (regions, give_up_after) = (vec![Region::new(url, token)], Duration::from_secs(60));
-        Self { regions, give_up_after, authorities: None, identity: None }
+        Self {
+            regions: vec![Region::new(url, token)],
+            answer_within: Self::ANSWER_WITHIN,
+            give_up_after: Self::GIVE_UP_AFTER,
+            authorities: None,
+            identity: None,
+        }
     }
 
     /// Another region of the same log, which may be the active one, with a token of its own: tokens belong to a region.
@@ -124,8 +138,18 @@ impl Settings {
         self
     }
 
-    /// How long one call is tried before it is given up; 60 s unless said otherwise. A longer time outlasts a longer
-    /// failover, and holds the caller for as long. Of a read it counts from the first failure after which nothing came.
+    /// How long one attempt may take, from the first byte that is sent to the last one that comes; 70 s unless said otherwise.
+    /// A server that hangs is left sooner with less. With less than a server takes by its own limits, an append that is large,
+    /// or that has to wait there, may never be acknowledged. (A connection has 3 s.)
+    #[must_use]
+    pub fn answer_within(mut self, limit: Duration) -> Self {
+        self.answer_within = limit;
+        self
+    }
+
+    /// How long one call is tried before it is given up; 120 s unless said otherwise. A longer time outlasts a longer
+    /// failover, and holds the caller for as long. An attempt that has begun is waited for; a pause that a server asks for is
+    /// kept, unless the time would be over. Of a read it counts from the first failure after which nothing came.
     #[must_use]
     pub fn give_up_after(mut self, limit: Duration) -> Self {
         self.give_up_after = limit;
@@ -158,8 +182,14 @@ pub(crate) struct Shared {
     writers: Regions,
     /// Where reads go: a follower serves them too.
     readers: Regions,
+    answer_within: Duration,
     give_up_after: Duration,
 }
+
+const _: () = assert!(
+    Settings::ANSWER_WITHIN.as_secs() < Settings::GIVE_UP_AFTER.as_secs(),
+    "a call outlasts one server that hangs"
+);
 
 impl Client {
     /// A client with TLS by rustls, which believes the system's authorities or those of [`Settings::believing`].
@@ -176,9 +206,9 @@ impl Client {
     /// A client that uses your own connections, with your own TLS (that of `settings` is not looked at), proxies and limits.
     #[must_use]
     pub fn with_http(settings: Settings, http: reqwest::Client) -> Self {
-        let Settings { regions, give_up_after, .. } = settings;
+        let Settings { regions, answer_within, give_up_after, .. } = settings;
         let (writers, readers) = (Regions::new(regions.clone()), Regions::new(regions));
-        Self { shared: Arc::new(Shared { http, writers, readers, give_up_after }), trace: None }
+        Self { shared: Arc::new(Shared { http, writers, readers, answer_within, give_up_after }), trace: None }
     }
 
     /// This client in the course of a request of yours: all that it sends says so, retries included (W3C Trace Context), and
@@ -189,7 +219,7 @@ impl Client {
     }
 
     /// Appends a request: all of it or nothing. Sends it again, with the same ids, to whichever region answers, until
-    /// it is acknowledged, refused, or the time is over.
+    /// it is acknowledged, refused (a token only by each region), or the time is over.
     ///
     /// # Errors
     /// [`ClientError::Refused`] with the server's kind; nothing of the request was stored. After
@@ -197,13 +227,13 @@ impl Client {
     pub async fn append(&self, request: &AppendRequest) -> Result<Appended, ClientError> {
         let document = request.to_document();
         let streams: Vec<&StreamName> = request.events.iter().map(|event| &event.stream).collect();
-        let mut patience = Patience::of(self.shared.give_up_after);
+        let mut patience = Patience::of(self.shared.give_up_after, self.shared.writers.count());
         loop {
             let region = self.shared.writers.current();
             let sent = self
                 .shared
                 .request(Method::POST, region, "/v1/append", self.trace.as_deref())
-                .timeout(ANSWER_WITHIN)
+                .timeout(self.shared.answer_within)
                 .header("content-type", "application/vnd.coldstream.append+json")
                 .body(document.clone());
             let error = match answer::of(sent).await {
@@ -213,8 +243,8 @@ impl Client {
                 },
                 Err(error) => error,
             };
-            self.shared.writers.learn(region, &error);
-            patience.after(error).await?;
+            let next = self.shared.writers.learn(region, &error);
+            patience.after(error, region, next).await?;
         }
     }
 
@@ -267,6 +297,10 @@ fn http(settings: &Settings) -> Result<reqwest::Client, reqwest::Error> {
     }
     if let Some(identity) = &settings.identity {
         http = http.identity(Identity::from_pem(identity)?);
+    }
+    #[cfg(target_os = "linux")]
+    {
+        http = http.tcp_user_timeout(GONE_AFTER);
     }
     http.build()
 }

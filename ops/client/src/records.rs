@@ -2,6 +2,7 @@
 //! from whichever region answers.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use domain::event::TraceContext;
 use domain::filter::Filter;
@@ -92,7 +93,7 @@ impl Records {
 
     fn of(client: &Client, place: Place) -> Self {
         let (shared, trace) = (Arc::clone(&client.shared), client.trace.clone());
-        let patience = Patience::of_read(shared.give_up_after);
+        let patience = Patience::of_read(shared.give_up_after, shared.readers.count());
         Self { shared, trace, place, confirmed: false, answer: None, lines: Lines::default(), patience, ended: false }
     }
 
@@ -129,8 +130,8 @@ impl Records {
             if let Err(error) = self.read_on().await {
                 let region = self.answer.take().map_or_else(|| self.shared.readers.current(), |answer| answer.region);
                 self.lines = Lines::default();
-                self.shared.readers.learn(region, &error);
-                self.patience.after(error).await?;
+                let next = self.shared.readers.learn(region, &error);
+                self.patience.after(error, region, next).await?;
             }
         }
     }
@@ -171,24 +172,28 @@ impl Records {
             if self.confirmed {
                 request = request.query(&[("confirmed", "true")]);
             }
-            let response = answer::of(request).await?;
+            let answered = timeout(self.shared.answer_within, answer::of(request)).await;
+            let response = answered.map_err(|_elapsed| self.silent(region, self.shared.answer_within))??;
             let page = Page::of(&response);
             self.place.begins(&page)?;
             self.answer = Some(Answer { response, region, page });
             return Ok(());
         };
-        let silent = || ClientError::NoAnswer {
-            url: self.shared.readers.at(answer.region).url.clone(),
-            reason: format!("it said nothing for {} s", SILENCE_MAX.as_secs()),
-            may_have_arrived: false,
-        };
         match timeout(SILENCE_MAX, answer.response.chunk()).await {
             Ok(Ok(Some(bytes))) => self.lines.push(&bytes),
             Ok(Ok(None)) => return self.body_ended(),
             Ok(Err(error)) => return Err(answer::no_answer(&error)),
-            Err(_elapsed) => return Err(silent()),
+            Err(_elapsed) => {
+                let region = answer.region;
+                return Err(self.silent(region, SILENCE_MAX));
+            }
         }
         Ok(())
+    }
+
+    fn silent(&self, region: usize, within: Duration) -> ClientError {
+        let (url, seconds) = (self.shared.readers.at(region).url.clone(), within.as_secs());
+        ClientError::NoAnswer { url, reason: format!("it said nothing for {seconds} s"), may_have_arrived: false }
     }
 
     fn body_ended(&mut self) -> Result<(), ClientError> {

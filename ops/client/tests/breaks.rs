@@ -8,7 +8,7 @@ use domain::event::NewEvent;
 use domain::{ErrorKind, StreamName, StreamVersion};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::interval;
+use tokio::time::{interval, timeout};
 
 /// What a server does with a connection, which it then closes.
 #[derive(Clone)]
@@ -23,9 +23,13 @@ enum Act {
     Paced(Vec<String>),
     /// Refuses with this status and kind.
     Refused(u16, &'static str),
+    /// Acknowledges an append of one event, after so many seconds.
+    Stored(u64),
+    /// Holds the connection, and says nothing for ever.
+    Hangs,
 }
 
-use Act::{Broken, Nothing, Paced, Refused, Whole};
+use Act::{Broken, Hangs, Nothing, Paced, Refused, Stored, Whole};
 
 impl Act {
     async fn answer(&self, client: &mut TcpStream) -> std::io::Result<()> {
@@ -44,6 +48,12 @@ impl Act {
                 let length = body.len();
                 format!("HTTP/1.1 {status} No\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}")
             }
+            Stored(seconds) => {
+                // Nothing else happens meanwhile.
+                let _ = timeout(Duration::from_secs(*seconds), std::future::pending::<()>()).await;
+                ok(1, ACKNOWLEDGED.len(), ACKNOWLEDGED)
+            }
+            Hangs => std::future::pending::<String>().await,
         };
         client.write_all(text.as_bytes()).await?;
         let Paced(lines) = self else { return Ok(()) };
@@ -55,6 +65,9 @@ impl Act {
         Ok(())
     }
 }
+
+const ACKNOWLEDGED: &str = r#"{"replayed":false,"events":[
+    {"version":"1","position":"1","epoch":"1","recordedat":"2026-01-01T00:00:00.000000Z"}]}"#;
 
 /// Does one act after another, and the last one again and again.
 async fn server(acts: Vec<Act>) -> String {
@@ -74,10 +87,19 @@ async fn server(acts: Vec<Act>) -> String {
     url
 }
 
-fn client(urls: &[&str], give_up_after: u64) -> Client {
+fn settings(urls: &[&str], give_up_after: u64) -> Settings {
     let first = Settings::new(urls[0], "token").give_up_after(Duration::from_millis(give_up_after));
-    let settings = urls[1..].iter().fold(first, |settings, url| settings.or_region(url, "token"));
-    Client::new(settings).expect("a client")
+    urls[1..].iter().fold(first, |settings, url| settings.or_region(url, "token"))
+}
+
+fn client(urls: &[&str], give_up_after: u64) -> Client {
+    Client::new(settings(urls, give_up_after)).expect("a client")
+}
+
+fn request() -> AppendRequest {
+    let event = br#"{"specversion":"1.0","id":"1","source":"/s","type":"t","subject":"a-1"}"#;
+    let events = vec![NewEvent::from_cloudevent(event).expect("an event")];
+    AppendRequest { events, ..AppendRequest::default() }
 }
 
 /// The records of these numbers, all of one stream.
@@ -147,15 +169,39 @@ async fn a_server_that_begins_an_answer_and_breaks_off_each_time_is_given_up_on(
 async fn a_refusal_hides_no_append_that_may_be_stored() {
     let home = server(vec![Nothing]).await;
     let other = server(vec![Refused(401, "denied")]).await;
-    let event = br#"{"specversion":"1.0","id":"1","source":"/s","type":"t","subject":"a-1"}"#;
-    let events = vec![NewEvent::from_cloudevent(event).expect("an event")];
-    let request = AppendRequest { events, ..AppendRequest::default() };
-    let error = client(&[&home, &other], 10_000).append(&request).await.expect_err("not acknowledged");
+    let error = client(&[&home, &other], 1_000).append(&request()).await.expect_err("not acknowledged");
     assert_eq!(error.kind(), ErrorKind::Indeterminate);
-    let ClientError::GaveUp { last, .. } = error else { panic!("{error}") };
-    assert_eq!(last.kind(), ErrorKind::Denied, "and what was refused is told");
-    let error = client(&[&other], 10_000).append(&request).await.expect_err("refused");
+    let ClientError::GaveUp { attempts: 3.., last, denied: Some(denied), .. } = error else { panic!("{error:?}") };
+    assert_eq!((last.kind(), denied.kind()), (ErrorKind::Indeterminate, ErrorKind::Denied), "both are told");
+    let error = client(&[&other], 10_000).append(&request()).await.expect_err("refused");
     assert_eq!(error.kind(), ErrorKind::Denied, "nothing went before it");
+    let error = client(&[&other, &other], 10_000).append(&request()).await.expect_err("refused");
+    assert!(matches!(error, ClientError::Refused { kind: ErrorKind::Denied, .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_region_that_refuses_its_token_is_left_for_one_that_takes_its_own() {
+    let home = server(vec![Refused(503, "unavailable"), Stored(0)]).await;
+    let other = server(vec![Refused(401, "denied")]).await;
+    let client = client(&[&home, &other], 10_000);
+    for _ in 0..2 {
+        client.append(&request()).await.expect("home takes it");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_takes_its_time_is_waited_for_and_nothing_is_sent_again() {
+    let slow = server(vec![Stored(11), Refused(400, "invalid")]).await;
+    client(&[&slow], 30_000).append(&request()).await.expect("acknowledged");
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_is_left_after_the_time_that_was_said() {
+    let (hung, other) = (server(vec![Hangs]).await, server(vec![Stored(0), Whole(1, lines(1..=1))]).await);
+    let settings = settings(&[&hung, &other], 10_000).answer_within(Duration::from_millis(200));
+    let client = Client::new(settings).expect("a client");
+    client.append(&request()).await.expect("the other one takes it");
+    assert_eq!(place(client.log(From::Start).next().await), 1);
 }
 
 #[tokio::test]

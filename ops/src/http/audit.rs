@@ -1,5 +1,5 @@
 //! The audit's lines: who was refused what, from where, under which request id. One line a refusal, with the name of the
-//! token where there is one, and never the token.
+//! token where there is one, and never the token. Who is refused again and again is not written down each time.
 
 use axum::http::{HeaderValue, Method, StatusCode};
 use axum::response::Response;
@@ -34,6 +34,11 @@ pub(super) fn refused(asked: &Asked<'_>, response: &Response) -> bool {
     let (kind, status, token) = (problem.kind().as_str(), response.status().as_u16(), token_name(response));
     tracing::warn!(target: AUDIT, kind, status, token, peer, %method, route, id, why = problem.detail(), "refused");
     true
+}
+
+/// Writes the line of a client that came to no TLS, because it showed no certificate that is believed.
+pub(super) fn not_shaken(peer: PeerAddress, why: &str) {
+    tracing::warn!(target: AUDIT, kind = ErrorKind::Denied.as_str(), peer = %peer.0, why, "a TLS handshake is refused");
 }
 
 /// Writes the line of an answer that ends early, because its token opens nothing any more.

@@ -94,7 +94,7 @@ async fn tail(
         pace,
         still: 0,
         quiet: Stopwatch::start(),
-        tail: state.tails.open(head.head),
+        tail: state.tails.open(head.head)?,
     };
     // Before the header is sent, so that most errors are a problem and not a broken line.
     let first = lines(&following.look().await?, spelling);

@@ -1,12 +1,15 @@
 //! The handshake of a connection with TLS, in bounded time. Who speaks HTTP without TLS is told so; nothing of what it said
-//! is looked at.
+//! is looked at. Who shows no certificate that is believed, where one is asked for, is the audit's.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 
+use super::PeerAddress;
+use super::audit;
 use super::patience::Patient;
+use super::rates::Lines;
 use super::server::Limits;
 use crate::chain::chain;
 use crate::tls::ServerTls;
@@ -21,9 +24,10 @@ const UNREAD_BYTES_MAX: u64 = 64 << 10;
 
 /// The connection with TLS; `None` if it came to none, which is counted and said.
 pub(super) async fn shake(
-    stream: TcpStream,
+    (stream, peer): (TcpStream, PeerAddress),
     tls: &ServerTls,
     limits: &Limits,
+    lines: &Lines,
 ) -> Option<TlsStream<Patient<TcpStream>>> {
     let shaken = timeout(limits.receive, async {
         let mut first = [0; 1];
@@ -34,14 +38,23 @@ pub(super) async fn shake(
         }
         tls.acceptor().accept(Patient::new(stream, limits.send)).await
     });
-    let error = match shaken.await {
+    let (error, shows_none) = match shaken.await {
         Ok(Ok(stream)) => return Some(stream),
-        Ok(Err(error)) => chain(&error),
-        Err(_elapsed) => "it took too long".to_owned(),
+        Ok(Err(error)) => (chain(&error), shows_none(&error)),
+        Err(_elapsed) => ("it took too long".to_owned(), false),
     };
     tls.failed();
-    tracing::debug!(error, "a TLS handshake failed");
+    if shows_none && lines.may(peer) {
+        audit::not_shaken(peer, &error);
+    }
+    tracing::debug!(error, peer = %peer.0, "a TLS handshake failed");
     None
+}
+
+/// Whether the client showed no certificate that is believed.
+fn shows_none(error: &std::io::Error) -> bool {
+    let of_tls = error.get_ref().and_then(|source| source.downcast_ref::<rustls::Error>());
+    matches!(of_tls, Some(rustls::Error::NoCertificatesPresented | rustls::Error::InvalidCertificate(_)))
 }
 
 async fn refuse_plain(mut stream: TcpStream) -> std::io::Result<()> {

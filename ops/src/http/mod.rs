@@ -23,6 +23,7 @@ pub mod auth;
 mod body;
 mod coding;
 mod confirmed;
+mod connections;
 pub mod content;
 mod follow;
 pub mod groups;
@@ -89,6 +90,7 @@ use route::Route;
 use tails::Tails;
 use trace::Course;
 
+pub use connections::Connections;
 pub use server::{Door, PeerAddress, ServeError, serve};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -139,6 +141,7 @@ pub struct ApiState {
     metrics: ApiMetrics,
     rates: Rates,
     tails: Tails,
+    connections: Arc<Connections>,
     limits: HttpConfig,
     shutdown: CancellationToken,
     bodies: Bodies,
@@ -169,8 +172,9 @@ impl ApiState {
             let log = Arc::clone(&log);
             async move { Ok(log.log_head().await?.role) }.boxed()
         });
-        let (metrics, tails) = (ApiMetrics::default(), Tails::default());
-        Self { parts, metrics, rates, tails, limits, shutdown, bodies, roles, confirmed }
+        let connections = Connections::of(&limits);
+        let (metrics, tails) = (ApiMetrics::default(), Tails::new(connections.of_tails()));
+        Self { parts, metrics, rates, tails, connections, limits, shutdown, bodies, roles, confirmed }
     }
 
     /// What the region is, or was a moment ago.
@@ -179,6 +183,12 @@ impl ApiState {
             Some(role) => Ok(role),
             None => self.roles.listen().next().await,
         }
+    }
+
+    /// The connections of the door that serves it.
+    #[must_use]
+    pub fn connections(&self) -> Arc<Connections> {
+        self.connections.clone()
     }
 
     /// From now on these rates hold.
@@ -190,6 +200,7 @@ impl ApiState {
     fn write_metrics(&self, text: &mut MetricsText) {
         self.metrics.write(text);
         self.rates.write(text);
+        self.connections.write(text);
         text.value(&HTTP_BODIES, &[], self.bodies.held());
         text.value(&HTTP_BODIES_LIMIT, &[], self.bodies.bytes_max());
         if let Some(tls) = &self.tls {

@@ -24,6 +24,10 @@ use crate::config::{RateConfig, RatesConfig};
 const DEPTH: Duration = Duration::from_secs(1);
 /// The same for attempts without a good token: a service that is started with an old one is no attack.
 const FAILURES_DEPTH: Duration = Duration::from_secs(10);
+/// Of a network whose handshakes are refused, a line is written at most this often.
+const LINE_EVERY: Duration = Duration::from_secs(60);
+/// A bucket that is empty after one.
+const ONE: Duration = Duration::from_nanos(1);
 /// Buckets of a kind that are kept. Full ones are forgotten first; whoever comes when all are in use shares one more.
 const BUCKETS_MAX: usize = 4096;
 
@@ -172,6 +176,23 @@ impl Rates {
     }
 }
 
+/// Which of many lines of the audit are written: the first one of a network, and then one a minute.
+pub(super) struct Lines {
+    running: Stopwatch,
+    written: Mutex<Buckets<IpAddr>>,
+}
+
+impl Lines {
+    pub(super) fn new() -> Self {
+        Self { running: Stopwatch::start(), written: Mutex::default() }
+    }
+
+    /// Whether one of this address may be written now.
+    pub(super) fn may(&self, peer: PeerAddress) -> bool {
+        lock(&self.written).take(&network(peer.0), LINE_EVERY, ONE, self.running.elapsed()).is_ok()
+    }
+}
+
 fn index(limit: Limit) -> usize {
     Limit::ALL.into_iter().position(|each| each == limit).expect("they are all")
 }
@@ -317,6 +338,18 @@ mod tests {
         assert!(buckets.take(&(BUCKETS_MAX + 20), second, DEPTH, millis(0)).is_err(), "the shared one is empty");
         assert_eq!(buckets.take(&(BUCKETS_MAX + 20), second, DEPTH, millis(2000)), Ok(()));
         assert_eq!(buckets.by.len(), 1, "full ones are forgotten");
+    }
+
+    #[test]
+    fn the_first_line_of_a_network_is_written_and_those_that_follow_at_once_are_not() {
+        let (lines, of) = (Lines::new(), |text: &str| PeerAddress(text.parse().expect("an address")));
+        let written =
+            ["192.0.2.1", "192.0.2.1", "2001:db8::1", "2001:db8::2", "192.0.2.2"].map(|peer| lines.may(of(peer)));
+        assert_eq!(written, [true, false, true, false, true]);
+        let mut buckets = Buckets::default();
+        let written = [0, 59, 60, 61, 119, 120]
+            .map(|second| buckets.take(&"a", LINE_EVERY, ONE, Duration::from_secs(second)).is_ok());
+        assert_eq!(written, [true, false, true, false, false, true]);
     }
 
     #[test]

@@ -91,7 +91,7 @@ const LOG: &[Answer] = &[Answer {
            whose `id` is the resume token. An answer that breaks off is not whole. A filtered answer is a page: with \
            `Coldstream-Next` there is more to look at. A filtered tail has lines `{\"resume\":\"TOKEN\"}` (events without \
            data) that move its reader over what does not match. A tail where nothing comes says so every second or so: an empty \
-           line, or a comment `:` among events",
+           line, or a comment `:` among events. Tails hold three quarters of the connections at most; one more is refused (503)",
     forms: &[(NDJSON, lines_shape), (EVENTS, text)],
     headers: &["Coldstream-Head", "Coldstream-Resume", "Coldstream-Archive", "Coldstream-Next"],
     ..RECORDS[0]
@@ -100,7 +100,8 @@ const LOG: &[Answer] = &[Answer {
 const STREAM: &[Answer] = &[Answer {
     what: "Records, byte for byte what the log holds; with `follow=true` and `Accept: text/event-stream` as events, whose \
            `id` is the record's version. An answer that breaks off is not whole. A tail where nothing comes says so every \
-           second or so: an empty line, or a comment `:` among events",
+           second or so: an empty line, or a comment `:` among events. Tails hold three quarters of the connections at most; one \
+           more is refused (503)",
     forms: &[(NDJSON, lines_shape), (EVENTS, text)],
     ..RECORDS[0]
 }];
@@ -202,7 +203,7 @@ pub(super) async fn log(
         let archived = range.oldest().is_some_and(|oldest| head.pruned.includes(oldest));
         let scan = Scan { reader: reader.clone(), place: Place::Log(range), spelling, tail: None };
         let body = if query.follow {
-            tail(scan, range.next_after(), &state.tails, state.shutdown.clone())
+            tail(scan, range.next_after(), &state.tails, state.shutdown.clone())?
         } else {
             first_page_then_rest(scan).await?
         };
@@ -423,13 +424,13 @@ pub(super) const QUIET_ROUNDS: u32 = 5;
 
 /// The range, and then whatever is appended, for as long as the client listens. What was read last decides
 /// what is read next, so nothing is missed and nothing comes twice, whatever the hint of the log says.
-fn tail(mut scan: Scan, next: Position, tails: &Tails, shutdown: CancellationToken) -> Body {
+fn tail(mut scan: Scan, next: Position, tails: &Tails, shutdown: CancellationToken) -> Result<Body, Problem> {
     let (reader, spelling) = (scan.reader.clone(), scan.spelling);
     let first = match &scan.place {
         Place::Log(range) => range.next,
         Place::Stream(..) | Place::Done => None,
     };
-    let open = tails.open(first.unwrap_or(next).head_before());
+    let open = tails.open(first.unwrap_or(next).head_before())?;
     scan.tail = Some(open.clone());
     let live = stream::try_unfold((reader, next, 0), move |(reader, next, quiet)| {
         let (shutdown, open) = (shutdown.clone(), open.clone());
@@ -448,7 +449,7 @@ fn tail(mut scan: Scan, next: Position, tails: &Tails, shutdown: CancellationTok
             }
         }
     });
-    Body::from_stream(stream::StreamExt::chain(pages(scan), live))
+    Ok(Body::from_stream(stream::StreamExt::chain(pages(scan), live)))
 }
 
 /// What stands from `next` on; waits about a second for it if there is nothing. After a quiet round, what the wait says is

@@ -213,7 +213,7 @@ impl Search {
         // A read forward has always something next, if only what is not appended yet.
         let next = self.next.unwrap_or(Position::FIRST);
         let archived = head.pruned.includes(next);
-        let open = tails.open(next.head_before());
+        let open = tails.open(next.head_before())?;
         let body = stream::try_unfold((self, next, 0), move |(search, next, quiet)| {
             let (shutdown, open) = (shutdown.clone(), open.clone());
             async move {

@@ -17,12 +17,13 @@ use hyper_util::service::TowerToHyperService;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::time::Interval;
 use tokio_util::sync::CancellationToken;
 
+use super::connections::Connections;
 use super::handshake;
 use super::patience::Patient;
+use super::rates::Lines;
 use crate::config::HttpConfig;
 use crate::tls::ServerTls;
 
@@ -93,6 +94,8 @@ pub struct Door {
     pub listener: TcpListener,
     /// TLS, unless it ends in front of this process or nobody listens on the way.
     pub tls: Option<Arc<ServerTls>>,
+    /// How many may come in at a time: those of the API's state, which tells of them.
+    pub connections: Arc<Connections>,
 }
 
 /// Serves `router` on `door` until `shutdown`; returns once what was accepted is answered.
@@ -105,26 +108,27 @@ pub async fn serve(
     limits: &HttpConfig,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
-    let connections = Arc::new(Semaphore::new(limits.connections_max));
-    let graceful = GracefulShutdown::new();
+    let (graceful, lines) = (GracefulShutdown::new(), Arc::new(Lines::new()));
     let builder = builder(limits);
     let mut pause = tokio::time::interval(ACCEPT_PAUSE);
     loop {
-        let permit = tokio::select! {
+        let place = tokio::select! {
             () = shutdown.cancelled() => break,
-            permit = connections.clone().acquire_owned() => permit.expect("the semaphore is never closed"),
+            place = door.connections.place() => place,
         };
         let stream = tokio::select! {
             () = shutdown.cancelled() => break,
             accepted = accept(&door.listener, &mut pause) => accepted,
         };
         let Some((stream, peer)) = stream else { continue };
+        let open = door.connections.open(place);
         let connection = Connection {
             builder: builder.clone(),
             service: Connected { router: TowerToHyperService::new(router.clone()), peer },
             watcher: graceful.watcher(),
         };
         let (tls, limits, shutdown) = (door.tls.clone(), Limits::of(limits), shutdown.clone());
+        let lines = lines.clone();
         tokio::spawn(async move {
             match tls {
                 None => connection.serve(Patient::new(stream, limits.send)).await,
@@ -132,14 +136,14 @@ pub async fn serve(
                     // The one whose handshake is not over has been promised nothing.
                     let shaken = tokio::select! {
                         () = shutdown.cancelled() => None,
-                        shaken = handshake::shake(stream, &tls, &limits) => shaken,
+                        shaken = handshake::shake((stream, peer), &tls, &limits, &lines) => shaken,
                     };
                     if let Some(stream) = shaken {
                         connection.serve(stream).await;
                     }
                 }
             }
-            drop(permit);
+            drop(open);
         });
     }
     // From here on nobody is accepted: a client is refused at once and turns to another server.

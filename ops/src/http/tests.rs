@@ -104,7 +104,8 @@ impl Api {
         let scheme = if tls.is_some() { "https" } else { "http" };
         let url = format!("{scheme}://{}", listener.local_addr().expect("an address"));
         let (router, ending) = (router(state.clone()), shutdown.clone());
-        let server = tokio::spawn(async move { serve(Door { listener, tls }, router, &limits, ending).await });
+        let door = Door { listener, tls, connections: state.connections() };
+        let server = tokio::spawn(async move { serve(door, router, &limits, ending).await });
         Self {
             url,
             client: Client::new(),

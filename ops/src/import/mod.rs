@@ -3,7 +3,8 @@
 //! The whole file is checked first ([`survey`]): a bad line is named before anything is stored. Then its
 //! groups ([`group`]) are appended in file order, many in flight ([`send`]). Each append moves the import's
 //! own checkpoint in its transaction, from the line where the one before it ended: so what is stored is
-//! always a beginning of the file, and a run that was killed is resumed by running it again.
+//! always a beginning of the file, and a run that was killed is resumed by running it again. In a region that took over
+//! meanwhile there is no such checkpoint, or an old one: there the log itself is asked how far it came ([`resume`]).
 //!
 //! Original times stay in `time`. With [`RecordedAt::Source`] they are recorded too, which is for a log
 //! without content; the import's opening event says so, with the file's digest and the true time. That there is
@@ -18,6 +19,7 @@ mod group;
 mod lines;
 mod opening;
 pub mod postgres_es;
+mod resume;
 mod send;
 mod survey;
 
@@ -201,18 +203,13 @@ impl Import {
         let survey_seconds = watch.elapsed().as_secs_f64();
         let watch = Stopwatch::start();
         let consumer = opening::consumer(&survey.file.sha256);
-        if let Some(began) = opening::began(&*self.reader, &consumer).await?
-            && began != self.recorded_at
-        {
-            return Err(ImportError::OtherMode { began, asked: self.recorded_at });
-        }
-        let before = self.log.consumer_checkpoint(&consumer).await?;
+        let mut place = self.place(&consumer).await?;
+        let before = place.done;
         progress.surveyed(survey.lines, before);
-        if before == 0 {
+        if !place.is_begun() {
             self.nothing_since().await?;
             self.open(&survey).await?;
         }
-        let mut place = Place { done: before, ..Place::default() };
         let mut sender = Sender { import: self, survey: &survey, consumer: &consumer, progress };
         self.send_all(&mut sender, &mut place).await?;
         Ok(ImportReport {
@@ -231,6 +228,23 @@ impl Import {
         let (path, recorded_at) = (self.file.clone(), self.recorded_at);
         let survey = tokio::task::spawn_blocking(move || Survey::of(&path, recorded_at)).await;
         survey.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+    }
+
+    /// How far earlier runs came.
+    async fn place(&self, consumer: &str) -> Result<Place, ImportError> {
+        let began = opening::began(&*self.reader, consumer).await?;
+        if let Some(opening::Began { recorded_at: began, .. }) = began
+            && began != self.recorded_at
+        {
+            return Err(ImportError::OtherMode { began, asked: self.recorded_at });
+        }
+        let checkpoint = self.log.consumer_checkpoint(consumer).await?;
+        match began {
+            Some(began) if began.is_of_an_older_epoch(&*self.log).await? => {
+                Ok(Place { checkpoint, ..resume::place(self, began.position).await? })
+            }
+            _ => Ok(Place { checkpoint, done: checkpoint, ..Place::default() }),
+        }
     }
 
     /// What the first group demands, where the source's times are recorded: that the log still has no content. There is

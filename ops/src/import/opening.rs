@@ -6,7 +6,7 @@ use domain::append::{AppendRequest, Expectation, ExpectedVersion};
 use domain::event::{Data, NewEvent};
 use domain::log::{Direction, LogReader, ReadError};
 use domain::record::Record;
-use domain::{StreamName, StreamVersion, Timestamp};
+use domain::{Epoch, Position, StreamName, StreamVersion, Timestamp};
 use serde_json::{Value, json};
 
 use super::survey::Survey;
@@ -29,11 +29,27 @@ pub(super) fn hexadecimal(bytes: &[u8]) -> String {
     })
 }
 
+/// How an import was begun, and where.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Began {
+    pub(super) recorded_at: RecordedAt,
+    /// Of the opening event.
+    pub(super) position: Position,
+    epoch: Epoch,
+}
+
+impl Began {
+    /// Whether another region may have been active since, whose checkpoints are not known here.
+    pub(super) async fn is_of_an_older_epoch(&self, log: &dyn LogReader) -> Result<bool, ReadError> {
+        Ok(log.log_head().await?.epoch > self.epoch)
+    }
+}
+
 /// How the import `name` was begun, as its opening event says; `None` if it was not, or if that is removed.
 ///
 /// # Errors
 /// `Unavailable` where the event is archived and `reader` reads no archive.
-pub(super) async fn began(reader: &dyn LogReader, name: &str) -> Result<Option<RecordedAt>, ReadError> {
+pub(super) async fn began(reader: &dyn LogReader, name: &str) -> Result<Option<Began>, ReadError> {
     let stream = StreamName::parse(name).expect("import- and hexadecimal digits");
     if reader.stream_head(&stream).await?.is_none() {
         return Ok(None);
@@ -43,7 +59,9 @@ pub(super) async fn began(reader: &dyn LogReader, name: &str) -> Result<Option<R
         Some(Record::Event(event)) if event.version == StreamVersion::FIRST => {
             let Data::Json(data) = &event.event.data else { return Ok(None) };
             let data: Value = serde_json::from_str(data).unwrap_or_default();
-            Ok(data["recordedat"].as_str().and_then(RecordedAt::parse))
+            let recorded_at = data["recordedat"].as_str().and_then(RecordedAt::parse);
+            let (position, epoch) = (event.position, event.epoch);
+            Ok(recorded_at.map(|recorded_at| Began { recorded_at, position, epoch }))
         }
         Some(Record::Removed(_)) => Ok(None),
         _ => Err(ReadError::Unavailable {

@@ -22,16 +22,28 @@ const IN_FLIGHT_MAX: usize = 256;
 /// Bytes of events in flight, besides one request of any size.
 const IN_FLIGHT_BYTES_MAX: usize = 8 << 20;
 /// Groups that the reader of the file may be ahead.
-const READ_AHEAD: usize = 16;
+pub(super) const READ_AHEAD: usize = 16;
 
 /// How far an import is.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Place {
+    /// The import's checkpoint when it was last read. It may be behind `done`: what another region's run brought did not
+    /// move it.
+    pub(super) checkpoint: u64,
     /// Every line up to here is durable.
     pub(super) done: u64,
+    /// Of the next group, so many events are durable too: a forced failover kept them without the rest.
+    pub(super) partly: usize,
     pub(super) events: u64,
     pub(super) events_replayed: u64,
     pub(super) appends: u64,
+}
+
+impl Place {
+    /// Whether anything of the file is durable.
+    pub(super) fn is_begun(&self) -> bool {
+        self.done > 0 || self.partly > 0
+    }
 }
 
 /// One append under way.
@@ -68,13 +80,23 @@ impl Sender<'_> {
     /// Sends what is not done yet. After an error nothing is under way any more, and `place` says how far it is.
     pub(super) async fn attempt(&mut self, place: &mut Place) -> Result<(), ImportError> {
         let checkpoint = self.import.log.consumer_checkpoint(self.consumer).await?;
-        place.done = place.done.max(checkpoint);
-        let mut condition = if place.done == 0 { self.import.nothing_since().await? } else { None };
+        if checkpoint != place.checkpoint && checkpoint > place.done {
+            (place.done, place.partly) = (checkpoint, 0);
+        }
+        place.checkpoint = checkpoint;
+        let mut condition = if place.is_begun() { None } else { self.import.nothing_since().await? };
         let (path, recorded_at, done) = (self.import.file.clone(), self.import.recorded_at, place.done);
+        let mut partly = place.partly;
         let (groups, mut read) = mpsc::channel(READ_AHEAD);
         let reading = tokio::task::spawn_blocking(move || {
             // The whole file is read, also what was done before: its digest is compared at the end.
-            each_group(&path, recorded_at, |group| group.last_line <= done || groups.blocking_send(group).is_ok())
+            each_group(&path, recorded_at, |mut group| {
+                if group.last_line <= done {
+                    return true;
+                }
+                group.events.drain(..std::mem::take(&mut partly));
+                groups.blocking_send(group).is_ok()
+            })
         });
         let mut in_flight = InFlight::default();
         let sent = self.send(&mut read, &mut in_flight, (checkpoint, &mut condition), place).await;
@@ -168,7 +190,7 @@ impl Sender<'_> {
     fn settle(&self, sent: Sent, place: &mut Place) -> Result<(), ImportError> {
         let Sent { first_line, last_line, events, result, .. } = sent;
         let appended = result.map_err(|source| ImportError::Refused { first_line, last_line, source })?;
-        place.done = last_line;
+        (place.done, place.partly) = (last_line, 0);
         place.appends += 1;
         *(if appended.replayed { &mut place.events_replayed } else { &mut place.events }) += events;
         self.progress.done(last_line);

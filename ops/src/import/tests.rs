@@ -6,10 +6,11 @@ use std::sync::Mutex;
 use async_trait::async_trait;
 use domain::append::{AppendRequest, Role};
 use domain::event::NewEvent;
-use domain::log::{Direction, LogReader};
+use domain::log::{Direction, FollowerLog, LogReader};
 use domain::record::{Record, RecordedEvent};
-use domain::twin::MemoryLog;
-use domain::{FixedClock, Position, Timestamp};
+use domain::tiered::TieredLog;
+use domain::twin::{Between, Interposed, MemoryLog};
+use domain::{Epoch, FixedClock, Position, Timestamp};
 
 use super::*;
 
@@ -305,4 +306,90 @@ async fn content_that_comes_between_the_look_and_the_first_group_ends_an_import_
             }
         }
     }
+}
+
+/// Lets so many appends through and refuses all others, as a region that is replaced does.
+struct EndsAfter(Mutex<u32>);
+
+#[async_trait]
+impl Between for EndsAfter {
+    async fn append(
+        &self,
+        log: &dyn EventLog,
+        request: AppendRequest,
+    ) -> Result<domain::append::Appended, AppendError> {
+        let left = {
+            let mut left = self.0.lock().expect("not poisoned");
+            let now = *left;
+            *left = now.saturating_sub(1);
+            now
+        };
+        if left == 0 {
+            return Err(AppendError::Fenced { epoch: Epoch::FIRST, reason: "another region takes over".to_owned() });
+        }
+        log.append(request).await
+    }
+}
+
+/// The log in another region, which has the first records of `home` and takes over. All of them are pruned then, if asked.
+async fn taken_over(home: &MemoryLog, shipped: usize, pruned: bool) -> Arc<MemoryLog> {
+    let records = home.read_log(Position::FIRST, Direction::Forward, shipped).await.expect("records");
+    let dr = MemoryLog::new(Arc::new(FixedClock(now())), at("2000-01-01T00:00:00Z"), Role::Follower);
+    let head = dr.apply_keeping(&records, &[]).await.expect("it follows");
+    dr.change_role((Epoch::FIRST, Role::Follower), (Epoch::FIRST.next(), Role::Active)).await.expect("promoted");
+    if pruned {
+        dr.prune_to(head);
+    }
+    Arc::new(dr)
+}
+
+#[tokio::test]
+async fn an_import_that_a_failover_cut_is_finished_by_the_other_region_whatever_that_has_of_it() {
+    for recorded_at in [RecordedAt::Clock, RecordedAt::Source] {
+        let (home, file) = (log(), file(&history()));
+        let cut = Interposed { log: home.clone(), between: EndsAfter(Mutex::new(3)) };
+        let error = run(&Import { log: Arc::new(cut), ..import(&home, &file, recorded_at) }).await.expect_err("cut");
+        assert!(matches!(error, ImportError::Refused { first_line: 4, .. }), "{error}");
+        assert_eq!(events(&home).await.len(), 4, "the opening and three lines");
+        // Also none of it, the opening alone, and the first line of a change without the second.
+        for (shipped, pruned) in (0..=4).flat_map(|shipped| [(shipped, false), (shipped, true)]) {
+            let dr = taken_over(&home, shipped, pruned).await;
+            let reader: Arc<dyn LogReader> = Arc::new(TieredLog::new(dr.clone(), dr.archive()));
+            let line = line(100, "x", "2026-04-01T00:00:00Z");
+            let others = NewEvent::from_cloudevent_with(line.as_bytes(), |_| domain::StreamName::parse("finding-1"));
+            let events = vec![others.expect("an event")];
+            dr.append(AppendRequest { events, ..AppendRequest::default() }).await.expect("a service goes on");
+
+            let import = Import { reader: reader.clone(), ..import(&dr, &file, recorded_at) };
+            let report = run(&import).await.unwrap_or_else(|error| panic!("{shipped} {pruned}: {error}"));
+            let brought = u64::try_from(shipped).expect("small").saturating_sub(1);
+            assert_eq!((report.events, report.events_replayed), (4 - brought, 0), "{shipped} {pruned}");
+            let again = run(&import).await.expect("nothing to do");
+            assert_eq!((again.lines_before, again.appends), (4, 0), "{shipped} {pruned}");
+            let records = reader.read_log(Position::FIRST, Direction::Forward, 100).await.expect("records");
+            let lines: Vec<&str> =
+                records.iter().filter_map(|record| record.stream().as_str().strip_prefix("content-f/")).collect();
+            assert_eq!(lines, ["1", "2", "3", "4"], "{shipped} {pruned}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_region_that_is_active_again_does_not_believe_its_old_checkpoint() {
+    let (home, file) = (log(), file(&history()));
+    let cut = Interposed { log: home.clone(), between: EndsAfter(Mutex::new(2)) };
+    run(&Import { log: Arc::new(cut), ..import(&home, &file, RecordedAt::Clock) }).await.expect_err("cut");
+    let dr = taken_over(&home, 3, false).await;
+    run(&import(&dr, &file, RecordedAt::Clock)).await.expect("finished there");
+
+    home.change_role((Epoch::FIRST, Role::Active), (Epoch::FIRST.next(), Role::Follower)).await.expect("it follows");
+    let records = dr.read_log(Position::FIRST, Direction::Forward, 100).await.expect("records");
+    let head = home.apply_keeping(&records, &[]).await.expect("it follows");
+    let third = Epoch::FIRST.next().next();
+    home.change_role((Epoch::FIRST.next(), Role::Follower), (third, Role::Active)).await.expect("promoted");
+    home.prune_to(head);
+    let reader = Arc::new(TieredLog::new(home.clone(), home.archive()));
+    let report = run(&Import { reader, ..import(&home, &file, RecordedAt::Clock) }).await.expect("nothing to do");
+    assert_eq!((report.lines_before, report.events, report.events_replayed), (4, 0, 0));
+    assert_eq!(home.log_head().await.expect("readable").head, head);
 }

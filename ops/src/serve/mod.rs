@@ -16,7 +16,7 @@ use std::time::Duration;
 use archiver::{Silent, StepObserver};
 use domain::log::{LogReader, ReadError};
 use domain::{ClockError, ErrorKind};
-use event_log::Advice;
+use event_log::{Advice, PgLog};
 use replication::fence::{EpochWatch, FenceError};
 use reqwest::Url;
 use thiserror::Error;
@@ -133,20 +133,13 @@ impl Server {
         parts.tls = tls.clone();
         let leaving = parts.leaving.clone();
         let state = Arc::new(ApiState::new(parts, config.http.clone(), shutdown.clone()));
-        let router = http::router(state.clone());
+        let (router, connections) = (http::router(state.clone()), state.connections());
         let changing = Changing { config: config.clone(), state, tokens };
         let (limits, ending) = (config.http.clone(), shutdown.clone());
-        let door = Door { listener, tls: tls.clone() };
+        let door = Door { listener, tls: tls.clone(), connections };
         tasks.start(async move { Ok(http::serve(door, router, &limits, ending).await?) });
-        let (log, ending) = (node.log.clone(), shutdown.clone());
-        tasks.start(async move {
-            tokio::select! {
-                () = ending.cancelled() => {}
-                () = log.broke() => tracing::error!("a fault has ended the appender: this process ends, for a new one"),
-            }
-            Ok(())
-        });
-        let certificates = tls.clone().map(rounds::certificates).transpose().map_err(StartError::Signal)?;
+        tasks.start(unless_the_appender_breaks(node.log.clone(), shutdown.clone()));
+        let certificates = rounds::certificates(tls.clone(), node.peer_tls.clone()).map_err(StartError::Signal)?;
         for (name, every, worker) in rounds::of(config, &node, watch, &heard).into_iter().chain(certificates) {
             let working = workers::run(workers.register(name), every, shutdown.clone(), worker);
             tasks.start(async move {
@@ -232,6 +225,15 @@ impl Server {
         self.node.log.shut_down().await;
         ended
     }
+}
+
+/// Ends early, which is a fault, once the appender has.
+async fn unless_the_appender_breaks(log: Arc<PgLog>, shutdown: CancellationToken) -> Result<(), StartError> {
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        () = log.broke() => tracing::error!("a fault has ended the appender: this process ends, for a new one"),
+    }
+    Ok(())
 }
 
 /// Says what could be set better in the database. Not to know it keeps nobody from serving.

@@ -91,6 +91,9 @@ impl Numbers for RegionNumbers {
         if let Some(dropped) = self.spans.dropped() {
             text.value(&SPANS_DROPPED, &[], dropped);
         }
+        if let Some(tls) = &self.node.peer_tls {
+            tls.write_metrics(text);
+        }
         write_log(text, &self.node.log.metrics(), &self.log);
         self.write_connections(text);
         self.write_view(text, head);

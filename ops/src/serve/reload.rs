@@ -1,10 +1,12 @@
 //! What may change while a region serves, told by SIGHUP: who comes in by an identity provider, and how much each caller may
 //! ask for. Either all of a new configuration that can change is in force afterwards, or nothing of it; what cannot change is
-//! named. Certificates and the other region's token are read from their files again by those who use them.
+//! named. The authorities of an issuer are read again too. Certificates and the other region's token are read from their files
+//! again by those who use them.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
 use async_trait::async_trait;
+use domain::merkle::Hash;
 
 use super::StartError;
 use crate::config::{Config, changed};
@@ -12,12 +14,35 @@ use crate::http::ApiState;
 use crate::http::auth::{Presented, Tokens};
 use crate::http::problem::Problem;
 use crate::oidc::OidcTokens;
+use crate::tls;
 
 /// Who may come in; the configuration may change while they do.
 pub(super) struct ChangingTokens {
     /// Those that the database knows.
     own: Arc<dyn Tokens>,
-    all: RwLock<Arc<dyn Tokens>>,
+    all: RwLock<AllTokens>,
+}
+
+/// Our own tokens, and those of an issuer.
+#[derive(Clone)]
+struct AllTokens {
+    tokens: Arc<dyn Tokens>,
+    /// Of the authorities that the issuer is believed by.
+    authorities: Option<Hash>,
+}
+
+impl AllTokens {
+    fn of(config: &Config, own: &Arc<dyn Tokens>) -> Result<Self, StartError> {
+        let Some(oidc) = &config.http.oidc else { return Ok(Self { tokens: own.clone(), authorities: None }) };
+        // First: what is written between the two reads is new to the next SIGHUP.
+        let authorities = authorities(config)?;
+        Ok(Self { tokens: Arc::new(OidcTokens::new(oidc, own.clone())?), authorities })
+    }
+}
+
+fn authorities(config: &Config) -> Result<Option<Hash>, StartError> {
+    let ca = config.http.oidc.as_ref().and_then(|oidc| oidc.ca.as_ref());
+    Ok(ca.map(|file| tls::hash_of("http.oidc.ca", file)).transpose()?)
 }
 
 impl ChangingTokens {
@@ -26,18 +51,11 @@ impl ChangingTokens {
     /// # Errors
     /// `Tls` if the issuer's `ca` names no authorities.
     pub(super) fn new(config: &Config, own: Arc<dyn Tokens>) -> Result<Self, StartError> {
-        let all = RwLock::new(Self::all(config, &own)?);
+        let all = RwLock::new(AllTokens::of(config, &own)?);
         Ok(Self { own, all })
     }
 
-    fn all(config: &Config, own: &Arc<dyn Tokens>) -> Result<Arc<dyn Tokens>, StartError> {
-        match &config.http.oidc {
-            None => Ok(own.clone()),
-            Some(oidc) => Ok(Arc::new(OidcTokens::new(oidc, own.clone())?)),
-        }
-    }
-
-    fn current(&self) -> Arc<dyn Tokens> {
+    fn current(&self) -> AllTokens {
         self.all.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
@@ -45,11 +63,11 @@ impl ChangingTokens {
 #[async_trait]
 impl Tokens for ChangingTokens {
     async fn presented(&self, token: &str) -> Result<Presented, Problem> {
-        self.current().presented(token).await
+        self.current().tokens.presented(token).await
     }
 
     fn is_known(&self, token: &str) -> bool {
-        self.current().is_known(token)
+        self.current().tokens.is_known(token)
     }
 }
 
@@ -68,11 +86,9 @@ impl Changing {
     /// `Tls` for an issuer whose `ca` names no authorities; nothing has changed then.
     pub(super) fn reload(&mut self, new: Config) -> Result<Vec<String>, StartError> {
         // Keys that the issuer has shown are known on where nothing is new.
-        let tokens = match new.http.oidc == self.config.http.oidc {
-            true => None,
-            false => Some(ChangingTokens::all(&new, &self.tokens.own)?),
-        };
-        if let Some(tokens) = tokens {
+        let same = new.http.oidc == self.config.http.oidc && authorities(&new)? == self.tokens.current().authorities;
+        if !same {
+            let tokens = AllTokens::of(&new, &self.tokens.own)?;
             *self.tokens.all.write().unwrap_or_else(PoisonError::into_inner) = tokens;
         }
         self.state.change_rates(new.http.rates);

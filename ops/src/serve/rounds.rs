@@ -22,7 +22,7 @@ use crate::archive::ArchiveNode;
 use crate::chain::chain;
 use crate::config::Config;
 use crate::node::Node;
-use crate::tls::ServerTls;
+use crate::tls::{PeerTls, ServerTls, TlsError};
 use crate::workers::{Done, RoundError, Worker};
 
 /// How often the log's tables are looked after.
@@ -65,23 +65,55 @@ pub(super) fn of(config: &Config, node: &Arc<Node>, watch: Option<EpochWatch>, h
     all
 }
 
-/// Looks after the certificates.
+/// Looks after the certificates, if there are any.
 ///
 /// # Errors
 /// If SIGHUP cannot be listened for.
-pub(super) fn certificates(tls: Arc<ServerTls>) -> std::io::Result<Named> {
+pub(super) fn certificates(api: Option<Arc<ServerTls>>, peer: Option<Arc<PeerTls>>) -> std::io::Result<Option<Named>> {
+    let api = api.map(|tls| Shown::to("clients", move || tls.reload()));
+    let peer = peer.map(|tls| Shown::to("the other region", move || tls.reload()));
+    let all: Vec<Shown> = api.into_iter().chain(peer).collect();
+    if all.is_empty() {
+        return Ok(None);
+    }
     let (told, pace) = (signal(SignalKind::hangup())?, interval(CERTIFICATES_EVERY));
-    let worker = CertificateWorker { tls, told, pace, failing: false };
-    Ok(("certificates", CERTIFICATES_EVERY, Box::new(worker)))
+    Ok(Some(("certificates", CERTIFICATES_EVERY, Box::new(CertificateWorker { all, told, pace }))))
 }
 
 /// Shows new certificates to new connections.
 struct CertificateWorker {
-    tls: Arc<ServerTls>,
+    all: Vec<Shown>,
     /// SIGHUP.
     told: Signal,
     pace: Interval,
+}
+
+/// What somebody is shown, and believed by.
+struct Shown {
+    to: &'static str,
+    reload: Box<dyn Fn() -> Result<bool, TlsError> + Send + Sync>,
     failing: bool,
+}
+
+impl Shown {
+    fn to(to: &'static str, reload: impl Fn() -> Result<bool, TlsError> + Send + Sync + 'static) -> Self {
+        Self { to, reload: Box::new(reload), failing: false }
+    }
+
+    /// Reads the files again.
+    fn look(&mut self) -> Result<(), TlsError> {
+        // Two files are replaced one after the other: between them they may not go together, and the next round is good.
+        let (to, reloaded) = (self.to, (self.reload)());
+        match &reloaded {
+            Ok(true) => tracing::info!(to, "new certificates are shown to new connections"),
+            Err(error) if !self.failing => {
+                tracing::error!(to, error = %chain(error), "new certificates are refused, those before are shown on");
+            }
+            Ok(false) | Err(_) => {}
+        }
+        self.failing = reloaded.is_err();
+        reloaded.map(drop)
+    }
 }
 
 #[async_trait]
@@ -91,17 +123,9 @@ impl Worker for CertificateWorker {
             _ = self.told.recv() => {}
             _ = self.pace.tick() => {}
         }
-        // Two files are replaced one after the other: between them they may not go together, and the next round is good.
-        let reloaded = self.tls.reload();
-        match &reloaded {
-            Ok(true) => tracing::info!("new certificates are shown to new connections"),
-            Err(error) if !self.failing => {
-                tracing::error!(error = %chain(error), "new certificates are refused, those before are shown on");
-            }
-            Ok(false) | Err(_) => {}
-        }
-        self.failing = reloaded.is_err();
-        reloaded?;
+        // All are looked at, also beside one that fails.
+        let looked: Vec<Result<(), TlsError>> = self.all.iter_mut().map(Shown::look).collect();
+        looked.into_iter().collect::<Result<(), TlsError>>()?;
         Ok(Done::partly("the certificates are as their files"))
     }
 }

@@ -36,6 +36,10 @@ families! {
         "SEC-1: requests that were answered; 401 and 403 are those that no token allowed"
     HTTP_SECONDS: Histogram "coldstream_http_request_seconds" ["method" "route"]
         "Time until a request is answered; of an answer in lines, until it begins"
+    HTTP_CONNECTIONS: Gauge "coldstream_http_connections" []
+        "Connections to the API, whether they ask for something or not"
+    HTTP_CONNECTIONS_LIMIT: Gauge "coldstream_http_connections_limit" []
+        "How many there may be; more wait unanswered (http.connections_max)"
     HTTP_IN_FLIGHT: Gauge "coldstream_http_requests_in_flight" []
         "Requests that wait for their answer"
     HTTP_BODIES: Gauge "coldstream_http_body_bytes" []
@@ -45,13 +49,15 @@ families! {
     HTTP_LIMITED: Counter "coldstream_http_limited_total" ["limit"]
         "Requests that were answered with 429: their token's rate of requests or bytes, or their address's failures"
     HTTP_TAILS: Gauge "coldstream_http_tails" []
-        "Readers that follow the log or a stream (follow=true)"
+        "Readers that follow the log or a stream (follow=true); three quarters of the connections at most"
     HTTP_TAILS_LAG: Gauge "coldstream_http_tails_lag_events" []
         "How far the slowest of these is behind the head: it takes less than comes, or reads history first"
     TLS_FAILED: Counter "coldstream_tls_handshakes_failed_total" []
         "SEC-1: connections that came to no TLS: no HTTPS, no certificate or a wrong one, or too slow"
     TLS_NOT_AFTER: Gauge "coldstream_tls_certificate_not_after_timestamp_seconds" []
         "SEC-1: when the first of the certificates ends that the API shows, in seconds since 1970"
+    TLS_PEER_NOT_AFTER: Gauge "coldstream_tls_peer_certificate_not_after_timestamp_seconds" []
+        "SEC-1: when the first of the certificates ends that the other region is shown, in seconds since 1970"
 
     APPENDS: Counter "coldstream_append_requests_total" ["outcome"]
         "LOG-1, LOG-3, LOG-4: appends by outcome; conflict: an expected version or an id was another one"

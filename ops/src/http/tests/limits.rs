@@ -134,3 +134,37 @@ async fn a_body_that_finds_no_room_in_memory_is_told_to_come_again_and_then_is_t
     assert_eq!(accepted.await.expect("no panic").expect("an answer").status(), StatusCode::CREATED);
     assert_eq!(answered(api.post(BATCH, large("2"))).await.0, StatusCode::CREATED, "there is room again");
 }
+
+#[tokio::test]
+async fn readers_that_follow_leave_a_quarter_of_the_connections_to_everybody_else() {
+    let limits = HttpConfig { connections_max: 8, ..HttpConfig::default() };
+    let api = Api::start_with(limits, Semaphore::MAX_PERMITS).await;
+    api.appended(1..=1).await;
+    let ways =
+        ["/v1/log?follow=true", "/v1/log?follow=true&category=content", "/v1/stream?stream=content-a&follow=true"];
+    let mut tails = Vec::new();
+    for path in ways.into_iter().cycle().take(6) {
+        let tail = api.get(path).await;
+        assert_eq!(tail.status(), StatusCode::OK, "{path}");
+        tails.push(tail);
+    }
+    for path in ways {
+        let refused = api.get(path).await;
+        assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE, "{path}");
+        assert_eq!(refused.headers()["retry-after"], "5");
+        let problem: Value = refused.json().await.expect("a problem");
+        assert_eq!(problem["kind"], "unavailable");
+    }
+    api.appended(2..=2).await;
+    assert!(said(&api, &get_live("")).await.ends_with("live\n"));
+    let metrics = api.lines("/metrics").await;
+    let told = |name: &str| {
+        let told = metrics.iter().find_map(|line| line.strip_prefix(&format!("{name} "))?.parse::<u64>().ok());
+        told.unwrap_or_else(|| panic!("{name} is not told"))
+    };
+    assert_eq!((told("coldstream_http_connections_limit"), told("coldstream_http_tails")), (8, 6));
+    assert!((7..=8).contains(&told("coldstream_http_connections")), "the tails, and who asks");
+    tails.pop();
+    // As soon as the server sees that it is gone.
+    while api.get(ways[0]).await.status() != StatusCode::OK {}
+}

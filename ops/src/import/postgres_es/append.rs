@@ -12,7 +12,7 @@ use domain::append::{
     REQUEST_BYTES_MAX, REQUEST_EVENTS_MAX,
 };
 use domain::event::NewEvent;
-use domain::{ErrorKind, StreamName, StreamVersion, Timestamp};
+use domain::{ErrorKind, Position, StreamName, StreamVersion, Timestamp};
 use futures::future::{BoxFuture, FutureExt, ready};
 use futures::stream::{FuturesOrdered, StreamExt};
 
@@ -20,6 +20,7 @@ use super::row::Row;
 use super::source::{Source, next_row};
 use super::survey::BadRow;
 use super::{PostgresEsError, PostgresEsImport, Progress, RecordedAt};
+use crate::import::resume::Brought;
 use crate::import::{RETRIES_MAX, RETRY_PAUSE};
 
 /// A group ends with the event that reaches one of these. Larger ones are a little faster and hold the head longer.
@@ -84,12 +85,17 @@ pub(super) struct Appender<'a> {
     pub(super) import: &'a PostgresEsImport,
     pub(super) consumer: &'a str,
     pub(super) progress: &'a dyn Progress,
+    /// The import's checkpoint when it was last read. It may be behind `done`: what another region's run brought did not
+    /// move it.
+    pub(super) checkpoint: u64,
+    /// So many events are durable.
+    pub(super) done: u64,
     /// Appends that were acknowledged.
     pub(super) appends: u64,
 }
 
 impl Appender<'_> {
-    /// Appends everything that is behind the import's checkpoint.
+    /// Appends everything that is not done.
     pub(super) async fn append_all(&mut self, source: &mut Source) -> Result<(), PostgresEsError> {
         let mut pause = tokio::time::interval(RETRY_PAUSE);
         let mut retries = 0;
@@ -119,7 +125,13 @@ impl Appender<'_> {
 
     async fn send(&mut self, source: &mut Source, in_flight: &mut InFlight) -> Result<(), PostgresEsError> {
         let import = self.import;
-        let mut done = import.log.consumer_checkpoint(self.consumer).await?;
+        let checkpoint = import.log.consumer_checkpoint(self.consumer).await?;
+        if checkpoint != self.checkpoint {
+            self.done = self.done.max(checkpoint);
+        }
+        self.checkpoint = checkpoint;
+        // The first group moves the checkpoint from where it stands.
+        let (mut from, mut done) = (checkpoint, self.done);
         let mut rows = source.in_order(done);
         let mut group = Group::default();
         while let Some((row, place)) = next_row(&mut rows).await? {
@@ -129,13 +141,14 @@ impl Appender<'_> {
                 RecordedAt::Source => place.and_then(|micros| Timestamp::from_unix_micros(micros).ok()),
             };
             if !group.events.is_empty() && !group.has_room(recorded_at) {
-                done = self.begin(std::mem::take(&mut group), done, in_flight).await?;
+                done = self.begin(std::mem::take(&mut group), (from, done), in_flight).await?;
+                from = done;
             }
             group.recorded_at = recorded_at;
             group.push(event, row.sequence);
         }
         if !group.events.is_empty() {
-            self.begin(group, done, in_flight).await?;
+            self.begin(group, (from, done), in_flight).await?;
         }
         while let Some(sent) = in_flight.appends.next().await {
             self.settle(sent, in_flight)?;
@@ -143,9 +156,14 @@ impl Appender<'_> {
         Ok(())
     }
 
-    /// Puts a group into the log's queue, behind `done` events: in its place already, since it is polled here. Returns
-    /// how many are done after it.
-    async fn begin(&mut self, group: Group, done: u64, in_flight: &mut InFlight) -> Result<u64, PostgresEsError> {
+    /// Puts a group into the log's queue, behind `done` events: in its place already, since it is polled here. It moves the
+    /// checkpoint from `from`. Returns how many are done after it.
+    async fn begin(
+        &mut self,
+        group: Group,
+        (from, done): (u64, u64),
+        in_flight: &mut InFlight,
+    ) -> Result<u64, PostgresEsError> {
         while !in_flight.has_room()
             && let Some(sent) = in_flight.appends.next().await
         {
@@ -158,7 +176,7 @@ impl Appender<'_> {
             events: group.events,
             expect: group.expect.into_iter().map(expectation).collect(),
             recorded_at: group.recorded_at,
-            checkpoint: Some(ConsumerCheckpoint { consumer: self.consumer.to_owned(), from: done, to: last }),
+            checkpoint: Some(ConsumerCheckpoint { consumer: self.consumer.to_owned(), from, to: last }),
             ..AppendRequest::default()
         };
         let log = Arc::clone(&self.import.log);
@@ -178,9 +196,28 @@ impl Appender<'_> {
         in_flight.bytes -= bytes;
         result.map_err(|source| PostgresEsError::Refused { first, last, source })?;
         self.appends += 1;
+        self.done = last;
         self.progress.done(last);
         Ok(())
     }
+}
+
+/// How many events of the import's order the log has behind the opening event at `opening`.
+pub(super) async fn brought(
+    import: &PostgresEsImport,
+    source: &mut Source,
+    opening: Position,
+) -> Result<u64, PostgresEsError> {
+    let mut brought = Brought::behind(&*import.reader, opening);
+    let (mut rows, mut done) = (source.in_order(0), 0);
+    while let Some((row, _)) = next_row(&mut rows).await? {
+        let event = row.event(&import.source).map_err(|reason| unsteady(&row, reason))?;
+        if !brought.has(&event).await? {
+            break;
+        }
+        done += 1;
+    }
+    Ok(done)
 }
 
 fn unsteady(row: &Row, reason: String) -> PostgresEsError {

@@ -4,7 +4,8 @@
 //! 1. **Survey** ([`survey`]): every row is read, stream by stream, and checked; what cannot be an event ([`row`]) is
 //!    named before anything is stored.
 //! 2. **Append**, in the import's order, in atomic groups; each moves the import's own checkpoint in its transaction.
-//!    A run that was killed is resumed by running it again: the source's digest finds the checkpoint.
+//!    A run that was killed is resumed by running it again: the source's digest finds the checkpoint. In a region that
+//!    took over meanwhile the log itself is asked how far the import came.
 //! 3. **Verify** ([`verify`]): source and log are both read once more and compared, stream by stream and as a whole.
 //!
 //! Survey and append read one snapshot of the source. The service must not write meanwhile: what it writes after the
@@ -38,6 +39,7 @@ use super::{Progress, RecordedAt, opening};
 use crate::clock::Stopwatch;
 use crate::config::SecretUrl;
 use append::Appender;
+use opening::Began;
 use source::{Source, next_streams};
 pub use survey::{BadRow, BadRows, TypeReport};
 use survey::{Streams, Survey};
@@ -253,10 +255,16 @@ impl PostgresEsImport {
         let survey_seconds = watch.elapsed().as_secs_f64();
 
         let watch = Stopwatch::start();
-        let before = self.log.consumer_checkpoint(&surveyed.name).await?;
+        let checkpoint = self.log.consumer_checkpoint(&surveyed.name).await?;
+        let before = match self.open(&surveyed).await? {
+            Some(began) if began.is_of_an_older_epoch(&*self.log).await? => {
+                append::brought(self, &mut source, began.position).await?
+            }
+            _ => checkpoint,
+        };
         progress.surveyed(surveyed.survey.events, before);
-        self.open(&surveyed).await?;
-        let mut appender = Appender { import: self, consumer: &surveyed.name, progress, appends: 0 };
+        let consumer = &surveyed.name;
+        let mut appender = Appender { import: self, consumer, progress, checkpoint, done: before, appends: 0 };
         appender.append_all(&mut source).await?;
         let appends = appender.appends;
         source.end_snapshot().await?;
@@ -310,16 +318,16 @@ impl PostgresEsImport {
         opening::consumer(&digest)
     }
 
-    /// Appends the opening event, if an earlier run has not. It comes first and alone: what the log says of the import
-    /// is durable before anything that it imported is.
-    async fn open(&self, surveyed: &Surveyed) -> Result<(), PostgresEsError> {
+    /// Appends the opening event, if an earlier run has not; then it says how that one began. It comes first and alone:
+    /// what the log says of the import is durable before anything that it imported is.
+    async fn open(&self, surveyed: &Surveyed) -> Result<Option<Began>, PostgresEsError> {
         let mut request = self.opening(surveyed, self.clock.now().await?);
         if self.log.stream_head(&request.events[0].stream).await?.is_some() {
             return match opening::began(&*self.reader, &surveyed.name).await? {
-                Some(began) if began != self.recorded_at => {
+                Some(Began { recorded_at: began, .. }) if began != self.recorded_at => {
                     Err(PostgresEsError::OtherMode { began, asked: self.recorded_at })
                 }
-                _ => Ok(()),
+                began => Ok(began),
             };
         }
         for of_type in surveyed.survey.types() {
@@ -337,7 +345,7 @@ impl PostgresEsImport {
             request.conditions = vec![AppendCondition { fail_if_events_match: anything, after: head }];
         }
         match self.log.append(request).await {
-            Ok(_) => Ok(()),
+            Ok(_) => Ok(None),
             Err(AppendError::ConditionFailed { position, .. }) => {
                 Err(PostgresEsError::HasEvents { head: position.as_head() })
             }
