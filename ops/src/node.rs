@@ -23,7 +23,7 @@ use futures::FutureExt;
 use projections::SessionLimits;
 use projections::content::{ContentNow, ContentView};
 use projections::runner::Runner;
-use replication::fence::{self, FenceError};
+use replication::fence::{self, FenceError, Silence};
 use replication::{Peer, PeerClient, Region};
 use segment_store::{ProbedStore, S3Store, StoreConfig, StoreConfigError};
 use sqlx::postgres::{PgConnectOptions, PgPool};
@@ -145,7 +145,7 @@ impl Node {
                 let region = region.upgrade();
                 async move {
                     let closing = || FenceError::NotInForce { reason: "the process is ending".to_owned() };
-                    fence::in_force(&*region.ok_or_else(closing)?).await
+                    fence::in_force(&*region.ok_or_else(closing)?, Silence::Forbids).await
                 }
                 .boxed()
             }));

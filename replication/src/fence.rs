@@ -257,13 +257,22 @@ pub async fn look_now(region: &Region) -> Result<Watched, FenceError> {
     look_and_act(region, false).await
 }
 
+/// What it means that neither the other region nor its bucket answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Silence {
+    /// There may be a newer epoch.
+    Forbids,
+    /// Nothing: there is none, as an operator knows or as was heard before.
+    SaysNothing,
+}
+
 /// Asks all, as a process that starts does, whether this region's epoch is in force, and changes nothing: for a process
 /// that appends without a watch of its own. One that serves beside it steps down by itself.
 ///
 /// # Errors
 /// [`FenceError::NotInForce`] if the region is not active, or must not be; the others as for [`EpochWatch::round`].
-pub async fn in_force(region: &Region) -> Result<(), FenceError> {
-    ask(region, true).await
+pub async fn in_force(region: &Region, silence: Silence) -> Result<(), FenceError> {
+    ask(region, silence).await
 }
 
 /// Asks again and again, as a watch does whose first round went well, and returns once this region's epoch is not in force
@@ -273,7 +282,7 @@ pub async fn lost(region: &Region) -> FenceError {
     pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         pace.tick().await;
-        match ask(region, false).await {
+        match ask(region, Silence::SaysNothing).await {
             Ok(()) => {}
             Err(refused @ FenceError::NotInForce { .. }) => return refused,
             // Without its own log it appends nothing either.
@@ -282,10 +291,11 @@ pub async fn lost(region: &Region) -> FenceError {
     }
 }
 
-async fn ask(region: &Region, starting: bool) -> Result<(), FenceError> {
+async fn ask(region: &Region, silence: Silence) -> Result<(), FenceError> {
     let answers = ask_all(region, &region.log.log_head().await?.log_id).await;
     let LogHead { epoch, role, head, .. } = region.log.log_head().await?;
     let has_peer = region.peer.is_some();
+    let starting = silence == Silence::Forbids;
     let own = Own { region: region.name().to_owned(), epoch, role, head, has_peer, starting };
     let reason = match decide(&own, &answers) {
         Verdict::ReadOnly { reason } => reason,
@@ -614,13 +624,13 @@ mod tests {
     #[tokio::test]
     async fn whoever_appends_without_a_watch_asks_first_and_changes_nothing() {
         let pair = Pair::new().await;
-        in_force(&pair.home).await.expect("the first epoch");
-        let refused = in_force(&pair.dr).await.expect_err("it follows");
+        in_force(&pair.home, Silence::Forbids).await.expect("the first epoch");
+        let refused = in_force(&pair.dr, Silence::Forbids).await.expect_err("it follows");
         assert_eq!(refused.kind(), ErrorKind::Fenced);
         let log = pair.dr.log.log_head().await.expect("readable").log_id;
         let own = Reach::OwnBucket;
         claim::claim(&pair.dr, own, &log, epoch(2), Some(epoch(1)), Head::EMPTY, at(0)).await.expect("the next epoch");
-        let refused = in_force(&pair.home).await.expect_err("epoch 2 is in force");
+        let refused = in_force(&pair.home, Silence::Forbids).await.expect_err("epoch 2 is in force");
         assert!(refused.to_string().contains("epoch 2 is in force"), "{refused}");
         let still = pair.home.log.log_head().await.expect("readable");
         assert_eq!((still.role, still.epoch), (Role::Active, epoch(1)), "the watch of the server acts");
@@ -629,7 +639,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn whoever_appends_for_long_without_a_watch_learns_that_its_epoch_has_lost() {
         let pair = Pair::new().await;
-        in_force(&pair.home).await.expect("the first epoch");
+        in_force(&pair.home, Silence::Forbids).await.expect("the first epoch");
         let mut losing = pin!(lost(&pair.home));
         // Nobody answers for a while: it goes on, as a server that is active does.
         pair.to_dr.set_up(false);

@@ -99,15 +99,6 @@ async fn a_sighup_changes_what_can_change_names_what_cannot_and_kills_nobody() {
         assert!(line.contains("ERROR"), "{line}");
         fs::write(&rig.region.config, &sound).expect("written");
     }
-    // The authorities of the issuer are read again, though the configuration is the same.
-    let ca = rig.folder.path().join("ca.pem");
-    fs::write(&ca, &Authority::new("issuer's").pem).expect("written");
-    set(&rig, "http.oidc.ca", ca.display().to_string());
-    told(&mut rig, READ).await;
-    fs::write(&ca, "none").expect("written");
-    told(&mut rig, REFUSED).await;
-    fs::write(&rig.region.config, &sound).expect("written");
-
     fs::write(&rig.region.config, "this is no TOML").expect("written");
     told(&mut rig, REFUSED).await;
     while status(&rig, &reader).await != StatusCode::TOO_MANY_REQUESTS {}
@@ -117,6 +108,13 @@ async fn a_sighup_changes_what_can_change_names_what_cannot_and_kills_nobody() {
     for _ in 0..20 {
         assert_eq!(status(&rig, &reader).await, StatusCode::OK, "without limit again");
     }
+    // The authorities of the issuer are read again, though the configuration is the same.
+    let ca = rig.folder.path().join("ca.pem");
+    fs::write(&ca, &Authority::new("issuer's").pem).expect("written");
+    set(&rig, "http.oidc.ca", ca.display().to_string());
+    told(&mut rig, READ).await;
+    fs::write(&ca, "none").expect("written");
+    told(&mut rig, REFUSED).await;
     assert_eq!(rig.region.server().map(|server| server.pid()), pid, "nobody started it again");
     rig.end().await;
 }

@@ -137,6 +137,10 @@ async fn an_import_that_a_failover_cut_is_finished_in_the_other_region() {
     let words = ["failover", "promote", "--force", "--accept-unknown-loss", "--yes"];
     let promoted = regions.command(&regions.dr, &words).await;
     assert_eq!(promoted.code, Some(0), "{promoted:?}");
+    // Nobody is left who could know of a newer epoch but the operator.
+    let refused = regions.command(&regions.dr, &arguments).await;
+    assert!(refused.code == Some(1) && refused.talk.contains("a newer epoch may exist"), "{refused:?}");
+    let arguments = [&arguments[..], &["--epoch-confirmed"]].concat();
     let report = regions.command(&regions.dr, &arguments).await;
     assert_eq!(report.code, Some(0), "{report:?}");
     println!("{} of 20000 lines came by the home region", report.data["lines_before"]);

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use domain::log::LogReader;
-use replication::fence;
+use replication::fence::{self, Silence};
 
 use super::Context;
 use super::output::{CliError, table};
@@ -25,13 +25,23 @@ pub(super) struct ImportArgs {
     /// nobody else append. A run that is resumed goes on as it began
     #[arg(long, value_enum, default_value_t = RecordedAt::Clock)]
     recorded_at: RecordedAt,
+    #[command(flatten)]
+    epoch: EpochArgs,
+}
+
+#[derive(Debug, clap::Args)]
+struct EpochArgs {
+    /// Goes on though neither the other region nor its bucket answers: you know that no other region has taken over
+    #[arg(long)]
+    epoch_confirmed: bool,
 }
 
 /// A node that may append: the region's epoch is in force (LOG-5). Without a bucket there is nobody to ask.
-async fn open(context: &Context) -> Result<Node, CliError> {
+async fn open(context: &Context, epoch: &EpochArgs) -> Result<Node, CliError> {
     let node = Node::open(&context.config).await.map_err(CliError::failed("opening database and archive"))?;
     if let Some(region) = &node.region {
-        fence::in_force(region).await.map_err(CliError::failed("asking for the epoch in force"))?;
+        let silence = if epoch.epoch_confirmed { Silence::SaysNothing } else { Silence::Forbids };
+        fence::in_force(region, silence).await.map_err(CliError::failed("asking for the epoch in force"))?;
     }
     Ok(node)
 }
@@ -47,7 +57,7 @@ async fn while_in_force<T>(node: &Node, appending: impl Future<Output = T>) -> R
 }
 
 pub(super) async fn import(context: &Context, args: ImportArgs) -> Result<(), CliError> {
-    let node = open(context).await?;
+    let node = open(context, &args.epoch).await?;
     let log = node.log.clone();
     let simulated = log.log_head().await.map_err(CliError::failed("reading the log's head"))?.simulated;
     let job = Import {
@@ -108,11 +118,13 @@ pub(super) struct PostgresEsArgs {
     /// What stands in recordedat. `source`: the times of the rows, only into an empty log
     #[arg(long, value_enum, default_value_t = RecordedAt::Clock)]
     recorded_at: RecordedAt,
+    #[command(flatten)]
+    epoch: EpochArgs,
 }
 
 pub(super) async fn import_postgres_es(context: &Context, args: PostgresEsArgs) -> Result<(), CliError> {
     let named = |name: String| Some(name).filter(|name| name != NONE);
-    let node = open(context).await?;
+    let node = open(context, &args.epoch).await?;
     let job = PostgresEsImport {
         log: node.log.clone(),
         reader: node.reader.clone(),
