@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use crate::ProjectionError;
 
 /// How long a session that has rested may take to say that it is still there …
-const REST_LIMIT: Duration = Duration::from_secs(1);
+const REST_LIMIT: Duration = Duration::from_secs(2);
 /// … and one that comes back to the pool, which has to end what was asked of it by somebody who is gone.
 const RELEASE_LIMIT: Duration = Duration::from_secs(5);
 

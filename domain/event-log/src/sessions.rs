@@ -17,9 +17,9 @@ use crate::session::{Purpose, look_at, options, silent};
 
 /// Longer than a statement of these sessions may take (`statement_timeout`).
 const ANSWER_LIMIT: Duration = Duration::from_secs(65);
-/// How long a session that has rested may take to say that it is still there. All of a pool, one after the other, within
-/// the time in which a caller is given one.
-const REST_LIMIT: Duration = Duration::from_secs(1);
+/// How long a session that has rested may take to say that it is still there: longer than a busy server needs for nothing, and
+/// short enough for several of them in the time in which a caller is given one.
+const REST_LIMIT: Duration = Duration::from_secs(2);
 /// The same when it comes back, and has to end what was asked of it by somebody who is gone.
 const RELEASE_LIMIT: Duration = Duration::from_secs(5);
 
