@@ -14,6 +14,24 @@ use log_common::proxy::Proxy;
 use log_common::{Database, Rig, new_log, places, request};
 use sqlx::{Connection, Executor, PgConnection};
 
+/// A log whose database is behind a proxy.
+struct Behind {
+    database: Database,
+    proxy: Proxy,
+    log: Arc<PgLog>,
+    _rig: Rig,
+}
+
+impl Behind {
+    async fn start() -> Self {
+        let rig = Rig::start().await;
+        let database = rig.database(new_log()).await;
+        let proxy = Proxy::start(rig.cluster.port()).await;
+        let log = Arc::new(database.open_at(&proxy.url(&database.url)).await);
+        Self { database, proxy, log, _rig: rig }
+    }
+}
+
 /// A session that holds the head's table: whoever asks for the head waits.
 async fn holding(database: &Database) -> PgConnection {
     let mut session = PgConnection::connect(&database.admin_url).await.expect("connected");
@@ -32,10 +50,7 @@ async fn waiting(database: &Database, sessions: i64) {
 
 #[tokio::test]
 async fn sessions_whose_server_is_gone_give_their_place_to_others() {
-    let rig = Rig::start().await;
-    let database = rig.database(new_log()).await;
-    let proxy = Proxy::start(rig.cluster.port()).await;
-    let log = Arc::new(database.open_at(&proxy.url(&database.url)).await);
+    let Behind { database, proxy, log, _rig } = Behind::start().await;
     let mut holding = holding(&database).await;
     let sessions = PgConfig::default().connections;
     let reads: Vec<_> = (0..sessions)
@@ -54,10 +69,7 @@ async fn sessions_whose_server_is_gone_give_their_place_to_others() {
 
 #[tokio::test]
 async fn whoever_waits_for_the_head_is_told_that_the_database_is_gone_and_goes_on_when_it_is_back() {
-    let rig = Rig::start().await;
-    let database = rig.database(new_log()).await;
-    let proxy = Proxy::start(rig.cluster.port()).await;
-    let log = database.open_at(&proxy.url(&database.url)).await;
+    let Behind { proxy, log, _rig, .. } = Behind::start().await;
     assert_eq!(log.wait_beyond(Head::EMPTY).await.expect("nothing new"), Head::EMPTY);
     let shut = proxy.shut().await;
     proxy.silence();
@@ -74,10 +86,7 @@ async fn whoever_waits_for_the_head_is_told_that_the_database_is_gone_and_goes_o
 
 #[tokio::test]
 async fn an_append_that_the_server_does_not_answer_any_more_is_answered_by_what_it_holds() {
-    let rig = Rig::start().await;
-    let database = rig.database(new_log()).await;
-    let proxy = Proxy::start(rig.cluster.port()).await;
-    let log = Arc::new(database.open_at(&proxy.url(&database.url)).await);
+    let Behind { database, proxy, log, _rig } = Behind::start().await;
     let asked = |id: &str| request(&[("note-a", id)], &[]);
     log.append(asked("first")).await.expect("stored");
     let mut holding = holding(&database).await;
@@ -128,6 +137,11 @@ async fn what_a_synchronous_standby_has_not_got_is_not_acknowledged_though_it_ca
     let error = appending.await.expect("no panic").expect_err("this server may be lost, and the standby has it not");
     assert_eq!(error.kind(), ErrorKind::Indeterminate, "{error}");
     assert_eq!(log.log_head().await.expect("readable").head, Head::new(2).expect("small"));
+    // A retry finds it, and so does another process.
+    for log in [&*log, &database.open().await] {
+        let error = log.append(asked.clone()).await.expect_err("it may still be lost");
+        assert_eq!(error.kind(), ErrorKind::Indeterminate, "{error}");
+    }
     admin.execute("ALTER SYSTEM RESET synchronous_standby_names").await.expect("reset");
     admin.execute("SELECT pg_reload_conf()").await.expect("reloaded");
     let again = loop {

@@ -17,6 +17,7 @@ mod appender;
 mod archive;
 mod clock;
 mod config;
+mod durable;
 mod error;
 mod follower;
 mod groups;

@@ -15,6 +15,7 @@ use sqlx::Row as _;
 
 use crate::appender::Appender;
 use crate::clock::LogClock;
+use crate::durable::Durable;
 use crate::error::EventLogError;
 use crate::follower::Follower;
 use crate::heads::Heads;
@@ -45,6 +46,7 @@ pub(crate) struct Shared {
     pub(crate) reader: Reader,
     pub(crate) counters: Counters,
     heads: Heads,
+    pub(crate) durable: Arc<Durable>,
     archive: RwLock<Option<Arc<dyn ArchiveReader>>>,
     steps: OnceLock<Steps>,
     pub(crate) elapsed: OnceLock<Elapsed>,
@@ -87,6 +89,7 @@ impl Shared {
             // The old map is still true of what it knows; a reader that finds it short loads it.
             tracing::debug!(%error, "the list of partitions was not loaded after a commit");
         }
+        self.durable.up_to(head);
         self.heads.committed(head);
     }
 
@@ -130,6 +133,7 @@ impl PgLog {
         let shared = Arc::new(Shared {
             reader,
             config,
+            durable: Arc::new(Durable::new(pool.clone())),
             pool,
             clock,
             system_identifier: server.system_identifier,

@@ -20,10 +20,10 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(65);
 /// How long a session that has rested may take to say that it is still there: longer than a busy server needs for nothing, and
 /// short enough for several of them in the time in which a caller is given one.
 const REST_LIMIT: Duration = Duration::from_secs(2);
-/// A session that has rested for less is believed to be there.
-const JUST_NOW: Duration = Duration::from_millis(50);
 /// The same when it comes back, and has to end what was asked of it by somebody who is gone.
 const RELEASE_LIMIT: Duration = Duration::from_secs(5);
+/// A session that has rested for less is believed to be there: it spoke when it came back.
+const JUST_NOW: Duration = Duration::from_millis(50);
 
 /// Awaits what asks a session of the pool, and no longer than it can take.
 pub(crate) async fn answered<T>(asked: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
@@ -56,7 +56,6 @@ impl Sessions {
             .test_before_acquire(false)
             .before_acquire(|connection, was| {
                 Box::pin(async move {
-                    // It spoke when it came back, a moment ago: a busy pool asks nothing twice.
                     if was.idle_for < JUST_NOW { Ok(true) } else { speaks(connection, REST_LIMIT).await }
                 })
             })

@@ -13,6 +13,7 @@ use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{Executor as _, Row as _};
 use uuid::Uuid;
 
+use crate::durable::COMMIT_SOMETHING;
 use crate::instant::{Instant, from_micros};
 use crate::partitions::PartitionMap;
 use crate::reader::{role, stream_head};
@@ -338,8 +339,7 @@ impl Writer {
     /// Commits something that changes nothing: whatever was committed before it is as durable then, with the standbys that
     /// a commit waits for too.
     pub(crate) async fn commit_something(&mut self) -> Result<(), sqlx::Error> {
-        let statement = "SELECT pg_logical_emit_message(true, 'coldstream', 'whether a group is there')";
-        self.connection.execute(statement).await.map(drop)
+        self.connection.execute(COMMIT_SOMETHING).await.map(drop)
     }
 
     /// Ends another session of this role's; `false` if it is gone. One that waits for a synchronous standby is let alone: its

@@ -139,6 +139,7 @@ impl Look {
                 Err(error) => Err(error.clone()),
             };
             let answer = found.and_then(|records| arbiter::replay(&ticket.request, &records));
+            let answer = self.once_durable(answer, &positions).await;
             match place.filter(|_| !arbiter::is_first(&ticket.request, &answer)) {
                 Some(place) => Some((ticket, place, answer)),
                 None => {
@@ -148,6 +149,19 @@ impl Look {
             }
         });
         join_all(answers).await.into_iter().flatten().collect()
+    }
+
+    /// What was found is acknowledged as an append is: nothing takes it back.
+    async fn once_durable(
+        &self,
+        answer: Result<Appended, AppendError>,
+        positions: &[Position],
+    ) -> Result<Appended, AppendError> {
+        if let (Ok(_), Some(newest)) = (&answer, positions.iter().max()) {
+            let unknown = |reason| AppendError::Indeterminate { reason };
+            self.shared.durable.has(*newest).await.map_err(unknown)?;
+        }
+        answer
     }
 
     async fn answer_past(&self, past: Vec<Past>) {

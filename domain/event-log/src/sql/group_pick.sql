@@ -1,6 +1,7 @@
 -- Hands out what is ready, lowest positions first, under the group's row lock: nobody else moves a ready row meanwhile. A
 -- stream under another lease is passed over, and so is what stands behind one of its stream that waits; what is picked of
--- a stream is therefore without a gap. What failed with its lease ($5, the reason) is handed out alone. A sequence gives no number twice, whether this commits or not.
+-- a stream is therefore without a gap. What failed with its lease ($5, the reason) is handed out alone. A sequence gives no
+-- number twice, whether this commits or not.
 WITH first AS MATERIALIZED (
     SELECT e.position, e.attempts > 0 AND e.reason = $5 AS lapsed FROM coldstream.group_events e
     WHERE e.group_id = $1 AND e.state = 'ready' AND NOT EXISTS (
@@ -11,7 +12,8 @@ WITH first AS MATERIALIZED (
     ORDER BY e.position LIMIT $2
 ), ready AS MATERIALIZED (
     SELECT f.position FROM (
-        SELECT position, row_number() OVER w AS number, bool_or(lapsed) OVER w AS behind FROM first WINDOW w AS (ORDER BY position)
+        SELECT position, row_number() OVER w AS number, bool_or(lapsed) OVER w AS behind
+        FROM first WINDOW w AS (ORDER BY position)
     ) f
     WHERE f.number = 1 OR f.behind IS NOT TRUE
 ), lease AS MATERIALIZED (
