@@ -16,7 +16,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use crate::chain::chain;
 use crate::clock::Stopwatch;
-use crate::config::{OidcConfig, PeerConfig};
+use crate::config::OidcConfig;
 use crate::http::auth::{Caller, OwnRates, Presented, TokenRole, Tokens};
 use crate::http::problem::Problem;
 use crate::http::scope::Scope;
@@ -24,6 +24,8 @@ use crate::tls::{self, TlsError};
 
 /// Callers of the issuer are called so in logs and rates, before their subject. No token of ours has such a name.
 pub(crate) const NAME_PREFIX: &str = "oidc:";
+/// Names the authorities that the issuer is believed by.
+pub(crate) const CA: &str = "http.oidc.ca";
 /// In the claim of categories: all of them.
 const ALL_CATEGORIES: &str = "*";
 /// A subject is at most this long (OpenID Connect Core §2).
@@ -234,8 +236,8 @@ pub async fn probe(config: &OidcConfig) -> Result<usize, String> {
 }
 
 fn client(config: &OidcConfig) -> Result<reqwest::Client, TlsError> {
-    let believing = PeerConfig { ca: config.ca.clone(), ..PeerConfig::default() };
-    tls::client(&believing)?.timeout(ANSWER_WITHIN).build().map_err(TlsError::Client)
+    let client = tls::believing(CA, config.ca.as_deref())?.timeout(ANSWER_WITHIN);
+    client.build().map_err(tls::no_client(CA))
 }
 
 async fn ask(http: &reqwest::Client, url: &str) -> Result<Arc<[Jwk]>, String> {

@@ -23,6 +23,7 @@ use crate::config::{ClientCertificates, TlsConfig};
 use crate::http::metrics::MetricsText;
 use crate::http::metrics::families::{TLS_FAILED, TLS_NOT_AFTER};
 use crate::http::status::unix_seconds;
+pub(crate) use peer::believing;
 pub use peer::{PeerTls, client};
 
 /// The API speaks nothing else.
@@ -77,8 +78,19 @@ pub enum TlsError {
     #[error("http.tls.client_ca: clients cannot be verified by it")]
     Clients(#[source] VerifierBuilderError),
     /// No client can be made of what is good in itself.
-    #[error("peer: no TLS client can be made")]
-    Client(#[source] reqwest::Error),
+    #[error("{setting}: no TLS client can be made")]
+    Client {
+        /// The setting, or the settings above it.
+        setting: &'static str,
+        /// Why.
+        #[source]
+        source: reqwest::Error,
+    },
+}
+
+/// What a client cannot be made of.
+pub(crate) fn no_client(setting: &'static str) -> impl FnOnce(reqwest::Error) -> TlsError {
+    move |source| TlsError::Client { setting, source }
 }
 
 impl TlsError {

@@ -55,6 +55,21 @@ impl Key {
     }
 }
 
+/// An issuer that shows its keys at `keys_url`.
+fn config(keys_url: String) -> OidcConfig {
+    let roles = [("writers", TokenRole::Appender), ("auditors", TokenRole::Auditor)];
+    OidcConfig {
+        issuer: "https://login.example".to_owned(),
+        audience: "coldstream".to_owned(),
+        keys_url,
+        ca: None,
+        role_claim: "groups".to_owned(),
+        roles: roles.into_iter().map(|(value, role)| (value.to_owned(), role)).collect::<BTreeMap<_, _>>(),
+        categories_claim: None,
+        algorithms: vec![OidcAlgorithm::RS256, OidcAlgorithm::ES256],
+    }
+}
+
 /// What the issuer shows, and how often it was asked. It answers while nobody holds its door.
 #[derive(Default)]
 struct Issuer {
@@ -91,20 +106,9 @@ impl Issuer {
             }
         };
         tokio::spawn(async move { axum::serve(listener, Router::new().route("/keys", get(show))).await });
-        let roles = [("writers", TokenRole::Appender), ("auditors", TokenRole::Auditor)];
-        let config = OidcConfig {
-            issuer: "https://login.example".to_owned(),
-            audience: "coldstream".to_owned(),
-            keys_url,
-            ca: None,
-            role_claim: "groups".to_owned(),
-            roles: roles.into_iter().map(|(value, role)| (value.to_owned(), role)).collect::<BTreeMap<_, _>>(),
-            categories_claim: None,
-            algorithms: vec![OidcAlgorithm::RS256, OidcAlgorithm::ES256],
-        };
         // Another test of this process may have been first.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        (issuer, OidcTokens::new(&config, Arc::new(Nobody)).expect("a client"))
+        (issuer, OidcTokens::new(&config(keys_url), Arc::new(Nobody)).expect("a client"))
     }
 }
 
@@ -141,6 +145,16 @@ async fn refused(tokens: &OidcTokens, token: &str) -> &'static str {
         Presented::Spent { why, .. } => why,
         other => panic!("{other:?}"),
     }
+}
+
+#[test]
+fn authorities_that_are_none_are_named_by_their_setting() {
+    let ca = std::env::temp_dir().join(format!("no-authority-{}.pem", std::process::id()));
+    std::fs::write(&ca, "no certificate").expect("written");
+    let config = OidcConfig { ca: Some(ca.clone()), ..config("https://login.example/keys".to_owned()) };
+    let refused = OidcTokens::new(&config, Arc::new(Nobody)).err().expect("refused").to_string();
+    std::fs::remove_file(&ca).expect("removed");
+    assert!(refused.starts_with("http.oidc.ca: "), "{refused}");
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use crate::config::{Config, changed};
 use crate::http::ApiState;
 use crate::http::auth::{Presented, Tokens};
 use crate::http::problem::Problem;
-use crate::oidc::OidcTokens;
+use crate::oidc::{self, OidcTokens};
 use crate::tls;
 
 /// Who may come in; the configuration may change while they do.
@@ -42,7 +42,7 @@ impl AllTokens {
 
 fn authorities(config: &Config) -> Result<Option<Hash>, StartError> {
     let ca = config.http.oidc.as_ref().and_then(|oidc| oidc.ca.as_ref());
-    Ok(ca.map(|file| tls::hash_of("http.oidc.ca", file)).transpose()?)
+    Ok(ca.map(|file| tls::hash_of(oidc::CA, file)).transpose()?)
 }
 
 impl ChangingTokens {

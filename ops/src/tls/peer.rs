@@ -1,13 +1,14 @@
 //! TLS where this process is the client: which servers it believes, and what it shows to those that ask. To the other region
 //! it talks for as long as it runs, so those files may change meanwhile; one that is broken leaves the client as it was.
 
+use std::path::Path;
 use std::sync::{PoisonError, RwLock};
 
 use domain::Timestamp;
 use domain::merkle::Hash;
 use reqwest::{Certificate, Client, ClientBuilder, Identity};
 
-use super::{Pem, TlsError, hash};
+use super::{Pem, TlsError, hash, no_client};
 use crate::config::PeerConfig;
 use crate::http::metrics::MetricsText;
 use crate::http::metrics::families::TLS_PEER_NOT_AFTER;
@@ -19,6 +20,21 @@ use crate::http::status::unix_seconds;
 /// A [`TlsError`] that names the setting.
 pub fn client(config: &PeerConfig) -> Result<ClientBuilder, TlsError> {
     Files::read(config)?.client()
+}
+
+/// The beginning of an HTTP client that believes the authorities in `ca`, which `setting` names, or else the usual ones.
+///
+/// # Errors
+/// A [`TlsError`] that names `setting`.
+pub(crate) fn believing(setting: &'static str, ca: Option<&Path>) -> Result<ClientBuilder, TlsError> {
+    believe(ca.map(|file| Pem::read(setting, file)).transpose()?.as_ref())
+}
+
+fn believe(authorities: Option<&Pem>) -> Result<ClientBuilder, TlsError> {
+    let Some(pem) = authorities else { return Ok(Client::builder()) };
+    pem.roots()?;
+    let certificates = Certificate::from_pem_bundle(&pem.bytes).map_err(no_client(pem.setting))?;
+    Ok(Client::builder().tls_certs_only(certificates))
 }
 
 /// The client that asks the other region, whose TLS may change while it runs.
@@ -75,7 +91,7 @@ impl PeerTls {
 
 impl Current {
     fn of(read: &Files) -> Result<Self, TlsError> {
-        let http = read.client()?.build().map_err(TlsError::Client)?;
+        let http = read.client()?.build().map_err(no_client("peer"))?;
         let not_after = read.pair.as_ref().map(|(certificate, _)| certificate.not_after()).transpose()?.flatten();
         Ok(Self { http, hash: read.hash(), not_after })
     }
@@ -105,18 +121,13 @@ impl Files {
     }
 
     fn client(&self) -> Result<ClientBuilder, TlsError> {
-        let mut builder = Client::builder();
-        if let Some(authorities) = &self.ca {
-            authorities.roots()?;
-            let certificates = Certificate::from_pem_bundle(&authorities.bytes).map_err(TlsError::Client)?;
-            builder = builder.tls_certs_only(certificates);
-        }
+        let mut builder = believe(self.ca.as_ref())?;
         if let Some((certificate, key)) = &self.pair {
             let provider = rustls::crypto::ring::default_provider();
             rustls::sign::CertifiedKey::from_der(certificate.certificates()?, key.private_key()?, &provider)
                 .map_err(|source| TlsError::Pair { setting: "peer.key", source })?;
             let both = [&certificate.bytes[..], b"\n", &key.bytes].concat();
-            builder = builder.identity(Identity::from_pem(&both).map_err(TlsError::Client)?);
+            builder = builder.identity(Identity::from_pem(&both).map_err(no_client("peer.key"))?);
         }
         Ok(builder)
     }
