@@ -242,3 +242,21 @@ async fn a_command_says_by_its_exit_code_how_it_ended() {
     assert!(shown.contains("secret_access_key") && !shown.contains("home-secret"), "{shown}");
     rig.end().await;
 }
+
+#[tokio::test]
+async fn a_server_that_cannot_start_says_why_in_the_form_of_its_log() {
+    let rig = Rig::idle().await;
+    let nobody = ["--set", "log.url=postgres://nobody@127.0.0.1:1/none?sslmode=disable"];
+    let refused = rig.run(&[&nobody[..], &["serve"]].concat()).await;
+    assert_eq!(refused.status.code(), Some(1));
+    let said = text(&refused.stderr);
+    assert!(said.lines().last().is_some_and(|line| line.starts_with("coldstream: starting failed: ")), "{said}");
+
+    let refused = rig.run(&[&nobody[..], &["--set", "telemetry.json=true", "serve"]].concat()).await;
+    assert_eq!(refused.status.code(), Some(1));
+    let said = text(&refused.stderr);
+    let lines: Vec<Value> = said.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let error = lines.last().and_then(|line| line["fields"]["error"].as_str());
+    assert!(error.is_some_and(|error| error.starts_with("starting failed: ")), "{said}");
+    rig.region.end().await.expect("it ends");
+}

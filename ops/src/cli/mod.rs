@@ -151,7 +151,7 @@ impl Cli {
     pub async fn run(self) -> ExitCode {
         match self.try_run().await {
             Ok(()) => ExitCode::SUCCESS,
-            Err(error @ CliError::NobodyReads) => error.exit_code(),
+            Err(error @ (CliError::NobodyReads | CliError::Logged(_))) => error.exit_code(),
             Err(error) => {
                 say(format!("coldstream: {}", error.line()));
                 error.exit_code()

@@ -55,6 +55,9 @@ pub enum CliError {
     /// It ran, and its verdict is "not proven": exit 3.
     #[error("not proven: {0}")]
     NotProven(String),
+    /// The log's last line has said it.
+    #[error("{0}")]
+    Logged(Box<Self>),
 }
 
 impl CliError {
@@ -72,17 +75,21 @@ impl CliError {
                 ErrorKind::Unavailable
             }
             Self::NotProven(_) => ErrorKind::Corrupt,
+            Self::Logged(error) => error.kind(),
         }
     }
 
     /// The process's exit code.
     #[must_use]
     pub fn exit_code(&self) -> ExitCode {
-        ExitCode::from(match self {
-            Self::Failed { .. } | Self::Unreachable { .. } | Self::NobodyReads | Self::Refused { .. } => 1,
-            Self::Usage(_) | Self::NeedsYes => 2,
-            Self::NotProven(_) => 3,
-        })
+        match self {
+            Self::Failed { .. } | Self::Unreachable { .. } | Self::NobodyReads | Self::Refused { .. } => {
+                ExitCode::from(1)
+            }
+            Self::Usage(_) | Self::NeedsYes => ExitCode::from(2),
+            Self::NotProven(_) => ExitCode::from(3),
+            Self::Logged(error) => error.exit_code(),
+        }
     }
 
     /// The error with its whole chain, on one line.

@@ -10,6 +10,18 @@ use crate::serve::Server;
 use crate::telemetry::Filter;
 
 pub(super) async fn serve(context: &Context) -> Result<(), CliError> {
+    serve_to_the_end(context).await.map_err(|error| {
+        // Whoever reads the log as JSON gets no line that is none.
+        let logged = context.config.telemetry.json && tracing::enabled!(tracing::Level::ERROR);
+        if !logged {
+            return error;
+        }
+        tracing::error!(error = error.line(), "ended");
+        CliError::Logged(Box::new(error))
+    })
+}
+
+async fn serve_to_the_end(context: &Context) -> Result<(), CliError> {
     // Before anything is started: a signal that comes during the start is not lost, and a SIGHUP kills nobody.
     let ending = asked_to_end().map_err(CliError::failed("listening for signals"))?;
     let mut told = signal(SignalKind::hangup()).map_err(CliError::failed("listening for signals"))?;
