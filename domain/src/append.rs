@@ -293,15 +293,7 @@ impl AppendRequest {
     /// # Errors
     /// The first rule that is broken.
     pub fn check(&self) -> Result<(), InvalidRequest> {
-        if self.events.is_empty() {
-            return Err(InvalidRequest::Empty);
-        }
-        if self.events.len() > REQUEST_EVENTS_MAX {
-            return Err(InvalidRequest::TooManyEvents);
-        }
-        if self.bytes() > REQUEST_BYTES_MAX {
-            return Err(InvalidRequest::TooLarge);
-        }
+        self.check_size()?;
         let mut streams = HashSet::new();
         if let Some(twice) = self.expect.iter().find(|e| !streams.insert(&e.stream)) {
             return Err(InvalidRequest::ExpectedTwice(twice.stream.clone()));
@@ -315,6 +307,23 @@ impl AppendRequest {
             return Err(InvalidRequest::Event { index, source });
         }
         condition::check(&self.conditions)
+    }
+
+    /// Checks only how much it is: the part of [`Self::check`] that looks into no event.
+    ///
+    /// # Errors
+    /// [`InvalidRequest`], if it has no events or too many.
+    pub fn check_size(&self) -> Result<(), InvalidRequest> {
+        if self.events.is_empty() {
+            return Err(InvalidRequest::Empty);
+        }
+        if self.events.len() > REQUEST_EVENTS_MAX {
+            return Err(InvalidRequest::TooManyEvents);
+        }
+        if self.bytes() > REQUEST_BYTES_MAX {
+            return Err(InvalidRequest::TooLarge);
+        }
+        Ok(())
     }
 
     /// Rough size in bytes of events and conditions: what it takes while it waits.

@@ -74,11 +74,14 @@ impl Appender {
     }
 
     pub(crate) async fn append(&self, request: AppendRequest) -> Result<Appended, AppendError> {
+        request.check_size()?;
+        // Room before the rest: what a full queue refuses costs next to nothing, also where it comes again and again.
+        let place = self.queue.place_for(&request).map_err(refusal)?;
         check(&request)?;
         self.shared.make_ahead(request.recorded_at);
         let (answer, answered) = oneshot::channel();
-        let ticket = |request, room| Ticket { request, answer, room: Some(room), look_up: None };
-        self.queue.push(request, ticket).map_err(refusal)?;
+        let ticket = |room| Ticket { request, answer, room: Some(room), look_up: None };
+        self.queue.push(place, ticket).map_err(refusal)?;
         let lost = |_| AppendError::Indeterminate { reason: "the appender ended before it answered".into() };
         answered.await.map_err(lost)?
     }

@@ -187,6 +187,12 @@ pub(super) struct Room<T> {
     bytes: usize,
 }
 
+/// Room for a request that is about to come.
+pub(super) struct Place<T> {
+    room: Room<T>,
+    size: Size,
+}
+
 impl<T> Drop for Room<T> {
     fn drop(&mut self) {
         lock(&self.lanes).give_back(self.key, self.bytes);
@@ -204,17 +210,23 @@ impl<T> Queue<T> {
         Self { lanes: Arc::new(Mutex::new(Lanes::new(bytes_max))), arrived: Notify::new(), keys: RandomState::new() }
     }
 
-    /// Lets `request` in, as `item` makes it of its room.
-    pub(super) fn push(
-        &self,
-        request: AppendRequest,
-        item: impl FnOnce(AppendRequest, Room<T>) -> T,
-    ) -> Result<(), Refused> {
-        let (key, size) = (self.lane_of(&request), Size::of(&request));
+    /// Takes room for `request`, which is given back if it does not come.
+    pub(super) fn place_for(&self, request: &AppendRequest) -> Result<Place<T>, Refused> {
+        let (key, size) = (self.lane_of(request), Size::of(request));
+        lock(&self.lanes).reserve(key, size)?;
+        Ok(Place { room: Room { lanes: Arc::clone(&self.lanes), key, bytes: size.bytes }, size })
+    }
+
+    /// Lets a request in at its place, as `item` makes it of its room.
+    pub(super) fn push(&self, place: Place<T>, item: impl FnOnce(Room<T>) -> T) -> Result<(), Refused> {
+        let Place { room, size } = place;
         let mut lanes = lock(&self.lanes);
-        lanes.reserve(key, size)?;
-        let room = Room { lanes: Arc::clone(&self.lanes), key, bytes: size.bytes };
-        lanes.push(key, item(request, room), size);
+        if lanes.closed {
+            // Its room takes the lock to go.
+            drop(lanes);
+            return Err(Refused::Closed);
+        }
+        lanes.push(room.key, item(room), size);
         drop(lanes);
         self.arrived.notify_one();
         Ok(())
@@ -401,14 +413,27 @@ mod tests {
         assert!(lanes.lanes.is_empty() && lanes.held.bytes == 0, "nothing is kept of who is gone");
     }
 
+    fn push(queue: &Queue<Ticket>) -> Result<(), Refused> {
+        queue.push(queue.place_for(&AppendRequest::default())?, |room| Ticket(Some(room)))
+    }
+
+    #[test]
+    fn a_place_that_is_not_taken_is_free_again() {
+        let queue = Queue::<Ticket>::new(1 << 20);
+        drop(queue.place_for(&AppendRequest::default()).expect("room"));
+        assert!(lock(&queue.lanes).lanes.is_empty());
+    }
+
     #[tokio::test]
     async fn a_closed_queue_hands_out_what_it_took_and_ends() {
         let queue = Arc::new(Queue::new(1 << 20));
         for _ in 0..3 {
-            queue.push(AppendRequest::default(), |_, room| Ticket(Some(room))).expect("room");
+            push(&queue).expect("room");
         }
+        let late = queue.place_for(&AppendRequest::default()).expect("room");
         queue.close();
-        assert_eq!(queue.push(AppendRequest::default(), |_, room| Ticket(Some(room))), Err(Refused::Closed));
+        assert_eq!(push(&queue), Err(Refused::Closed));
+        assert_eq!(queue.push(late, |room| Ticket(Some(room))), Err(Refused::Closed), "its place was taken before");
         let mut group = queue.next_group(9, 1 << 20).await.expect("what was taken is handed out");
         assert_eq!(group.len(), 3);
         assert!(queue.next_group(9, 1 << 20).await.is_none());
@@ -420,9 +445,9 @@ mod tests {
     fn what_still_waits_when_the_task_ends_is_let_go() {
         let queue = Arc::new(Queue::new(1 << 20));
         let task = queue.closed_in_the_end();
-        queue.push(AppendRequest::default(), |_, room| Ticket(Some(room))).expect("room");
+        push(&queue).expect("room");
         drop(task);
         assert!(lock(&queue.lanes).lanes.is_empty());
-        assert_eq!(queue.push(AppendRequest::default(), |_, room| Ticket(Some(room))), Err(Refused::Closed));
+        assert_eq!(push(&queue), Err(Refused::Closed));
     }
 }

@@ -25,8 +25,6 @@ use crate::peer::{Answered, Peer, Writer};
 /// Latencies are kept to three digits, from a microsecond to a minute.
 const LATENCY_MICROS_MAX: u64 = 60_000_000;
 const DIGITS: u8 = 3;
-/// How long a writer waits after a refusal that passes.
-const AFTER_REFUSAL: Duration = Duration::from_millis(1);
 
 const WARMING_UP: u8 = 0;
 const MEASURED: u8 = 1;
@@ -241,9 +239,9 @@ pub(crate) async fn fill(peer: &dyn Peer, events: u64) -> Result<(), BenchError>
 /// Sends one request until it is durable; gives how often it was refused before.
 async fn until_durable(writer: &mut dyn Writer, events: usize) -> Result<u64, BenchError> {
     let mut refused = 0;
-    while writer.append(events).await? == Answered::Refused {
+    while let Answered::Refused(wait) = writer.append(events).await? {
         refused += 1;
-        pass(AFTER_REFUSAL).await;
+        pass(wait).await;
     }
     Ok(refused)
 }

@@ -1,6 +1,8 @@
 //! What a peer is to the load generator: writers that append and return once the append is durable. It must never know
 //! how a peer does it.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 
 use crate::error::BenchError;
@@ -11,9 +13,12 @@ pub(crate) enum Answered {
     /// All of it is durable.
     Durable,
     /// The peer refused it for a reason that passes (a conflict that it sees with a writer of another stream, a full
-    /// queue): nothing is stored, and the same request follows. Its latency goes on from the first attempt.
-    Refused,
+    /// queue): nothing is stored, and the same request follows after this time. Its latency goes on from the first attempt.
+    Refused(Duration),
 }
+
+/// How long a writer waits after a refusal where the peer does not say for how long.
+pub(crate) const AFTER_REFUSAL: Duration = Duration::from_millis(1);
 
 /// One client, with one request under way at a time.
 #[async_trait]

@@ -2,6 +2,7 @@
 //! expects, which is the mode with the most checks.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use domain::append::{AppendError, AppendRequest, Expectation, ExpectedVersion};
@@ -14,7 +15,7 @@ use ops::clock::SystemClock;
 use super::Contender;
 use crate::error::{BenchError, append, rig};
 use crate::events::{Course, EVENT_TYPE, METADATA_MEMBER, PAYLOAD_MEMBER, Texts, object};
-use crate::peer::{Answered, Peer, Writer};
+use crate::peer::{AFTER_REFUSAL, Answered, Peer, Writer};
 use crate::rig::{Database, Rig};
 
 /// The next request of a writer.
@@ -94,7 +95,10 @@ impl Writer for LibraryWriter {
                 Ok(Answered::Durable)
             }
             // A full queue: nothing is stored.
-            Err(AppendError::Unavailable { .. }) => Ok(Answered::Refused),
+            Err(AppendError::Unavailable { retry_after_seconds, .. }) => {
+                let said = retry_after_seconds.map(|seconds| Duration::from_secs(seconds.into()));
+                Ok(Answered::Refused(said.unwrap_or(AFTER_REFUSAL)))
+            }
             Err(error) => Err(append(Contender::Library.name())(error)),
         }
     }

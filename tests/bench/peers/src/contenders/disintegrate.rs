@@ -16,7 +16,7 @@ use sqlx::{Executor, PgPool};
 use super::{Contender, default_pool};
 use crate::error::{BenchError, append, rig};
 use crate::events::{Course, METADATA_MEMBER, Texts, object};
-use crate::peer::{Answered, Peer, Writer};
+use crate::peer::{AFTER_REFUSAL, Answered, Peer, Writer};
 use crate::rig::{Database, Rig};
 
 /// serialization_failure: two transactions that PostgreSQL cannot put into an order.
@@ -130,7 +130,7 @@ impl Writer for DisintegrateWriter {
                 self.course.acknowledged(events);
                 Ok(Answered::Durable)
             }
-            Err(error) if passes(&error) => Ok(Answered::Refused),
+            Err(error) if passes(&error) => Ok(Answered::Refused(AFTER_REFUSAL)),
             Err(error) => Err(append(Contender::Disintegrate.name())(error)),
         }
     }

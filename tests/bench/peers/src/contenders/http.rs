@@ -3,13 +3,14 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use domain::window::LiveWindow;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::{Request, StatusCode};
+use hyper::{HeaderMap, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use ops::dev::Region;
 use ops::dev::postgres::for_measurements;
@@ -20,7 +21,7 @@ use tokio::net::TcpStream;
 use super::{Contender, coldstream};
 use crate::error::{BenchError, append, io, rig};
 use crate::events::{Course, Texts};
-use crate::peer::{Answered, Peer, Writer};
+use crate::peer::{AFTER_REFUSAL, Answered, Peer, Writer};
 use crate::rig::Rig;
 
 const NAME: &str = "Coldstream, HTTP";
@@ -97,6 +98,11 @@ struct HttpWriter {
     course: Course,
 }
 
+/// What the answer says of when to ask again.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    headers.get("retry-after")?.to_str().ok()?.parse().ok().map(Duration::from_secs)
+}
+
 #[async_trait]
 impl Writer for HttpWriter {
     async fn append(&mut self, events: usize) -> Result<Answered, BenchError> {
@@ -108,14 +114,16 @@ impl Writer for HttpWriter {
             .body(Full::new(Bytes::from(document)))
             .expect("its parts are written above");
         let answer = self.sender.send_request(request).await.map_err(append(NAME))?;
-        let status = answer.status();
+        let (status, wait) = (answer.status(), retry_after(answer.headers()));
         let body = answer.into_body().collect().await.map_err(append(NAME))?.to_bytes();
         match status {
             StatusCode::CREATED => {
                 self.course.acknowledged(events);
                 Ok(Answered::Durable)
             }
-            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => Ok(Answered::Refused),
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
+                Ok(Answered::Refused(wait.unwrap_or(AFTER_REFUSAL)))
+            }
             _ => Err(BenchError::Answer { peer: NAME, said: format!("{status}: {}", String::from_utf8_lossy(&body)) }),
         }
     }

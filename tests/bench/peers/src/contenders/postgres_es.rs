@@ -14,7 +14,7 @@ use sqlx::{Executor, PgPool};
 use super::{Contender, default_pool};
 use crate::error::{BenchError, append, rig};
 use crate::events::{CATEGORY, Course, EVENT_TYPE, METADATA_MEMBER, Texts};
-use crate::peer::{Answered, Peer, Writer};
+use crate::peer::{AFTER_REFUSAL, Answered, Peer, Writer};
 use crate::rig::{Database, Rig};
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -111,7 +111,7 @@ impl Writer for PostgresEsWriter {
                 self.course.acknowledged(events);
                 Ok(Answered::Durable)
             }
-            Err(AggregateError::AggregateConflict) => Ok(Answered::Refused),
+            Err(AggregateError::AggregateConflict) => Ok(Answered::Refused(AFTER_REFUSAL)),
             Err(error) => Err(append(Contender::PostgresEs.name())(error)),
         }
     }
