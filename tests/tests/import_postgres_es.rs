@@ -29,15 +29,17 @@ use event_log::{PgConfig, PgLog};
 use from_postgres_es::{Account, AccountCommand, after, before, wiring};
 use futures::{StreamExt, TryStreamExt};
 use ops::clock::SystemClock;
-use ops::config::SecretUrl;
+use ops::config::{Config, Overrides, SecretUrl};
 use ops::import::postgres_es::{Order, PostgresEsError, PostgresEsImport, PostgresEsTables};
 use ops::import::{Progress, RecordedAt};
+use ops::node::Node;
 use postgres_es::{PostgresEventRepository, postgres_cqrs};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sqlx::{Executor, PgPool};
+use system_tests::regions::until;
 
 const SOURCE: &str = "/services/accounts";
 const ACCOUNTS: u32 = 120;
@@ -276,7 +278,34 @@ async fn a_service_goes_on_over_the_log_with_the_same_aggregates_after_an_import
 
     let log = service.log().await;
     assert_eq!(log.log_head().await.expect("readable").head.get(), events + 1, "each once, behind the opening event");
-    goes_on(&service, log).await;
+    goes_on(&service, log.clone(), log).await;
+    service.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_goes_on_over_what_the_archive_has_taken_from_the_live_log() {
+    let mut service = Service::start().await;
+    let times = "ALTER TABLE events ADD COLUMN written timestamptz NOT NULL DEFAULT '2020-01-15T12:00:00Z'";
+    service.pool.execute(times).await.expect("added");
+    service.write(7).await;
+    let events = service.count("events").await;
+    service.report(&["--timestamps", "written", "--recorded-at", "source"]).await;
+
+    service.rig.region.serve().await.expect("it serves");
+    let config = Config::load(Some(&service.rig.region.config), &Overrides::default()).expect("valid");
+    let node = Node::open(&config).await.expect("opened");
+    // The view has to have folded a month before it leaves.
+    until("the month leaves", async || {
+        let output = service.rig.run(&["--json", "archive", "run", "--everything", "--yes"]).await;
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let pruned = node.log.log_head().await.expect("readable").pruned.get();
+        (pruned == events + 1).then_some(())
+    })
+    .await;
+    let live = sqlx::query_scalar::<_, i64>("SELECT count(*) FROM coldstream.events").fetch_one(&node.readers);
+    assert_eq!(live.await.expect("counted"), 0, "the month's partition is gone");
+    goes_on(&service, node.log.clone(), node.reader.clone()).await;
+    node.log.shut_down().await;
     service.end().await;
 }
 
@@ -307,8 +336,7 @@ async fn an_import_that_a_failover_cut_is_finished_by_the_other_region() {
 }
 
 /// The same states at the same versions, and the next commands after them.
-async fn goes_on(service: &Service, log: Arc<PgLog>) {
-    let reader: Arc<dyn LogReader> = log.clone();
+async fn goes_on(service: &Service, log: Arc<PgLog>, reader: Arc<dyn LogReader>) {
     let repository = || TieredEventRepository::new(wiring(log.clone(), reader.clone()));
     let (accounts, baskets) = (stock::<Account>(service).await, stock::<Basket>(service).await);
     assert_eq!(loaded(&repository().into_store::<Account>(), service.ids("Account").await).await, accounts);

@@ -21,7 +21,8 @@ pub fn before(pool: PgPool) -> PostgresCqrs<Account> {
     postgres_snapshot_cqrs(pool, Vec::new(), 10, ())
 }
 
-/// After: the log, and the archive behind it. `reader` reads both as one (`domain::tiered::TieredLog`).
+/// After: the log, and the archive behind it, which `reader` reads as one (`domain::tiered::TieredLog`).
+/// `ops::node::Node::open` opens both as the servers' configuration says.
 pub fn after(log: Arc<PgLog>, reader: Arc<dyn LogReader>) -> ColdstreamCqrs<Account> {
     let snapshots = Snapshots::new(log.clone(), NonZeroUsize::new(10).expect("not 0"), "1");
     coldstream_snapshot_cqrs(wiring(log, reader), Vec::new(), snapshots, ())
