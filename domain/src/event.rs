@@ -18,7 +18,9 @@ use crate::{ErrorKind, StreamName, Timestamp};
 
 pub(crate) use cloudevents::{Draft, client_events, string};
 pub(crate) use extensions::write_member;
-pub use extensions::{extensions_from_json, extensions_from_metadata, extensions_to_json, metadata_from_extensions};
+pub use extensions::{
+    extensions_from_json, extensions_from_metadata, extensions_to_json, metadata_from_extensions, write_extensions,
+};
 pub use tags::{TAGS_EXTENSION, TAGS_MAX};
 pub use trace::{TRACEPARENT_EXTENSION, TRACESTATE_EXTENSION, TraceContext};
 

@@ -8,7 +8,7 @@ mod fields;
 use std::borrow::Cow;
 
 use domain::Timestamp;
-use domain::event::{Data, NewEvent, extensions_from_json, extensions_to_json};
+use domain::event::{Data, Extension, NewEvent, extensions_from_json};
 use domain::merkle::Hash;
 use domain::record::{Record, RecordedEvent, RemovedBy, RemovedRecord};
 use domain::{Epoch, Position, StreamName, StreamVersion};
@@ -91,7 +91,7 @@ pub(crate) struct Values<'a> {
     pub(crate) time: Option<&'a str>,
     pub(crate) data_schema: Option<&'a str>,
     pub(crate) data_content_type: Option<&'a str>,
-    pub(crate) metadata: Cow<'a, str>,
+    pub(crate) metadata: Metadata<'a>,
     pub(crate) payload: Cow<'a, str>,
 }
 
@@ -109,10 +109,7 @@ impl<'a> Values<'a> {
                 time: event.time.as_deref(),
                 data_schema: event.data_schema.as_deref(),
                 data_content_type: event.data_content_type.as_deref(),
-                metadata: match event.extensions.as_slice() {
-                    [] => NO_EXTENSIONS.into(),
-                    extensions => extensions_to_json(extensions).into(),
-                },
+                metadata: Metadata::Of(&event.extensions),
                 ..match &event.data {
                     Data::Absent => Self::bare(row, KIND_ABSENT, "null".into()),
                     Data::Json(text) => Self::bare(row, KIND_JSON, text.into()),
@@ -152,7 +149,7 @@ impl<'a> Values<'a> {
             time: None,
             data_schema: None,
             data_content_type: None,
-            metadata: NO_EXTENSIONS.into(),
+            metadata: Metadata::Of(&[]),
             payload,
         }
     }
@@ -180,7 +177,7 @@ impl<'a> Values<'a> {
             data_schema: row.try_get(15)?,
             data_content_type: row.try_get(16)?,
             // `json` is text on the wire; the driver's type check knows it as a value tree only.
-            metadata: Cow::Borrowed(row.try_get_unchecked(17)?),
+            metadata: Metadata::Stored(row.try_get_unchecked(17)?),
             payload: Cow::Borrowed(row.try_get_unchecked(18)?),
         })
     }
@@ -217,7 +214,7 @@ impl<'a> Values<'a> {
             event_version: (!self.event_version.is_empty()).then(|| self.event_version.to_owned()),
             data_schema: self.data_schema.map(str::to_owned),
             data_content_type: self.data_content_type.map(str::to_owned),
-            extensions: extensions(&self.metadata).map_err(damaged)?,
+            extensions: self.metadata.extensions().map_err(damaged)?,
             data,
         };
         let previous = self.previous.and_then(Position::from_i64);
@@ -227,10 +224,22 @@ impl<'a> Values<'a> {
     }
 }
 
-fn extensions(metadata: &str) -> Result<Vec<domain::event::Extension>, String> {
-    match metadata {
-        NO_EXTENSIONS => Ok(Vec::new()),
-        text => extensions_from_json(text.as_bytes()).map_err(|e| crate::error::chain(&e)),
+/// What the column `metadata` holds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Metadata<'a> {
+    /// As it is stored.
+    Stored(&'a str),
+    /// To be stored: their JSON is written where it goes, and nowhere before.
+    Of(&'a [Extension]),
+}
+
+impl Metadata<'_> {
+    fn extensions(self) -> Result<Vec<Extension>, String> {
+        match self {
+            Self::Stored(NO_EXTENSIONS) => Ok(Vec::new()),
+            Self::Stored(text) => extensions_from_json(text.as_bytes()).map_err(|e| crate::error::chain(&e)),
+            Self::Of(extensions) => Ok(extensions.to_vec()),
+        }
     }
 }
 

@@ -10,15 +10,20 @@ use crate::json::{self, Scanner};
 #[must_use]
 pub fn extensions_to_json(extensions: &[Extension]) -> String {
     let mut out = Vec::with_capacity(64);
+    write_extensions(extensions, &mut out);
+    text(out)
+}
+
+/// The same, behind what is in `out`.
+pub fn write_extensions(extensions: &[Extension], out: &mut Vec<u8>) {
     out.push(b'{');
-    for extension in extensions {
-        if out.len() > 1 {
+    for (index, extension) in extensions.iter().enumerate() {
+        if index > 0 {
             out.push(b',');
         }
-        write_member(extension, &mut out);
+        write_member(extension, out);
     }
     out.push(b'}');
-    text(out)
 }
 
 /// Reads [`extensions_to_json`]'s object, and any other that holds valid extensions; sorted by name.

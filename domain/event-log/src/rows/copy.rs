@@ -1,7 +1,7 @@
 //! PostgreSQL's binary format of COPY (documentation of COPY, "Binary Format"), both ways.
 
 use super::fields::FieldWriter;
-use super::{NewRow, Values};
+use super::{Metadata, NewRow, Values};
 use crate::instant::Instant;
 
 /// Fields of a row: those of [`super::COLUMNS`].
@@ -152,7 +152,7 @@ impl<'a> Fields<'a> {
             time: self.field()?.map(text).transpose()?,
             data_schema: self.field()?.map(text).transpose()?,
             data_content_type: self.field()?.map(text).transpose()?,
-            metadata: self.text()?.into(),
+            metadata: Metadata::Stored(self.text()?),
             payload: self.text()?.into(),
         })
     }

@@ -1,9 +1,10 @@
 //! Writes the fields of a row in PostgreSQL's binary form. A field has its length in front, -1 for NULL; within a value of a
 //! row type the type's number stands before that. Text and `json` are their bytes.
 
+use domain::event::write_extensions;
 use sqlx::postgres::types::Oid;
 
-use super::Values;
+use super::{Metadata, Values};
 use crate::instant::TIMESTAMPTZ;
 
 /// Types of columns in `pg_type`, the same in every PostgreSQL.
@@ -47,7 +48,10 @@ impl<'a> FieldWriter<'a> {
         let names = [row.aggregate_type, row.aggregate_id, row.event_type, row.event_version, row.event_id, row.source];
         names.into_iter().for_each(|text| self.text(text));
         [row.time, row.data_schema, row.data_content_type].into_iter().for_each(|text| self.optional(TEXT, text));
-        self.field(JSON, row.metadata.as_bytes());
+        self.written_by(JSON, |bytes| match row.metadata {
+            Metadata::Stored(text) => bytes.extend_from_slice(text.as_bytes()),
+            Metadata::Of(extensions) => write_extensions(extensions, bytes),
+        });
         self.field(JSON, row.payload.as_bytes());
     }
 
@@ -78,10 +82,17 @@ impl<'a> FieldWriter<'a> {
     }
 
     fn field(&mut self, of: Oid, value: &[u8]) {
+        self.written_by(of, |bytes| bytes.extend_from_slice(value));
+    }
+
+    fn written_by(&mut self, of: Oid, write: impl FnOnce(&mut Vec<u8>)) {
         self.begin(of);
-        let length = i32::try_from(value.len()).expect("an event is at most 1 MiB");
-        self.bytes.extend_from_slice(&length.to_be_bytes());
-        self.bytes.extend_from_slice(value);
+        // Its length, which is known after it.
+        let at = self.bytes.len();
+        self.bytes.extend_from_slice(&[0; 4]);
+        write(self.bytes);
+        let length = i32::try_from(self.bytes.len() - at - 4).expect("an event is at most 1 MiB");
+        self.bytes[at..at + 4].copy_from_slice(&length.to_be_bytes());
     }
 
     /// How many fields were written.
