@@ -41,6 +41,13 @@ impl EventKey {
     pub fn of_event(event: &NewEvent) -> Self {
         Self::of(&event.source, &event.id)
     }
+
+    /// The keys of a request's events, in their order. They cost more than the decision on it and do not depend on the log:
+    /// whoever asks makes them, before it is waited for.
+    #[must_use]
+    pub fn all_of(request: &AppendRequest) -> Vec<Self> {
+        request.events.iter().map(Self::of_event).collect()
+    }
 }
 
 /// What the log has to look up before a group can be decided.
@@ -49,20 +56,21 @@ pub struct Wanted<'a> {
     /// Streams that are written or of which something is expected.
     pub streams: HashSet<&'a StreamName>,
     /// The events, request by request in the group's order.
-    pub keys: Vec<Vec<EventKey>>,
+    pub keys: Vec<&'a [EventKey]>,
     /// Consumers whose checkpoint is moved.
     pub consumers: HashSet<&'a str>,
 }
 
 impl<'a> Wanted<'a> {
-    /// What `requests` need.
+    /// What `requests` need; with each come its keys, as [`EventKey::all_of`] makes them.
     #[must_use]
-    pub fn by(requests: &[&'a AppendRequest]) -> Self {
+    pub fn by(requests: impl IntoIterator<Item = (&'a AppendRequest, &'a [EventKey])>) -> Self {
         let mut wanted = Self::default();
-        for request in requests {
-            wanted.streams.extend(request.events.iter().map(|event| &event.stream));
+        for (request, keys) in requests {
+            let streams = request.events.chunk_by(|one, next| one.stream == next.stream).map(|run| &run[0].stream);
+            wanted.streams.extend(streams);
             wanted.streams.extend(request.expect.iter().map(|expectation| &expectation.stream));
-            wanted.keys.push(request.events.iter().map(EventKey::of_event).collect());
+            wanted.keys.push(keys);
             wanted.consumers.extend(request.checkpoint.iter().map(|checkpoint| checkpoint.consumer.as_str()));
         }
         wanted
@@ -408,17 +416,19 @@ impl Group {
     /// Refuses events of a closed stream, also of one that the request closes itself.
     fn open(&self, request: &AppendRequest) -> Result<(), AppendError> {
         let mut closing = HashSet::new();
-        for event in &request.events {
-            let head = self.streams.get(&event.stream);
+        for run in request.events.chunk_by(|one, next| one.stream == next.stream) {
+            let stream = &run[0].stream;
+            let head = self.streams.get(stream);
             if let Some(head) = head.filter(|head| head.closed) {
-                return Err(AppendError::StreamClosed { stream: event.stream.clone(), version: head.version });
+                return Err(AppendError::StreamClosed { stream: stream.clone(), version: head.version });
             }
-            if closing.contains(&event.stream) {
+            let tombstone = run.iter().position(|event| event.event_type == TOMBSTONE_TYPE);
+            if closing.contains(stream) || tombstone.is_some_and(|at| at + 1 < run.len()) {
                 let version = head.map_or(StreamVersion::FIRST, |head| head.version.next());
-                return Err(AppendError::StreamClosed { stream: event.stream.clone(), version });
+                return Err(AppendError::StreamClosed { stream: stream.clone(), version });
             }
-            if event.event_type == TOMBSTONE_TYPE {
-                closing.insert(&event.stream);
+            if tombstone.is_some() {
+                closing.insert(stream);
             }
         }
         Ok(())
@@ -442,9 +452,12 @@ impl Group {
         let latest = self.now.max(self.recorded_at);
         self.recorded_at = request.recorded_at.unwrap_or(latest).clamp(self.recorded_at, latest);
         let mut events = Vec::with_capacity(request.events.len());
+        self.placed.reserve(request.events.len());
+        self.placed_keys.reserve(request.events.len());
         for (event_index, (event, key)) in request.events.iter().zip(keys).enumerate() {
             let position = self.head.next();
-            let before = self.streams.get(&event.stream).copied();
+            let known = self.streams.get_mut(&event.stream);
+            let before = known.as_deref().copied();
             let head = StreamHead {
                 version: before.map_or(StreamVersion::FIRST, |head| head.version.next()),
                 position,
@@ -462,8 +475,14 @@ impl Group {
                 recorded_at: self.recorded_at,
                 keep,
             });
-            self.streams.insert(event.stream.clone(), head);
-            self.moved.insert(event.stream.clone(), head);
+            match known {
+                Some(known) => *known = head,
+                None => drop(self.streams.insert(event.stream.clone(), head)),
+            }
+            match self.moved.get_mut(&event.stream) {
+                Some(moved) => *moved = head,
+                None => drop(self.moved.insert(event.stream.clone(), head)),
+            }
             self.head = position.as_head();
             events.push(AppendedEvent {
                 stream: event.stream.clone(),
@@ -526,7 +545,9 @@ mod tests {
     }
 
     fn rule(requests: &[&AppendRequest], facts: Facts) -> Ruling {
-        decide(requests, &Wanted::by(requests), facts)
+        let keys: Vec<_> = requests.iter().map(|request| EventKey::all_of(request)).collect();
+        let wanted = Wanted::by(requests.iter().copied().zip(keys.iter().map(Vec::as_slice)));
+        decide(requests, &wanted, facts)
     }
 
     fn stream_head(version: u64, position: u64, first: u64) -> StreamHead {

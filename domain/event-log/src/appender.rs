@@ -20,7 +20,7 @@ mod replay;
 use std::sync::Arc;
 
 use domain::append::{AppendError, AppendRequest, Appended, InvalidRequest};
-use domain::arbiter::Verdict;
+use domain::arbiter::{EventKey, Verdict, Wanted};
 use domain::event::EventError;
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -37,19 +37,23 @@ const QUEUE_RETRY_SECONDS: u32 = 1;
 /// A request that waits for its group.
 struct Ticket {
     request: AppendRequest,
-    answer: oneshot::Sender<Result<Appended, AppendError>>,
+    keys: Vec<EventKey>,
+    answer: oneshot::Sender<Answer>,
     /// Its room in the queue, given back when it is answered or looked up.
     room: Option<Room<Ticket>>,
     /// Its room among the look-ups, if it is a retry.
     look_up: Option<OwnedSemaphorePermit>,
 }
 
+/// What a caller gets: with the answer the request, to free what it holds in the caller's time.
+type Answer = (Result<Appended, AppendError>, AppendRequest);
+
 impl Ticket {
     fn answer(self, result: Result<Appended, AppendError>) {
-        let Self { answer, room, look_up, .. } = self;
+        let Self { request, answer, room, look_up, .. } = self;
         drop((room, look_up));
         // A caller that is gone does not want it any more.
-        drop(answer.send(result));
+        drop(answer.send((result, request)));
     }
 }
 
@@ -77,13 +81,16 @@ impl Appender {
         request.check_size()?;
         // Room before the rest: what a full queue refuses costs next to nothing, also where it comes again and again.
         let place = self.queue.place_for(&request).map_err(refusal)?;
+        // What does not need the log is done here, by every caller for itself, while the groups before are stored.
         check(&request)?;
+        let keys = EventKey::all_of(&request);
         self.shared.make_ahead(request.recorded_at);
         let (answer, answered) = oneshot::channel();
-        let ticket = |room| Ticket { request, answer, room: Some(room), look_up: None };
+        let ticket = |room| Ticket { request, keys, answer, room: Some(room), look_up: None };
         self.queue.push(place, ticket).map_err(refusal)?;
         let lost = |_| AppendError::Indeterminate { reason: "the appender ended before it answered".into() };
-        answered.await.map_err(lost)?
+        let (result, _request) = answered.await.map_err(lost)?;
+        result
     }
 
     /// The requests that wait, and the bytes of those that wait or are being committed.
@@ -115,7 +122,7 @@ impl Appender {
     }
 }
 
-/// Every rule that can be checked without the log, here in the caller's time: the task has none to spare.
+/// Every rule that can be checked without the log.
 fn check(request: &AppendRequest) -> Result<(), InvalidRequest> {
     request.check()?;
     for (index, event) in request.events.iter().enumerate() {
@@ -170,7 +177,8 @@ impl Task {
         let mut work = vec![group];
         while let Some(mut group) = work.pop() {
             let requests: Vec<&AppendRequest> = group.iter().map(|ticket| &ticket.request).collect();
-            match committer.settle(&requests).await {
+            let wanted = Wanted::by(group.iter().map(|ticket| (&ticket.request, &ticket.keys[..])));
+            match committer.settle(&requests, &wanted).await {
                 Settled::Decided(verdicts) => self.answer(group, verdicts),
                 Settled::Failed(errors) => {
                     for (ticket, error) in group.into_iter().zip(errors) {
@@ -194,22 +202,25 @@ impl Task {
     }
 
     fn answer(&mut self, group: Vec<Ticket>, verdicts: Vec<Verdict>) {
-        let mut lookups = Lookups::default();
+        let (mut answers, mut lookups) = (Vec::with_capacity(group.len()), Lookups::default());
         for (ticket, verdict) in group.into_iter().zip(verdicts) {
             match verdict {
-                Verdict::Accepted(appended) => ticket.answer(Ok(appended)),
+                Verdict::Accepted(appended) => answers.push((ticket, Ok(appended))),
                 Verdict::Repeats(appended) => {
                     self.shared.counters.replayed.add(1);
-                    ticket.answer(Ok(appended));
+                    answers.push((ticket, Ok(appended)));
                 }
                 Verdict::Refused(error) => {
                     self.shared.counters.refused.add(1);
-                    ticket.answer(Err(error));
+                    answers.push((ticket, Err(error)));
                 }
                 Verdict::Known(positions, past) => lookups.known.push((ticket, positions, past)),
                 Verdict::Past(past, error) => lookups.past.push((ticket, past, Err(error))),
             }
         }
+        // Nothing else between one and the next: whoever is answered comes again at once, on another core.
+        self.queue.take_back(answers.iter_mut().filter_map(|(ticket, _)| ticket.room.take()).collect());
+        answers.into_iter().for_each(|(ticket, answer)| ticket.answer(answer));
         // Outside of the group: what is stored does not change, and the next group need not wait for reads.
         self.retries.answer(lookups);
     }

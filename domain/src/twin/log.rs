@@ -106,8 +106,8 @@ impl State {
     }
 
     fn append(&mut self, request: &AppendRequest, now: Timestamp) -> Result<Appended, AppendError> {
-        let requests = [request];
-        let wanted = Wanted::by(&requests);
+        let keys = EventKey::all_of(request);
+        let wanted = Wanted::by([(request, &keys[..])]);
         let streams = wanted.streams.iter().filter_map(|name| Some(((*name).clone(), *self.streams.get(*name)?)));
         let facts = Facts {
             head: self.head.clone(),
@@ -117,7 +117,7 @@ impl State {
             checkpoints: self.checkpoints.clone(),
             matches: vec![self.matches(request)],
         };
-        let ruling = arbiter::decide(&requests, &wanted, facts);
+        let ruling = arbiter::decide(&[request], &wanted, facts);
         let verdict = ruling.verdicts.into_iter().next().expect("one verdict for one request");
         match verdict {
             Verdict::Known(positions, past) => {

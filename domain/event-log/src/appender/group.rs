@@ -65,14 +65,14 @@ impl Committer {
         Self { shared, writer: None, optimism: Optimism::default() }
     }
 
-    pub(super) async fn settle(&mut self, requests: &[&AppendRequest]) -> Settled {
-        let wanted = Wanted::by(requests);
+    /// `wanted` is what [`Wanted::by`] makes of `requests`.
+    pub(super) async fn settle(&mut self, requests: &[&AppendRequest], wanted: &Wanted<'_>) -> Settled {
         let mut last = String::new();
         for attempt in 0..ATTEMPTS_MAX {
             if attempt > 0 {
                 self.shared.counters.retried_groups.add(1);
             }
-            let fault = match self.attempt(requests, &wanted).await {
+            let fault = match self.attempt(requests, wanted).await {
                 Ok(ruling) => return Settled::Decided(ruling.verdicts),
                 Err(fault) => fault,
             };
@@ -223,7 +223,7 @@ impl Committer {
         requests: &[&AppendRequest],
         wanted: &Wanted<'_>,
     ) -> Result<(HeadRow, Timestamp, Ruling), Fault> {
-        let keys: Vec<_> = wanted.keys.iter().flatten().copied().collect();
+        let keys = wanted.keys.concat();
         let (row, found) = writer.look(&wanted.streams, &keys).await?;
         let now = self.now(&row).await?;
         let ruling = arbiter::decide(requests, wanted, facts(&row, now, found));
@@ -321,7 +321,7 @@ impl Committer {
                 return Ok((ruling, Ids::New));
             }
         }
-        let keys: Vec<_> = wanted.keys.iter().flatten().copied().collect();
+        let keys = wanted.keys.concat();
         let found = writer.look_up(&wanted.streams, &keys, &wanted.consumers, pruned).await?;
         Ok((decide(found), Ids::LookedUp))
     }

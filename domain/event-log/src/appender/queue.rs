@@ -183,19 +183,23 @@ pub(super) struct Queue<T> {
 /// A request's room, given back when this is dropped.
 pub(super) struct Room<T> {
     lanes: Arc<Mutex<Lanes<T>>>,
-    key: u64,
+    /// Its lane; `None` once it is given back.
+    key: Option<u64>,
     bytes: usize,
 }
 
 /// Room for a request that is about to come.
 pub(super) struct Place<T> {
     room: Room<T>,
+    key: u64,
     size: Size,
 }
 
 impl<T> Drop for Room<T> {
     fn drop(&mut self) {
-        lock(&self.lanes).give_back(self.key, self.bytes);
+        if let Some(key) = self.key.take() {
+            lock(&self.lanes).give_back(key, self.bytes);
+        }
     }
 }
 
@@ -214,22 +218,32 @@ impl<T> Queue<T> {
     pub(super) fn place_for(&self, request: &AppendRequest) -> Result<Place<T>, Refused> {
         let (key, size) = (self.lane_of(request), Size::of(request));
         lock(&self.lanes).reserve(key, size)?;
-        Ok(Place { room: Room { lanes: Arc::clone(&self.lanes), key, bytes: size.bytes }, size })
+        Ok(Place { room: Room { lanes: Arc::clone(&self.lanes), key: Some(key), bytes: size.bytes }, key, size })
     }
 
     /// Lets a request in at its place, as `item` makes it of its room.
     pub(super) fn push(&self, place: Place<T>, item: impl FnOnce(Room<T>) -> T) -> Result<(), Refused> {
-        let Place { room, size } = place;
+        let Place { room, key, size } = place;
         let mut lanes = lock(&self.lanes);
         if lanes.closed {
             // Its room takes the lock to go.
             drop(lanes);
             return Err(Refused::Closed);
         }
-        lanes.push(room.key, item(room), size);
+        lanes.push(key, item(room), size);
         drop(lanes);
         self.arrived.notify_one();
         Ok(())
+    }
+
+    /// Takes back the room of many requests at once: whoever comes meanwhile waits for the same lock.
+    pub(super) fn take_back(&self, rooms: Vec<Room<T>>) {
+        let mut lanes = lock(&self.lanes);
+        for mut room in rooms {
+            if let Some(key) = room.key.take() {
+                lanes.give_back(key, room.bytes);
+            }
+        }
     }
 
     /// Requests of one lane keep their order: those of an importer, or else those whose first events are of one source.
