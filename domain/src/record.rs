@@ -3,8 +3,6 @@
 //! One function writes it ([`write`]), one reads it ([`read`]); golden bytes pin it. Reading is strict: what
 //! is not in the one spelling is refused, so `write(read(line)) == line` for every line that can be read.
 
-use std::io::Write;
-
 use crate::event::{self, Data, Draft, EventError, NewEvent};
 use crate::json::{self, Scanner, Value};
 use crate::merkle::Hash;
@@ -180,11 +178,11 @@ fn write_event(place: Option<Place>, event: &NewEvent, out: &mut Vec<u8>) {
     write_text("subject", event.stream.as_str(), out);
     write_optional("time", event.time.as_deref(), out);
     if let Some(place) = place {
-        write_plain("recordedat", place.recorded_at, out);
-        write_plain("position", place.position, out);
-        write_plain("version", place.version, out);
-        write_plain("previous", place.previous.map_or(0, Position::get), out);
-        write_plain("epoch", place.epoch, out);
+        write_instant("recordedat", place.recorded_at, out);
+        write_number("position", place.position.get(), out);
+        write_number("version", place.version.get(), out);
+        write_number("previous", place.previous.map_or(0, Position::get), out);
+        write_number("epoch", place.epoch.get(), out);
     }
     write_optional("eventversion", event.event_version.as_deref(), out);
     write_optional("dataschema", event.data_schema.as_deref(), out);
@@ -206,13 +204,13 @@ fn write_event(place: Option<Place>, event: &NewEvent, out: &mut Vec<u8>) {
 
 fn write_removed(removed: &RemovedRecord, out: &mut Vec<u8>) {
     out.push(b'{');
-    write_plain("position", removed.position, out);
-    write_plain("version", removed.version, out);
+    write_number("position", removed.position.get(), out);
+    write_number("version", removed.version.get(), out);
     write_text("subject", removed.stream.as_str(), out);
-    write_plain("recordedat", removed.recorded_at, out);
+    write_instant("recordedat", removed.recorded_at, out);
     write_text("removed", removed.removed.as_str(), out);
     write_text("certificate", &removed.certificate, out);
-    write_plain("leaf", removed.leaf, out);
+    write_text("leaf", &removed.leaf.to_hex(), out);
     out.push(b'}');
 }
 
@@ -236,10 +234,19 @@ fn write_optional(name: &str, text: Option<&str>, out: &mut Vec<u8>) {
     }
 }
 
-/// For what never needs an escape.
-fn write_plain(name: &str, value: impl std::fmt::Display, out: &mut Vec<u8>) {
+/// As a string: CloudEvents has no numbers of 64 bits.
+fn write_number(name: &str, number: u64, out: &mut Vec<u8>) {
     write_name(name, out);
-    write!(out, "\"{value}\"").expect("a Vec takes all that is written");
+    out.push(b'"');
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+    out.push(b'"');
+}
+
+fn write_instant(name: &str, instant: Timestamp, out: &mut Vec<u8>) {
+    write_name(name, out);
+    out.push(b'"');
+    instant.write(out);
+    out.push(b'"');
 }
 
 /// Reads a record's line (without LF).

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+use crate::json;
+
 /// An attribute, and so a stream's name, is at most this long.
 pub const ATTRIBUTE_BYTES_MAX: usize = 512;
 
@@ -72,7 +74,7 @@ impl StreamName {
         if text.len() > ATTRIBUTE_BYTES_MAX {
             return Err(StreamNameError::TooLong);
         }
-        if id.chars().any(char::is_control) {
+        if json::holds_control(id) {
             return Err(StreamNameError::Control);
         }
         Ok(Self { text: text.into(), category_bytes: dash })
@@ -84,7 +86,7 @@ impl StreamName {
     /// As [`StreamName::parse`].
     pub fn of(category: &str, id: &str) -> Result<Self, StreamNameError> {
         Category::parse(category)?;
-        Self::parse(&format!("{category}-{id}"))
+        Self::parse(&[category, "-", id].concat())
     }
 
     /// The part before the first `-`.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use chrono::{DateTime, Datelike, Months, SecondsFormat, SubsecRound, TimeZone, Utc};
+use chrono::{DateTime, Datelike, Months, SubsecRound, TimeZone, Timelike, Utc};
 use thiserror::Error;
 
 /// An instant in UTC with microseconds, between the years 1 and 9999. PostgreSQL's timestamptz holds the same.
@@ -77,10 +77,41 @@ impl Timestamp {
     }
 }
 
+/// Bytes of every instant's spelling.
+const SPELLED_BYTES: usize = 27;
+
+impl Timestamp {
+    /// Appends the one spelling of `recordedat` to `out`: `2026-05-01T08:00:00.612345Z`, always six digits.
+    pub fn write(self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.spelled());
+    }
+
+    fn spelled(self) -> [u8; SPELLED_BYTES] {
+        let mut text = *b"0000-00-00T00:00:00.000000Z";
+        let time = self.0.time();
+        digits(self.0.year().unsigned_abs(), &mut text[0..4]);
+        digits(self.0.month(), &mut text[5..7]);
+        digits(self.0.day(), &mut text[8..10]);
+        digits(time.hour(), &mut text[11..13]);
+        digits(time.minute(), &mut text[14..16]);
+        digits(time.second(), &mut text[17..19]);
+        digits(time.nanosecond() / 1000, &mut text[20..26]);
+        text
+    }
+}
+
+/// Writes `number` with leading zeros over all of `text`.
+fn digits(mut number: u32, text: &mut [u8]) {
+    for digit in text.iter_mut().rev() {
+        *digit = b'0' + u8::try_from(number % 10).expect("a digit");
+        number /= 10;
+    }
+}
+
 impl fmt::Display for Timestamp {
-    /// The one spelling of `recordedat`: `2026-05-01T08:00:00.612345Z`, always six digits.
+    /// As [`Timestamp::write`] spells it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.to_rfc3339_opts(SecondsFormat::Micros, true))
+        f.write_str(std::str::from_utf8(&self.spelled()).expect("ASCII"))
     }
 }
 
@@ -96,8 +127,19 @@ mod tests {
     fn an_instant_has_one_spelling() {
         assert_eq!(at("2026-05-01T10:00:00.5+02:00").to_string(), "2026-05-01T08:00:00.500000Z");
         assert_eq!(at("0001-01-01T00:00:00Z").to_string(), "0001-01-01T00:00:00.000000Z");
+        assert_eq!(at("9999-12-31T23:59:59.999999Z").to_string(), "9999-12-31T23:59:59.999999Z");
         assert!(Timestamp::parse_rfc3339("0000-12-31T23:59:59Z").is_err());
         assert!(Timestamp::parse_rfc3339("2026-02-30T00:00:00Z").is_err());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn what_is_spelled_is_read_as_the_same_instant(micros in -62_135_596_800_000_000_i64..253_402_300_800_000_000) {
+            let instant = Timestamp::from_unix_micros(micros).expect("between the years 1 and 9999");
+            let spelled = instant.0.to_rfc3339_opts(chrono::SecondsFormat::Micros, true);
+            proptest::prop_assert_eq!(instant.to_string(), spelled.clone());
+            proptest::prop_assert_eq!(Timestamp::parse_rfc3339(&spelled), Ok(instant));
+        }
     }
 
     #[test]
