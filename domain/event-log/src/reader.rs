@@ -7,6 +7,7 @@ mod past;
 mod search;
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use domain::append::{LogHead, Role, StreamHead};
@@ -23,6 +24,7 @@ use crate::instant::Instant;
 use crate::partitions::{PartitionMap, Partitions};
 use crate::rows::{self, COLUMNS, Values};
 use crate::sessions::Sessions;
+use copied::RowBytes;
 use page::{Page, after, gap, middle};
 pub(crate) use past::LiveFrom;
 
@@ -30,12 +32,14 @@ pub(crate) use past::LiveFrom;
 const RESTARTS_MAX: usize = 5;
 /// From so many rows on they come by COPY, which the server plans anew each time.
 const COPIED_ROWS_MIN: u64 = 256;
+const LOG_FORWARD: &str = include_str!("sql/log_forward.sql");
 
 /// The readers of the process.
 #[derive(Debug, Clone)]
 pub(crate) struct Reader {
     pool: Sessions,
     partitions: Arc<Partitions>,
+    row_bytes: Arc<RowBytes>,
 }
 
 /// Why a read has to start again, or failed.
@@ -94,7 +98,7 @@ impl Restarts {
 
 impl Reader {
     pub(crate) fn new(pool: Sessions, partitions: Arc<Partitions>) -> Self {
-        Self { pool, partitions }
+        Self { pool, partitions, row_bytes: Arc::default() }
     }
 
     pub(crate) async fn log_head(&self) -> Result<LogHead, ReadError> {
@@ -187,7 +191,6 @@ impl Reader {
         page: &mut Page,
     ) -> Result<Position, Stop> {
         let mut next = from;
-        let statement = include_str!("sql/log_forward.sql");
         let mut take = |page: &mut Page, row: &Values<'_>| {
             if page.push(row)?.position() != next {
                 return Err(Stop::from(hole(next)));
@@ -197,16 +200,26 @@ impl Reader {
         };
         let there = map.last(index).get().saturating_sub(from.get()).saturating_add(1);
         if there.min(page.rows_left().unsigned_abs()) >= COPIED_ROWS_MIN {
+            let (rows, bytes) = (page.rows_left(), page.bytes());
+            let counted = !self.row_bytes.are_few(rows, page.bytes_left());
+            let statement = if counted { LOG_FORWARD } else { include_str!("sql/log_forward_uncounted.sql") };
             // COPY takes no parameters. All of them are numbers.
             let statement = with_partition(statement, &map.spans[index].table)
                 .replace("$1", &from.to_string())
-                .replace("$2", &page.rows_left().to_string())
+                .replace("$2", &rows.to_string())
                 .replace("$3", &page.bytes_left().to_string());
             let statement = format!("COPY ({statement}) TO STDOUT (FORMAT binary)");
-            let read = copied::rows(&self.pool, &statement, |row| take(page, row)).await;
+            let read = copied::rows(&self.pool, &statement, |row| {
+                if page.is_full() {
+                    return Ok(ControlFlow::Break(()));
+                }
+                take(page, row).map(ControlFlow::Continue)
+            });
+            let read = read.await;
             self.unless_vanished(read).await?;
+            self.row_bytes.note(rows - page.rows_left(), page.bytes() - bytes);
         } else {
-            for row in self.log_rows(statement, map, index, from, page).await? {
+            for row in self.log_rows(LOG_FORWARD, map, index, from, page).await? {
                 take(page, &Values::read(&row)?)?;
             }
         }

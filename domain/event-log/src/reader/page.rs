@@ -33,6 +33,10 @@ impl Page {
         self.records.len() >= self.limit || self.bytes > ANSWER_BYTES_MAX
     }
 
+    pub(super) fn bytes(&self) -> i64 {
+        self.bytes
+    }
+
     pub(super) fn rows_left(&self) -> i64 {
         i64::try_from(self.limit - self.records.len()).unwrap_or(i64::MAX)
     }

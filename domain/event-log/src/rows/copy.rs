@@ -1,5 +1,7 @@
 //! PostgreSQL's binary format of COPY (documentation of COPY, "Binary Format"), both ways.
 
+use std::ops::ControlFlow;
+
 use super::fields::FieldWriter;
 use super::{Metadata, NewRow, Values};
 use crate::instant::Instant;
@@ -65,15 +67,15 @@ impl From<sqlx::Error> for Short {
 }
 
 impl CopiedRows {
-    /// Gives `take` every row that is whole with `piece`.
+    /// Gives `take` every row that is whole with `piece`, until it breaks off.
     ///
     /// # Errors
     /// Those of `take`; of what is not in this format.
     pub(crate) fn feed<E: From<sqlx::Error>>(
         &mut self,
         piece: &[u8],
-        mut take: impl FnMut(&Values<'_>) -> Result<(), E>,
-    ) -> Result<(), E> {
+        mut take: impl FnMut(&Values<'_>) -> Result<ControlFlow<()>, E>,
+    ) -> Result<ControlFlow<()>, E> {
         let mut begun = std::mem::take(&mut self.begun);
         let bytes = if begun.is_empty() {
             piece
@@ -85,7 +87,13 @@ impl CopiedRows {
         while self.at != At::End || !left.is_empty() {
             let mut fields = Fields(left);
             match self.next(&mut fields) {
-                Ok(row) => row.map_or(Ok(()), |row| take(&row))?,
+                Ok(row) => {
+                    if let Some(row) = row
+                        && take(&row)?.is_break()
+                    {
+                        return Ok(ControlFlow::Break(()));
+                    }
+                }
                 Err(Short::Broken(error)) => return Err(error.into()),
                 Err(Short::Unfinished) => {
                     self.begun = left.to_vec();
@@ -94,7 +102,7 @@ impl CopiedRows {
             }
             left = fields.0;
         }
-        Ok(())
+        Ok(ControlFlow::Continue(()))
     }
 
     /// # Errors
@@ -241,13 +249,27 @@ mod tests {
     fn read(bytes: &[u8], length: usize) -> Result<Vec<Record>, sqlx::Error> {
         let (mut rows, mut records) = (CopiedRows::default(), Vec::new());
         for piece in bytes.chunks(length) {
-            rows.feed(piece, |row| {
+            let fed = rows.feed(piece, |row| {
                 records.push(row.record()?);
-                Ok::<(), sqlx::Error>(())
-            })?;
+                Ok::<_, sqlx::Error>(ControlFlow::Continue(()))
+            });
+            assert!(fed?.is_continue());
         }
         rows.end()?;
         Ok(records)
+    }
+
+    #[test]
+    fn rows_are_given_until_whoever_takes_them_breaks_off() {
+        let records = records();
+        let rows: Vec<NewRow<'_>> = records.iter().map(NewRow::of).collect();
+        let (body, mut copied, mut taken) = (CopyBody::of(&rows), CopiedRows::default(), 0);
+        let fed = copied.feed(body.bytes(), |_| {
+            taken += 1;
+            Ok::<_, sqlx::Error>(if taken == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        });
+        assert!(fed.expect("rows").is_break());
+        assert_eq!(taken, 2);
     }
 
     #[test]
