@@ -14,7 +14,7 @@ use domain::conformance::search;
 use domain::filter::Filter;
 use domain::log::{Direction, LogReader, ReadError};
 use domain::merkle::{Hash, root_of};
-use domain::record::Record;
+use domain::record::{Lines, Record};
 use domain::store::{Created, Object, ObjectMeta, ObjectStore, StoreError};
 use domain::tiered::{ArchiveReader, TieredLog};
 use domain::twin::{MemoryLog, MemoryStore};
@@ -165,6 +165,24 @@ async fn a_prune_between_two_reads_changes_no_answer() {
             assert_eq!(tiered.read_log(from, direction, 5000).await.expect("read"), expected, "{direction:?}");
         }
     }
+}
+
+#[tokio::test]
+async fn lines_are_those_of_the_records_also_where_they_are_pruned_in_between() {
+    for reads_before in 0..4 {
+        let (region, whole) = pruned_and_whole().await;
+        let live = PruneInBetween { log: region.log.clone(), reads_before: reads_before.into() };
+        let tiered = TieredLog::new(Arc::new(live), region.reader(None, Arc::new(Findings::default())));
+        for (from, limit) in [(1, 5000), (990, 40), (1700, 1), (1701, 5000)] {
+            let expected = whole.read_log(position(from), Direction::Forward, limit).await.expect("read");
+            let found = tiered.read_lines(position(from), limit).await.expect("read");
+            assert_eq!(found, Lines::of(&expected), "{limit} from {from}, pruned before read {reads_before}");
+        }
+    }
+    let (region, _) = pruned_and_whole().await;
+    region.log.prune_to(head(1900));
+    let hole = region.tiered().read_lines(position(1800), 10).await.expect_err("a hole");
+    assert!(matches!(hole, ReadError::Corrupt { .. }), "{hole}");
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use thiserror::Error;
 
 use crate::append::{AppendError, AppendRequest, Appended, LogHead, Role, StreamHead};
 use crate::filter::{Filter, SEARCH_POSITIONS_MAX, Searched};
-use crate::record::Record;
+use crate::record::{Lines, Record};
 use crate::{Epoch, ErrorKind, Head, Position, StreamName, StreamVersion, Timestamp};
 
 /// Which way a read goes.
@@ -79,6 +79,15 @@ pub trait LogReader: Send + Sync {
     /// `Pruned` where a record of the answer is out of the live log (backward: where `from` is).
     /// `Corrupt` if there is a hole.
     async fn read_log(&self, from: Position, direction: Direction, limit: usize) -> Result<Vec<Record>, ReadError>;
+
+    /// As [`LogReader::read_log`] forward, for whoever hands the lines on as they are: an adapter need not have all of the
+    /// records at once for it.
+    ///
+    /// # Errors
+    /// As [`LogReader::read_log`].
+    async fn read_lines(&self, from: Position, limit: usize) -> Result<Lines, ReadError> {
+        self.read_log(from, Direction::Forward, limit).await.map(|records| Lines::of(&records))
+    }
 
     /// Up to `limit` records from `from` on (inclusive) that `filter` wants, among at most [`SEARCH_POSITIONS_MAX`]
     /// positions; it says up to where it has looked, which may be anywhere, and whoever wants more goes on after that.

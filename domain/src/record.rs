@@ -128,6 +128,67 @@ impl Record {
     }
 }
 
+/// Records that follow each other, as their lines: each ends with LF.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Lines {
+    bytes: Vec<u8>,
+    count: usize,
+    last: Option<Position>,
+}
+
+impl Lines {
+    /// The lines of `records`.
+    #[must_use]
+    pub fn of(records: &[Record]) -> Self {
+        let mut lines = Self::default();
+        records.iter().for_each(|record| lines.push(record));
+        lines
+    }
+
+    /// Writes one more. Whether it follows the last one is for its reader to see.
+    pub fn push(&mut self, record: &Record) {
+        write(record, &mut self.bytes);
+        self.bytes.push(b'\n');
+        self.count += 1;
+        self.last = Some(record.position());
+    }
+
+    /// Puts `more` behind them.
+    pub fn append(&mut self, more: Self) {
+        if self.count == 0 {
+            *self = more;
+        } else if more.count > 0 {
+            self.bytes.extend_from_slice(&more.bytes);
+            self.count += more.count;
+            self.last = more.last;
+        }
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Position of the last one.
+    #[must_use]
+    pub fn last(&self) -> Option<Position> {
+        self.last
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The same, to keep.
+    #[must_use]
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+}
+
 /// What the log assigns to an event.
 #[derive(Debug, Clone, Copy)]
 struct Place {

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use crate::append::{LogHead, StreamHead};
 use crate::filter::{Filter, SEARCH_POSITIONS_MAX, Searched};
 use crate::log::{Direction, LogReader, ReadError};
-use crate::record::Record;
+use crate::record::{Lines, Record};
 use crate::{Head, Position, StreamName, StreamVersion, Timestamp};
 
 /// An answer that has this many bytes of events ends, if it has at least one record: several parts are put
@@ -90,9 +90,25 @@ impl TieredLog {
 
     async fn read_part(&self, from: Position, direction: Direction, limit: usize) -> Result<Vec<Record>, ReadError> {
         match self.live.read_log(from, direction, limit).await {
+            Err(ReadError::Pruned { .. }) => self.archived_part(from, direction, limit).await,
+            answer => answer,
+        }
+    }
+
+    async fn archived_part(
+        &self,
+        from: Position,
+        direction: Direction,
+        limit: usize,
+    ) -> Result<Vec<Record>, ReadError> {
+        let part = self.archive.read_log(from, direction, limit).await?;
+        if part.is_empty() { Err(nowhere(format_args!("position {from}"))) } else { Ok(part) }
+    }
+
+    async fn lines_part(&self, from: Position, limit: usize) -> Result<Lines, ReadError> {
+        match self.live.read_lines(from, limit).await {
             Err(ReadError::Pruned { .. }) => {
-                let part = self.archive.read_log(from, direction, limit).await?;
-                if part.is_empty() { Err(nowhere(format_args!("position {from}"))) } else { Ok(part) }
+                self.archived_part(from, Direction::Forward, limit).await.map(|part| Lines::of(&part))
             }
             answer => answer,
         }
@@ -196,6 +212,17 @@ impl LogReader for TieredLog {
             };
             bytes += part.iter().map(bytes_of).sum::<usize>();
             found.extend(part);
+        }
+        Ok(found)
+    }
+
+    async fn read_lines(&self, from: Position, limit: usize) -> Result<Lines, ReadError> {
+        let (mut found, mut next) = (Lines::default(), from);
+        while found.count() < limit && found.bytes().len() < ANSWER_BYTES {
+            let part = self.lines_part(next, limit - found.count()).await?;
+            let Some(last) = part.last() else { break };
+            next = last.next();
+            found.append(part);
         }
         Ok(found)
     }

@@ -6,21 +6,25 @@
 //!   PostgreSQL gives of the same rows to the same client: one COPY to it.
 //! - *subscription*: from the acknowledgement of an event to its arrival at a tail, at a steady rate of appends.
 //! - *projection*: the view "content now" of a new server over a log that is there. The ceiling is the log read by the
-//!   same port that the view reads it by, folded into nothing.
+//!   same port that the view reads it by, folded into nothing. The new server also seals and signs all of it meanwhile;
+//!   what catching up takes by itself is the time of a rebuild beside, once it has nothing else to do.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use domain::append::AppendRequest;
 use domain::event::{Data, Extension, ExtensionValue, NewEvent};
 use domain::log::{Direction, EventLog, LogReader};
-use domain::{Position, StreamName};
+use domain::{Head, Position, StreamName};
 use event_log::PgLog;
 use futures::{StreamExt, TryStreamExt};
 use ops::clock::Stopwatch;
 use ops::dev::postgres::for_measurements;
 use ops::dev::region::{Plan, Region};
+use projections::SessionLimits;
+use projections::content::ContentView;
+use projections::rebuild::{Differences, Rebuild, Watch};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use sqlx::postgres::PgPoolCopyExt;
@@ -313,6 +317,22 @@ fn percentiles(what: &str, delays: impl Iterator<Item = Duration>) {
     println!("{what:<44} p50 {p50:.2} ms, p99 {p99:.2} ms, p99.9 {p999:.2} ms, max {max:.2} ms");
 }
 
+/// How long a rebuild has taken to fold the log.
+struct FoldedAfter {
+    watch: Stopwatch,
+    seconds: OnceLock<Duration>,
+}
+
+impl Watch for FoldedAfter {
+    fn reached(&self, step: &'static str) {
+        if step == "rebuild.folded" {
+            self.seconds.get_or_init(|| self.watch.elapsed());
+        }
+    }
+
+    fn folded(&self, _checkpoint: Head, _live: Head) {}
+}
+
 /// A new server's view over a log of content.
 async fn a_projection(count: usize) {
     let folder = tempfile::tempdir().expect("a folder");
@@ -330,6 +350,14 @@ async fn a_projection(count: usize) {
     let watch = Stopwatch::start();
     folded(&reqwest::Client::new(), &region, count).await;
     rate("\"content now\", from its start", count, watch.elapsed().as_secs_f64(), Some(ceiling));
+    settled(&region, count).await;
+    let log = Arc::new(log);
+    let pool = projections::pool(region.database_url().parse().expect("a URL"), 4, &SessionLimits::default());
+    let folded = Arc::new(FoldedAfter { watch: Stopwatch::start(), seconds: OnceLock::new() });
+    let rebuild = Rebuild::new(pool, log.clone(), ContentView, folded.clone());
+    rebuild.run(Differences::Refused).await.expect("rebuilt");
+    let seconds = folded.seconds.get().expect("it was folded").as_secs_f64();
+    rate("the same, rebuilt beside it", count, seconds, Some(ceiling));
     log.shut_down().await;
     region.end().await.expect("it ends");
 }

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use domain::append::{AppendError, AppendRequest, Appended, LogHead, Role, StreamHead};
 use domain::filter::{Filter, Searched};
 use domain::log::{ApplyError, Direction, EventLog, FollowerLog, LogReader, ReadError};
-use domain::record::Record;
+use domain::record::{Lines, Record};
 use domain::tiered::ArchiveReader;
 use domain::{Clock, Epoch, Head, Position, StreamName, StreamVersion, Timestamp};
 use futures::FutureExt;
@@ -206,6 +206,10 @@ impl LogReader for PgLog {
 
     async fn read_log(&self, from: Position, direction: Direction, limit: usize) -> Result<Vec<Record>, ReadError> {
         self.shared.reader.read_log(from, direction, limit).await
+    }
+
+    async fn read_lines(&self, from: Position, limit: usize) -> Result<Lines, ReadError> {
+        self.shared.reader.read_lines(from, limit).await
     }
 
     async fn search_log(

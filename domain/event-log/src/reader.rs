@@ -13,7 +13,7 @@ use std::sync::Arc;
 use domain::append::{LogHead, Role, StreamHead};
 use domain::arbiter::EventKey;
 use domain::log::{Direction, ReadError};
-use domain::record::Record;
+use domain::record::{Lines, Record};
 use domain::{Epoch, Head, Position, StreamName, StreamVersion, Timestamp};
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
@@ -25,7 +25,7 @@ use crate::partitions::{PartitionMap, Partitions};
 use crate::rows::{self, COLUMNS, Values};
 use crate::sessions::Sessions;
 use copied::RowBytes;
-use page::{Page, after, gap, middle};
+use page::{Gathered, Page, after, gap, middle};
 pub(crate) use past::LiveFrom;
 
 /// How often a read starts again because a partition vanished. Each time one month was pruned.
@@ -125,7 +125,18 @@ impl Reader {
         }
     }
 
-    async fn log_forward(&self, from: Position, limit: usize) -> Result<Vec<Record>, Stop> {
+    /// As [`Reader::read_log`] forward, spelled as they are read.
+    pub(crate) async fn read_lines(&self, from: Position, limit: usize) -> Result<Lines, ReadError> {
+        let mut restarts = Restarts::default();
+        loop {
+            match self.log_forward(from, limit).await {
+                Ok(lines) => return Ok(lines),
+                Err(stop) => restarts.allow(stop)?,
+            }
+        }
+    }
+
+    async fn log_forward<G: Gathered>(&self, from: Position, limit: usize) -> Result<G, Stop> {
         let mut page = Page::new(limit);
         let mut next = from;
         let mut map = self.partitions.cached();
@@ -136,7 +147,7 @@ impl Reader {
                 next = self.take_forward(&map, index, next, &mut page).await?;
             }
             if page.is_full() {
-                return Ok(page.records);
+                return Ok(page.gathered);
             }
             if next > before && map.begins_at(next) {
                 continue;
@@ -151,13 +162,13 @@ impl Reader {
                 return Err(ReadError::Pruned { pruned: map.pruned }.into());
             }
             if !map.head.includes(next) {
-                return Ok(page.records);
+                return Ok(page.gathered);
             }
         }
     }
 
     async fn log_backward(&self, from: Position, limit: usize) -> Result<Vec<Record>, Stop> {
-        let mut page = Page::new(limit);
+        let mut page: Page = Page::new(limit);
         let mut map = self.partitions.cached();
         if !map.head.includes(from) || map.holding(from).is_none() {
             map = self.partitions.load().await?;
@@ -169,7 +180,7 @@ impl Reader {
         while let Some(at) = next.newest().filter(|at| !page.is_full() && !map.pruned.includes(*at)) {
             let Some(index) = map.holding(at) else { return Err(hole(at).into()) };
             for row in self.log_rows(include_str!("sql/log_backward.sql"), &map, index, at, &page).await? {
-                let position = page.push(&Values::read(&row)?)?.position();
+                let position = page.push(&Values::read(&row)?)?.position;
                 if position.as_head() != next {
                     return Err(hole(at).into());
                 }
@@ -179,20 +190,20 @@ impl Reader {
                 return Err(hole(at).into());
             }
         }
-        Ok(page.records)
+        Ok(page.gathered)
     }
 
     /// Takes what one partition has from a position on; returns what comes after it.
-    async fn take_forward(
+    async fn take_forward<G: Gathered>(
         &self,
         map: &PartitionMap,
         index: usize,
         from: Position,
-        page: &mut Page,
+        page: &mut Page<G>,
     ) -> Result<Position, Stop> {
         let mut next = from;
-        let mut take = |page: &mut Page, row: &Values<'_>| {
-            if page.push(row)?.position() != next {
+        let mut take = |page: &mut Page<G>, row: &Values<'_>| {
+            if page.push(row)?.position != next {
                 return Err(Stop::from(hole(next)));
             }
             next = next.next();
@@ -226,13 +237,13 @@ impl Reader {
         Ok(next)
     }
 
-    async fn log_rows(
+    async fn log_rows<G: Gathered>(
         &self,
         statement: &str,
         map: &PartitionMap,
         index: usize,
         from: Position,
-        page: &Page,
+        page: &Page<G>,
     ) -> Result<Vec<PgRow>, Stop> {
         let statement = with_partition(statement, &map.spans[index].table);
         let query = sqlx::query(&statement).bind(from.as_i64()).bind(page.rows_left()).bind(page.bytes_left());
@@ -290,20 +301,20 @@ impl Reader {
                 (include_str!("sql/stream_backward.sql"), Some(from.min(head.version)), indexes)
             }
         };
-        let mut page = Page::new(limit);
+        let mut page: Page = Page::new(limit);
         for index in indexes {
             let Some(at) = next.filter(|_| !page.is_full()) else { break };
             let statement = with_partition(statement, &map.spans[index].table);
             let query = sqlx::query(&statement).bind(at.as_i64()).bind(page.rows_left()).bind(page.bytes_left());
             let read = query.bind(stream.category()).bind(stream.id()).fetch_all(&self.pool).await;
             for row in &self.unless_vanished(read).await? {
-                next = after(page.push(&Values::read(row)?)?.version(), direction);
+                next = after(page.push(&Values::read(row)?)?.version, direction);
             }
         }
         let whole = !map.pruned.includes(head.first);
         match gap(&page, from, direction, &head, whole) {
             Some(at) => Err(ReadError::Corrupt { reason: format!("{stream} has no row of version {at}") }.into()),
-            None => Ok(page.records),
+            None => Ok(page.gathered),
         }
     }
 

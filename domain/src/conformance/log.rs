@@ -9,7 +9,7 @@ use crate::append::{AppendError, AppendRequest, Appended, ConsumerCheckpoint, Ex
 use crate::event::{Data, NewEvent, TOMBSTONE_TYPE};
 use crate::filter::Filter;
 use crate::log::{Direction, EventLog};
-use crate::record::Record;
+use crate::record::{Lines, Record};
 use crate::{ErrorKind, Head, Position, StreamName, StreamVersion, Timestamp};
 
 /// An event of `stream` with `id` and a small payload.
@@ -371,6 +371,10 @@ async fn reads_go_both_ways(log: &impl EventLog) {
     let backward = log.read_log(position(4), Direction::Backward, 9).await.expect("readable");
     assert_eq!(positions(backward), [4, 3, 2, 1]);
     assert!(log.read_log(position(10), Direction::Forward, 9).await.expect("readable").is_empty());
+    let lines = log.read_lines(position(4), 3).await.expect("readable");
+    assert_eq!(lines, Lines::of(&log.read_log(position(4), Direction::Forward, 3).await.expect("readable")));
+    assert_eq!((lines.count(), lines.last()), (3, Some(position(6))));
+    assert_eq!(log.read_lines(position(10), 9).await.expect("readable"), Lines::default());
     let stream = name("a-third");
     let read = log.read_stream(&stream, at_version(2), Direction::Forward, 9).await.expect("readable");
     assert_eq!(positions(read), [6, 9]);

@@ -12,7 +12,7 @@ use domain::append::{LogHead, Role, StreamHead};
 use domain::archive::catalog::EvidenceStore;
 use domain::filter::{Filter, Searched, SearchedTo};
 use domain::log::{Direction, LogReader, ReadError};
-use domain::record::Record;
+use domain::record::{Lines, Record};
 use domain::{Head, Position, StreamName, StreamVersion, Timestamp};
 use event_log::Looks;
 use futures::FutureExt;
@@ -100,6 +100,13 @@ impl LogReader for ConfirmedLog {
         match self.limit(from, direction, limit).await? {
             0 => Ok(Vec::new()),
             limit => self.reader.read_log(from, direction, limit).await,
+        }
+    }
+
+    async fn read_lines(&self, from: Position, limit: usize) -> Result<Lines, ReadError> {
+        match self.limit(from, Direction::Forward, limit).await? {
+            0 => Ok(Lines::default()),
+            limit => self.reader.read_lines(from, limit).await,
         }
     }
 

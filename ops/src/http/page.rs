@@ -1,14 +1,11 @@
 //! Pages of an answer: how many records one may have, and that there is no hole between them. It reads nothing.
 
+use domain::Position;
 use domain::log::{Direction, ReadError};
-use domain::record::Record;
+use domain::record::Lines;
 
 /// Records read from the log at a time. More cost memory for each reader.
 pub(super) const PAGE_RECORDS: usize = 1024;
-
-pub(super) fn records_u64(records: &[Record]) -> u64 {
-    u64::try_from(records.len()).expect("a page has few records")
-}
 
 /// How many records a page may have so that it stays in its range.
 pub(super) fn page_limit(left: u64, newest: u64, next: u64, direction: Direction) -> usize {
@@ -40,4 +37,51 @@ pub(super) fn dense(
         };
     }
     if any { Ok(expected) } else { Err(ReadError::Corrupt { reason: format!("{what} {next} is missing") }) }
+}
+
+/// The same of lines, which say how many they are and where they end.
+pub(super) fn dense_lines(lines: &Lines, next: Position) -> Result<Position, ReadError> {
+    let last = lines.last().unwrap_or(next);
+    let positions = (last.get() + 1).saturating_sub(next.get());
+    if u64::try_from(lines.count()) == Ok(positions) {
+        return Ok(last.next());
+    }
+    let reason = format!("from position {next} to {last} there are {} records", lines.count());
+    Err(ReadError::Corrupt { reason })
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::merkle::Hash;
+    use domain::record::{Record, RemovedBy, RemovedRecord};
+    use domain::{StreamName, StreamVersion, Timestamp};
+
+    use super::*;
+
+    fn at(position: u64) -> Position {
+        Position::new(position).expect("from 1")
+    }
+
+    fn lines(positions: &[u64]) -> Lines {
+        let record = |position: &u64| {
+            Record::Removed(RemovedRecord {
+                position: at(*position),
+                version: StreamVersion::FIRST,
+                stream: StreamName::parse("a-1").expect("a name"),
+                recorded_at: Timestamp::parse_rfc3339("2026-01-01T00:00:00Z").expect("an instant"),
+                removed: RemovedBy::Retention,
+                certificate: "c".into(),
+                leaf: Hash::of(b""),
+            })
+        };
+        Lines::of(&positions.iter().map(record).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn lines_with_a_hole_are_no_answer() {
+        assert_eq!(dense_lines(&lines(&[4, 5, 6]), at(4)).expect("dense"), at(7));
+        for (positions, next) in [(&[][..], 4), (&[4, 6], 4), (&[5, 6], 4), (&[4, 5], 5), (&[2, 3], 4)] {
+            assert!(dense_lines(&lines(positions), at(next)).is_err(), "{positions:?} from {next}");
+        }
+    }
 }

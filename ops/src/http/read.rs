@@ -23,7 +23,7 @@ use domain::append::LogHead;
 use domain::content::CATEGORY;
 use domain::log::{Direction, LogReader, ReadError};
 use domain::record::{self, Record};
-use domain::{ErrorKind, Position, ResumeToken, StreamName, StreamVersion};
+use domain::{ErrorKind, Head, Position, ResumeToken, StreamName, StreamVersion};
 use futures::stream::{self, Stream};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::auth::Caller;
-use super::page::{PAGE_RECORDS, dense, page_limit, records_u64};
+use super::page::{PAGE_RECORDS, dense, dense_lines, page_limit};
 use super::problem::Problem;
 use super::range::{LogQuery, LogRange, Way, limit};
 use super::route::{Answer, NDJSON, Route, lines as lines_shape, members, text};
@@ -317,44 +317,50 @@ struct Scan {
 }
 
 impl Scan {
-    /// The next page; empty at the end. Density is checked here again: a hole is an error, never an answer.
-    async fn page(&mut self) -> Result<Vec<Record>, ReadError> {
-        match &mut self.place {
-            Place::Done => Ok(Vec::new()),
+    /// The next page, as it is sent; empty at the end. Density is checked here again: a hole is an error, never an answer.
+    async fn page(&mut self) -> Result<Bytes, ReadError> {
+        let (page, end) = match &mut self.place {
+            Place::Done => return Ok(Bytes::new()),
             Place::Log(range) => {
-                let Some(next) = range.next.filter(|_| range.last().is_some()) else { return Ok(Vec::new()) };
+                let Some(next) = range.next.filter(|_| range.last().is_some()) else { return Ok(Bytes::new()) };
                 let limit = page_limit(range.left, range.newest.get(), next.get(), range.direction);
-                let mut records = self.reader.read_log(next, range.direction, limit).await?;
-                records.truncate(limit);
-                let numbers = records.iter().map(|record| record.position().get());
-                let end = dense(numbers, next.get(), range.direction, "position")?;
-                range.left -= records_u64(&records);
-                if let (Some(tail), Some(last)) = (&self.tail, records.last()) {
-                    tail.at(last.position().as_head());
+                let (page, count, end) = if self.spelling == Spelling::Record && range.direction == Direction::Forward {
+                    let lines = self.reader.read_lines(next, limit).await?;
+                    let (count, end) = (lines.count(), dense_lines(&lines, next)?);
+                    (lines.into_bytes().into(), count, end.get())
+                } else {
+                    let mut records = self.reader.read_log(next, range.direction, limit).await?;
+                    records.truncate(limit);
+                    let numbers = records.iter().map(|record| record.position().get());
+                    let end = dense(numbers, next.get(), range.direction, "position")?;
+                    (lines(&records, self.spelling), records.len(), end)
+                };
+                range.left = range.left.saturating_sub(u64::try_from(count).expect("a page has few records"));
+                range.next = Position::new(end).filter(|end| range.left > 0 && range.newest.includes(*end));
+                if let (Some(tail), Direction::Forward) = (&self.tail, range.direction) {
+                    tail.at(Head::new(end - 1).unwrap_or(Head::EMPTY));
                 }
-                match Position::new(end).filter(|end| range.left > 0 && range.newest.includes(*end)) {
-                    Some(end) => range.next = Some(end),
-                    None => self.place = Place::Done,
-                }
-                Ok(records)
+                (page, range.next.is_none())
             }
             Place::Stream(name, range) => {
                 if range.next > range.newest {
-                    return Ok(Vec::new());
+                    return Ok(Bytes::new());
                 }
                 let limit = page_limit(range.left, range.newest.get(), range.next.get(), range.direction);
                 let mut records = self.reader.read_stream(name, range.next, range.direction, limit).await?;
                 records.truncate(limit);
                 let numbers = records.iter().map(|record| record.version().get());
                 let end = dense(numbers, range.next.get(), range.direction, "version")?;
-                range.left -= records_u64(&records);
-                match StreamVersion::new(end).filter(|end| range.left > 0 && *end <= range.newest) {
-                    Some(end) => range.next = end,
-                    None => self.place = Place::Done,
-                }
-                Ok(records)
+                range.left -= u64::try_from(records.len()).expect("a page has few records");
+                let next = StreamVersion::new(end).filter(|end| range.left > 0 && *end <= range.newest);
+                range.next = next.unwrap_or(range.next);
+                (lines(&records, self.spelling), next.is_none())
             }
+        };
+        if end {
+            self.place = Place::Done;
         }
+        Ok(page)
     }
 }
 
@@ -389,29 +395,28 @@ fn event(record: &Record, out: &mut Vec<u8>) {
 
 /// The first page is read before the header is sent, so that most errors are a problem and not a broken line.
 async fn first_page_then_rest(mut scan: Scan) -> Result<Body, Problem> {
-    let first = lines(&scan.page().await?, scan.spelling);
+    let first = scan.page().await?;
     let rest = pages(scan);
     Ok(Body::from_stream(stream::StreamExt::chain(stream::iter([Ok(first)]), rest)))
 }
 
 /// A page that is being read, with the scan after it; empty at the end. It ends with its reader.
-type Ahead = AbortOnDropHandle<Result<(Vec<Record>, Scan), ReadError>>;
+type Ahead = AbortOnDropHandle<Result<(Bytes, Scan), ReadError>>;
 
 fn ahead(mut scan: Scan) -> Ahead {
     AbortOnDropHandle::new(tokio::spawn(async move { Ok((scan.page().await?, scan)) }))
 }
 
-/// One page is read ahead while the one before it is spelled and on its way: database, this process and the socket work at
+/// One page is read ahead while the one before it is on its way: database, this process and the socket work at
 /// once, and a reader that takes nothing holds two pages.
 fn pages(scan: Scan) -> impl Stream<Item = Result<Bytes, ReadError>> {
     // Nothing is read before somebody listens.
     stream::try_unfold((Some(scan), None), |(unread, page): (Option<Scan>, Option<Ahead>)| async move {
         let Some(page) = page.or_else(|| unread.map(ahead)) else { return Ok(None) };
         let page = page.await.unwrap_or_else(|broken| Err(ReadError::Unavailable { reason: broken.to_string() }));
-        let (records, scan) = page.inspect_err(log_broken_answer)?;
-        let spelling = scan.spelling;
-        let next = (!records.is_empty()).then(|| ahead(scan));
-        Ok(next.map(|next| (lines(&records, spelling), (None, Some(next)))))
+        let (page, scan) = page.inspect_err(log_broken_answer)?;
+        let next = (!page.is_empty()).then(|| ahead(scan));
+        Ok(next.map(|next| (page, (None, Some(next)))))
     })
 }
 

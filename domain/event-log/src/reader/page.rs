@@ -2,7 +2,7 @@
 
 use domain::append::StreamHead;
 use domain::log::Direction;
-use domain::record::Record;
+use domain::record::{Lines, Record};
 use domain::{Head, Position, StreamVersion};
 
 use crate::rows::Values;
@@ -10,27 +10,54 @@ use crate::rows::Values;
 /// An answer is cut after this many bytes: what a reader can hold many of.
 const ANSWER_BYTES_MAX: i64 = 8 << 20;
 
+/// What an answer gathers of its records.
+pub(super) trait Gathered: Default {
+    fn take(&mut self, record: Record);
+}
+
+impl Gathered for Vec<Record> {
+    fn take(&mut self, record: Record) {
+        self.push(record);
+    }
+}
+
+/// A record is gone before the next one is made: what it held is used again, and not fetched from far.
+impl Gathered for Lines {
+    fn take(&mut self, record: Record) {
+        self.push(&record);
+    }
+}
+
 /// The records of an answer, and what still fits.
-pub(super) struct Page {
-    pub(super) records: Vec<Record>,
+pub(super) struct Page<G = Vec<Record>> {
+    pub(super) gathered: G,
+    count: usize,
     limit: usize,
     bytes: i64,
 }
 
-impl Page {
+/// Where a record stands.
+pub(super) struct Place {
+    pub(super) position: Position,
+    pub(super) version: StreamVersion,
+}
+
+impl<G: Gathered> Page<G> {
     pub(super) fn new(limit: usize) -> Self {
-        Self { records: Vec::new(), limit, bytes: 0 }
+        Self { gathered: G::default(), count: 0, limit, bytes: 0 }
     }
 
     /// Takes a row. Its bytes are counted as the statement counts them, so that both stop at the same row.
-    pub(super) fn push(&mut self, row: &Values<'_>) -> Result<&Record, sqlx::Error> {
-        self.bytes += i64::from(row.bytes);
-        self.records.push(row.record()?);
-        Ok(&self.records[self.records.len() - 1])
+    pub(super) fn push(&mut self, row: &Values<'_>) -> Result<Place, sqlx::Error> {
+        let record = row.record()?;
+        let place = Place { position: record.position(), version: record.version() };
+        (self.bytes, self.count) = (self.bytes + i64::from(row.bytes), self.count + 1);
+        self.gathered.take(record);
+        Ok(place)
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.records.len() >= self.limit || self.bytes > ANSWER_BYTES_MAX
+        self.count >= self.limit || self.bytes > ANSWER_BYTES_MAX
     }
 
     pub(super) fn bytes(&self) -> i64 {
@@ -38,7 +65,7 @@ impl Page {
     }
 
     pub(super) fn rows_left(&self) -> i64 {
-        i64::try_from(self.limit - self.records.len()).unwrap_or(i64::MAX)
+        i64::try_from(self.limit - self.count).unwrap_or(i64::MAX)
     }
 
     pub(super) fn bytes_left(&self) -> i64 {
@@ -73,7 +100,7 @@ pub(super) fn gap(
         Direction::Backward => from.min(head.version),
     };
     let mut next = Some(start);
-    for (index, version) in page.records.iter().map(Record::version).enumerate() {
+    for (index, version) in page.gathered.iter().map(Record::version).enumerate() {
         // Forward, a read may begin above `from`: what is older is archived.
         let archived_before = index == 0 && !whole && direction == Direction::Forward && version > start;
         if next != Some(version) && !archived_before {
@@ -117,7 +144,7 @@ mod tests {
                 leaf: Hash::of(b""),
             })
         };
-        Page { records: versions.iter().map(record).collect(), limit, bytes: 0 }
+        Page { gathered: versions.iter().map(record).collect(), count: versions.len(), limit, bytes: 0 }
     }
 
     /// What is missing of a stream of nine events.

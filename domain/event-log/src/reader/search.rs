@@ -57,7 +57,7 @@ impl Reader {
         let Some(from) = begins.filter(|from| map.head.includes(*from)) else { return Ok(Searched::default()) };
         let index = map.holding(from).ok_or_else(|| hole(from))?;
         let range = Range::of(from, direction, &map, index);
-        let page = Page::new(limit);
+        let page: Page = Page::new(limit);
         let statement = match direction {
             Direction::Forward => include_str!("../sql/search_forward.sql"),
             Direction::Backward => include_str!("../sql/search_backward.sql"),
@@ -113,7 +113,7 @@ fn found(rows: &[PgRow], range: Range, mut page: Page) -> Result<Searched, Stop>
     if !page.is_full() && last != Some(range.end) {
         return Err(hole(range.end).into());
     }
-    Ok(Searched { records: page.records, to })
+    Ok(Searched { records: page.gathered, to })
 }
 
 #[cfg(test)]
