@@ -5,8 +5,9 @@ mod log_common;
 use std::sync::Arc;
 
 use domain::append::AppendRequest;
+use domain::event::Data;
 use domain::log::{Direction, EventLog, LogReader};
-use domain::record::Record;
+use domain::record::{Lines, Record};
 use domain::{ErrorKind, FixedClock, Head, Position};
 use event_log::{EventLogError, PgConfig, PgLog};
 use log_common::{Rig, all, at, is_sound, name, new_log, new_simulated, position, recorded, request, version};
@@ -101,6 +102,38 @@ async fn a_group_over_many_months_lands_in_their_partitions_and_reads_in_order()
         assert_eq!(other.head_as_of(at(instant)).await.expect("readable").get(), head, "{instant}");
     }
     assert_eq!(other.head_as_of(at("2030-01-01T00:00:00Z")).await.expect("readable").get(), 60);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_ends_at_its_bytes_also_where_rows_are_suddenly_large() {
+    let rig = Rig::start().await;
+    let database = rig.database(new_log()).await;
+    let log = database.open().await;
+    let small: Vec<(String, String)> = (0..600).map(|i| (format!("a-{i}"), i.to_string())).collect();
+    let small: Vec<(&str, &str)> = small.iter().map(|(stream, id)| (&**stream, &**id)).collect();
+    log.append(request(&small, &[])).await.expect("acknowledged");
+    for request_number in 0..30 {
+        let mut large = request(&[("b-1", &format!("large-{request_number}"))], &[]);
+        large.events[0].data = Data::Json(format!("\"{}\"", "x".repeat(1000 << 10)));
+        log.append(large).await.expect("acknowledged");
+    }
+    let bytes = |records: &[Record]| records.iter().map(|record| record.to_line().len()).sum::<usize>();
+    // Small rows first, as whoever reads them expects more of the kind.
+    for _ in 0..3 {
+        let whole = log.read_log(position(1), Direction::Forward, 600).await.expect("readable");
+        assert_eq!(whole.len(), 600);
+        let mut next = position(1);
+        while next.get() <= 630 {
+            let page = log.read_log(next, Direction::Forward, 1000).await.expect("readable");
+            assert_eq!(log.read_lines(next, 1000).await.expect("readable"), Lines::of(&page));
+            assert!(page.len() < 630, "all of it is more than a page may have");
+            assert!(bytes(&page) < 10 << 20, "{} bytes from {next}", bytes(&page));
+            assert_eq!(page.first().map(Record::position), Some(next));
+            next = page.last().expect("there is more").position().next();
+        }
+        assert_eq!(next.get(), 631);
+    }
+    log.shut_down().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
