@@ -8,6 +8,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::routing::{get, post};
 use domain::archive::catalog::{Catalog, CatalogError, EvidenceStore, LivePartitions};
+use domain::store::StoreError;
 use domain::{ErrorKind, Timestamp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -303,12 +304,29 @@ async fn clock(
 
 impl From<ArchiveError> for Problem {
     fn from(error: ArchiveError) -> Self {
-        Self::of(error.kind(), &error)
+        // What a store refuses is wrong in its settings or in ours, and not in what was asked of us.
+        let kind = match &error {
+            ArchiveError::Store(StoreError::Refused { .. }) => ErrorKind::Unavailable,
+            other => other.kind(),
+        };
+        Self::of(kind, &error)
     }
 }
 
 impl From<CatalogError> for Problem {
     fn from(error: CatalogError) -> Self {
         Self::of(error.kind(), &error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_store_refuses_is_no_fault_of_whoever_asks_for_a_run() {
+        let refused = StoreError::Refused { key: "manifest/1".into(), reason: "no such bucket".into() };
+        let problem = Problem::from(ArchiveError::Store(refused)).of_request("1");
+        assert_eq!((&problem["status"], &problem["kind"]), (&503.into(), &"unavailable".into()));
     }
 }
