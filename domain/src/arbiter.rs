@@ -42,8 +42,8 @@ impl EventKey {
         Self::of(&event.source, &event.id)
     }
 
-    /// The keys of a request's events, in their order. They cost more than the decision on it and do not depend on the log:
-    /// whoever asks makes them, before it is waited for.
+    /// The keys of a request's events, in their order. They cost about as much as the decision on it and do not depend on the
+    /// log: whoever asks makes them, before it is waited for.
     #[must_use]
     pub fn all_of(request: &AppendRequest) -> Vec<Self> {
         request.events.iter().map(Self::of_event).collect()

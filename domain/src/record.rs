@@ -133,7 +133,10 @@ impl Record {
 pub struct Lines {
     bytes: Vec<u8>,
     count: usize,
+    first: Option<Position>,
     last: Option<Position>,
+    /// The first position between them that is missing.
+    hole: Option<Position>,
 }
 
 impl Lines {
@@ -145,8 +148,9 @@ impl Lines {
         lines
     }
 
-    /// Writes one more. Whether it follows the last one is for its reader to see.
+    /// Writes one more.
     pub fn push(&mut self, record: &Record) {
+        self.begin(record.position());
         write(record, &mut self.bytes);
         self.bytes.push(b'\n');
         self.count += 1;
@@ -155,13 +159,27 @@ impl Lines {
 
     /// Puts `more` behind them.
     pub fn append(&mut self, more: Self) {
-        if self.count == 0 {
-            *self = more;
-        } else if more.count > 0 {
-            self.bytes.extend_from_slice(&more.bytes);
-            self.count += more.count;
-            self.last = more.last;
+        let Some(first) = more.first else { return };
+        self.begin(first);
+        self.hole = self.hole.or(more.hole);
+        self.bytes.extend_from_slice(&more.bytes);
+        self.count += more.count;
+        self.last = more.last;
+    }
+
+    /// Before something that begins at `position`.
+    fn begin(&mut self, position: Position) {
+        let expected = self.last.map_or(position, Position::next);
+        if expected != position {
+            self.hole.get_or_insert(expected);
         }
+        self.first.get_or_insert(position);
+    }
+
+    /// The first position that is missing, where they are to begin at `from`.
+    #[must_use]
+    pub fn hole(&self, from: Position) -> Option<Position> {
+        if self.first == Some(from) { self.hole } else { Some(from) }
     }
 
     /// How many there are.

@@ -39,14 +39,13 @@ pub(super) fn dense(
     if any { Ok(expected) } else { Err(ReadError::Corrupt { reason: format!("{what} {next} is missing") }) }
 }
 
-/// The same of lines, which say how many they are and where they end.
-pub(super) fn dense_lines(lines: &Lines, next: Position) -> Result<Position, ReadError> {
-    let last = lines.last().unwrap_or(next);
-    let positions = (last.get() + 1).saturating_sub(next.get());
-    if u64::try_from(lines.count()) == Ok(positions) {
-        return Ok(last.next());
-    }
-    let reason = format!("from position {next} to {last} there are {} records", lines.count());
+/// The same of lines, of which at most `limit` were asked for.
+pub(super) fn dense_lines(lines: &Lines, next: Position, limit: usize) -> Result<Position, ReadError> {
+    let reason = match lines.hole(next) {
+        Some(missing) => format!("position {missing} is missing"),
+        None if lines.count() > limit => format!("{} records where at most {limit} were asked for", lines.count()),
+        None => return Ok(lines.last().map_or(next, Position::next)),
+    };
     Err(ReadError::Corrupt { reason })
 }
 
@@ -79,9 +78,18 @@ mod tests {
 
     #[test]
     fn lines_with_a_hole_are_no_answer() {
-        assert_eq!(dense_lines(&lines(&[4, 5, 6]), at(4)).expect("dense"), at(7));
-        for (positions, next) in [(&[][..], 4), (&[4, 6], 4), (&[5, 6], 4), (&[4, 5], 5), (&[2, 3], 4)] {
-            assert!(dense_lines(&lines(positions), at(next)).is_err(), "{positions:?} from {next}");
+        assert_eq!(dense_lines(&lines(&[4, 5, 6]), at(4), 3).expect("dense"), at(7));
+        assert!(dense_lines(&lines(&[4, 5, 6]), at(4), 2).is_err(), "more than was asked for");
+        let holes =
+            [(&[][..], 4), (&[4, 6], 4), (&[5, 6], 4), (&[4, 5], 5), (&[2, 3], 4), (&[4, 5, 5, 7], 4), (&[4, 4], 4)];
+        for (positions, next) in holes {
+            assert!(dense_lines(&lines(positions), at(next), 9).is_err(), "{positions:?} from {next}");
         }
+        let mut parts = lines(&[4, 5]);
+        parts.append(Lines::default());
+        parts.append(lines(&[6, 7]));
+        assert_eq!(parts, lines(&[4, 5, 6, 7]));
+        parts.append(lines(&[9]));
+        assert_eq!(parts.hole(at(4)), Some(at(8)));
     }
 }

@@ -326,7 +326,7 @@ impl Scan {
                 let limit = page_limit(range.left, range.newest.get(), next.get(), range.direction);
                 let (page, count, end) = if self.spelling == Spelling::Record && range.direction == Direction::Forward {
                     let lines = self.reader.read_lines(next, limit).await?;
-                    let (count, end) = (lines.count(), dense_lines(&lines, next)?);
+                    let (count, end) = (lines.count(), dense_lines(&lines, next, limit)?);
                     (lines.into_bytes().into(), count, end.get())
                 } else {
                     let mut records = self.reader.read_log(next, range.direction, limit).await?;
@@ -335,7 +335,7 @@ impl Scan {
                     let end = dense(numbers, next.get(), range.direction, "position")?;
                     (lines(&records, self.spelling), records.len(), end)
                 };
-                range.left = range.left.saturating_sub(u64::try_from(count).expect("a page has few records"));
+                range.left -= u64::try_from(count).expect("a page has few records");
                 range.next = Position::new(end).filter(|end| range.left > 0 && range.newest.includes(*end));
                 if let (Some(tail), Direction::Forward) = (&self.tail, range.direction) {
                     tail.at(Head::new(end - 1).unwrap_or(Head::EMPTY));
