@@ -3,6 +3,7 @@
 //! It owns the rules of an event and the ways into one (CloudEvents JSON, cqrs-es metadata). It never knows
 //! where an event stands: that is the log's to say ([`crate::record`]).
 
+mod borrowed;
 mod cloudevents;
 mod extensions;
 mod tags;
@@ -16,11 +17,12 @@ use crate::append::EVENT_BYTES_MAX;
 use crate::json::{self, Scanner};
 use crate::{ErrorKind, StreamName, Timestamp};
 
+pub use borrowed::{DataRef, EventRef};
 pub(crate) use cloudevents::{Draft, client_events, string};
-pub(crate) use extensions::write_member;
 pub use extensions::{
     extensions_from_json, extensions_from_metadata, extensions_to_json, metadata_from_extensions, write_extensions,
 };
+pub(crate) use extensions::{write_member, write_members_of};
 pub use tags::{TAGS_EXTENSION, TAGS_MAX};
 pub use trace::{TRACEPARENT_EXTENSION, TRACESTATE_EXTENSION, TraceContext};
 
@@ -61,11 +63,11 @@ pub enum Data {
     Base64(String),
 }
 
-/// A value of an extension attribute (CloudEvents 1.0 §3.1, JSON format §2.2).
+/// A value of an extension attribute (CloudEvents 1.0 §3.1, JSON format §2.2), its text owned or borrowed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ExtensionValue {
+pub enum ExtensionValue<T = String> {
     /// Text.
-    String(String),
+    String(T),
     /// Truth.
     Boolean(bool),
     /// A 32-bit number; larger ones are strings.
@@ -74,11 +76,11 @@ pub enum ExtensionValue {
 
 /// An extension attribute. Its name is `[a-z0-9]+`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Extension {
+pub struct Extension<T = String> {
     /// Its name.
-    pub name: String,
+    pub name: T,
     /// Its value.
-    pub value: ExtensionValue,
+    pub value: ExtensionValue<T>,
 }
 
 /// An event to append. It can only be made by functions that check it ([`NewEvent::check`] among them), so
@@ -230,23 +232,22 @@ const _: () = assert!(
     "an event whose data leaves room for the longest envelope is never too large"
 );
 
-impl Extension {
+impl<T: AsRef<str>> Extension<T> {
     fn check(&self) -> Result<(), EventError> {
-        extension_name(&self.name)?;
+        let name = self.name.as_ref();
+        extension_name(name)?;
         match &self.value {
-            ExtensionValue::String(text) => attribute_text(&self.name, text),
-            _ if RESERVED_EXTENSIONS.contains(&self.name.as_str()) => {
-                Err(EventError::attribute(&self.name, "a string is expected"))
-            }
+            ExtensionValue::String(text) => attribute_text(name, text.as_ref()),
+            _ if RESERVED_EXTENSIONS.contains(&name) => Err(EventError::attribute(name, "a string is expected")),
             ExtensionValue::Boolean(_) | ExtensionValue::Integer(_) => Ok(()),
         }
     }
 
     /// Length of name and value as text.
     fn bytes(&self) -> usize {
-        self.name.len()
+        self.name.as_ref().len()
             + match &self.value {
-                ExtensionValue::String(text) => text.len(),
+                ExtensionValue::String(text) => text.as_ref().len(),
                 ExtensionValue::Boolean(value) => value.to_string().len(),
                 ExtensionValue::Integer(value) => value.to_string().len(),
             }
@@ -254,7 +255,7 @@ impl Extension {
 }
 
 /// Each extension, their order, their number and their size.
-fn check_extensions(extensions: &[Extension]) -> Result<(), EventError> {
+fn check_extensions<T: AsRef<str>>(extensions: &[Extension<T>]) -> Result<(), EventError> {
     if extensions.len() > EXTENSIONS_MAX {
         return Err(EventError::TooManyExtensions);
     }
@@ -262,10 +263,11 @@ fn check_extensions(extensions: &[Extension]) -> Result<(), EventError> {
     let mut before = "";
     for extension in extensions {
         extension.check()?;
-        if before >= extension.name.as_str() {
-            return Err(EventError::attribute(&extension.name, "extensions are sorted by name, each stands once"));
+        let name = extension.name.as_ref();
+        if before >= name {
+            return Err(EventError::attribute(name, "extensions are sorted by name, each stands once"));
         }
-        before = &extension.name;
+        before = name;
         bytes += extension.bytes();
     }
     if bytes > EXTENSION_BYTES_MAX { Err(EventError::TooManyExtensions) } else { Ok(()) }

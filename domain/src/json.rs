@@ -86,6 +86,12 @@ pub fn compact(text: &[u8], out: &mut String) -> Result<(), JsonError> {
 /// as `\u00xx` in lower case, and nothing else escaped.
 pub fn write_string(text: &str, out: &mut Vec<u8>) {
     out.push(b'"');
+    write_characters(text, out);
+    out.push(b'"');
+}
+
+/// The same without quotation marks.
+pub(crate) fn write_characters(text: &str, out: &mut Vec<u8>) {
     if plain_end(text.as_bytes(), 0) == text.len() && !may_hold_control(text) {
         out.extend_from_slice(text.as_bytes());
     } else {
@@ -98,7 +104,6 @@ pub fn write_string(text: &str, out: &mut Vec<u8>) {
             }
         }
     }
-    out.push(b'"');
 }
 
 /// Whether there is a control character (Unicode's Cc: C0, DEL and C1).

@@ -36,6 +36,6 @@ pub mod window;
 pub use types::clock::{Clock, ClockError, FixedClock};
 pub use types::kind::ErrorKind;
 pub use types::number::{Epoch, Head, Position, StreamVersion};
-pub use types::stream::{Category, StreamName, StreamNameError};
+pub use types::stream::{Category, StreamName, StreamNameError, StreamRef};
 pub use types::timestamp::{Timestamp, TimestampError};
 pub use types::token::ResumeToken;

@@ -3,10 +3,16 @@
 //! One function writes it ([`write`]), one reads it ([`read`]); golden bytes pin it. Reading is strict: what
 //! is not in the one spelling is refused, so `write(read(line)) == line` for every line that can be read.
 
-use crate::event::{self, Data, Draft, EventError, NewEvent};
+mod lines;
+
+use std::convert::Infallible;
+
+use crate::event::{self, DataRef, Draft, EventError, EventRef, NewEvent};
 use crate::json::{self, Scanner, Value};
 use crate::merkle::Hash;
-use crate::{Epoch, Head, Position, StreamName, StreamVersion, Timestamp};
+use crate::{Epoch, Head, Position, StreamName, StreamRef, StreamVersion, Timestamp};
+
+pub use lines::Lines;
 
 /// An event as the log recorded it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -128,93 +134,19 @@ impl Record {
     }
 }
 
-/// Records that follow each other, as their lines: each ends with LF.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Lines {
-    bytes: Vec<u8>,
-    count: usize,
-    first: Option<Position>,
-    last: Option<Position>,
-    /// The first position between them that is missing.
-    hole: Option<Position>,
-}
-
-impl Lines {
-    /// The lines of `records`.
-    #[must_use]
-    pub fn of(records: &[Record]) -> Self {
-        let mut lines = Self::default();
-        records.iter().for_each(|record| lines.push(record));
-        lines
-    }
-
-    /// Writes one more.
-    pub fn push(&mut self, record: &Record) {
-        self.begin(record.position());
-        write(record, &mut self.bytes);
-        self.bytes.push(b'\n');
-        self.count += 1;
-        self.last = Some(record.position());
-    }
-
-    /// Puts `more` behind them.
-    pub fn append(&mut self, more: Self) {
-        let Some(first) = more.first else { return };
-        self.begin(first);
-        self.hole = self.hole.or(more.hole);
-        self.bytes.extend_from_slice(&more.bytes);
-        self.count += more.count;
-        self.last = more.last;
-    }
-
-    /// Before something that begins at `position`.
-    fn begin(&mut self, position: Position) {
-        let expected = self.last.map_or(position, Position::next);
-        if expected != position {
-            self.hole.get_or_insert(expected);
-        }
-        self.first.get_or_insert(position);
-    }
-
-    /// The first position that is missing, where they are to begin at `from`.
-    #[must_use]
-    pub fn hole(&self, from: Position) -> Option<Position> {
-        if self.first == Some(from) { self.hole } else { Some(from) }
-    }
-
-    /// How many there are.
-    #[must_use]
-    pub fn count(&self) -> usize {
-        self.count
-    }
-
-    /// Position of the last one.
-    #[must_use]
-    pub fn last(&self) -> Option<Position> {
-        self.last
-    }
-
-    /// All of them.
-    #[must_use]
-    pub fn bytes(&self) -> &[u8] {
-        &self.bytes
-    }
-
-    /// The same, to keep.
-    #[must_use]
-    pub fn into_bytes(self) -> Vec<u8> {
-        self.bytes
-    }
-}
-
 /// What the log assigns to an event.
 #[derive(Debug, Clone, Copy)]
-struct Place {
-    position: Position,
-    recorded_at: Timestamp,
-    version: StreamVersion,
-    previous: Option<Position>,
-    epoch: Epoch,
+pub struct Place {
+    /// Its place in the log.
+    pub position: Position,
+    /// When the log recorded it.
+    pub recorded_at: Timestamp,
+    /// Its place in its stream.
+    pub version: StreamVersion,
+    /// Position of the stream's event before this one.
+    pub previous: Option<Position>,
+    /// The epoch that acknowledged it.
+    pub epoch: Epoch,
 }
 
 /// Appends the record's line (without LF) to `out`. The event keeps the rules of [`NewEvent::check`].
@@ -222,7 +154,7 @@ pub fn write(record: &Record, out: &mut Vec<u8>) {
     match record {
         Record::Event(recorded) => {
             let RecordedEvent { position, recorded_at, version, previous, epoch, ref event } = **recorded;
-            write_event(Some(Place { position, recorded_at, version, previous, epoch }), event, out);
+            write_owned(Some(Place { position, recorded_at, version, previous, epoch }), event, out);
         }
         Record::Removed(removed) => write_removed(removed, out),
     }
@@ -240,22 +172,39 @@ pub(crate) fn longest_line_bytes(event: &NewEvent) -> usize {
         epoch: Epoch::new(longest).expect("2^63 - 1 is an epoch"),
     };
     let mut line = Vec::with_capacity(event.bytes() + 1024);
-    write_event(Some(place), event, &mut line);
+    write_owned(Some(place), event, &mut line);
     line.len()
 }
 
 /// Appends a client's event to `out`, as it sends it: the record's line without what the log assigns.
 pub(crate) fn write_new(event: &NewEvent, out: &mut Vec<u8>) {
-    write_event(None, event, out);
+    write_owned(None, event, out);
 }
 
-fn write_event(place: Option<Place>, event: &NewEvent, out: &mut Vec<u8>) {
+fn write_owned(place: Option<Place>, event: &NewEvent, out: &mut Vec<u8>) {
+    let members = |out: &mut Vec<u8>| {
+        for extension in &event.extensions {
+            out.push(b',');
+            event::write_member(extension, out);
+        }
+        Ok::<(), Infallible>(())
+    };
+    let Ok(()) = write_event(place, &EventRef::of(event), members, out);
+}
+
+/// `members` writes the extensions, each behind a comma.
+fn write_event<E>(
+    place: Option<Place>,
+    event: &EventRef<'_>,
+    members: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
+    out: &mut Vec<u8>,
+) -> Result<(), E> {
     out.extend_from_slice(b"{\"specversion\":\"1.0\"");
-    write_text("id", &event.id, out);
-    write_text("source", &event.source, out);
-    write_text("type", &event.event_type, out);
-    write_text("subject", event.stream.as_str(), out);
-    write_optional("time", event.time.as_deref(), out);
+    write_text("id", event.id, out);
+    write_text("source", event.source, out);
+    write_text("type", event.event_type, out);
+    write_subject(event.stream, out);
+    write_optional("time", event.time, out);
     if let Some(place) = place {
         write_instant("recordedat", place.recorded_at, out);
         write_number("position", place.position.get(), out);
@@ -263,29 +212,27 @@ fn write_event(place: Option<Place>, event: &NewEvent, out: &mut Vec<u8>) {
         write_number("previous", place.previous.map_or(0, Position::get), out);
         write_number("epoch", place.epoch.get(), out);
     }
-    write_optional("eventversion", event.event_version.as_deref(), out);
-    write_optional("dataschema", event.data_schema.as_deref(), out);
-    write_optional("datacontenttype", event.data_content_type.as_deref(), out);
-    for extension in &event.extensions {
-        out.push(b',');
-        event::write_member(extension, out);
-    }
-    match &event.data {
-        Data::Absent => {}
-        Data::Json(json) => {
+    write_optional("eventversion", event.event_version, out);
+    write_optional("dataschema", event.data_schema, out);
+    write_optional("datacontenttype", event.data_content_type, out);
+    members(out)?;
+    match event.data {
+        DataRef::Absent => {}
+        DataRef::Json(json) => {
             out.extend_from_slice(b",\"data\":");
             out.extend_from_slice(json.as_bytes());
         }
-        Data::Base64(base64) => write_text("data_base64", base64, out),
+        DataRef::Base64(base64) => write_text("data_base64", base64, out),
     }
     out.push(b'}');
+    Ok(())
 }
 
 fn write_removed(removed: &RemovedRecord, out: &mut Vec<u8>) {
     out.push(b'{');
     write_number("position", removed.position.get(), out);
     write_number("version", removed.version.get(), out);
-    write_text("subject", removed.stream.as_str(), out);
+    write_subject((&removed.stream).into(), out);
     write_instant("recordedat", removed.recorded_at, out);
     write_text("removed", removed.removed.as_str(), out);
     write_text("certificate", &removed.certificate, out);
@@ -305,6 +252,16 @@ fn write_name(name: &str, out: &mut Vec<u8>) {
 fn write_text(name: &str, text: &str, out: &mut Vec<u8>) {
     write_name(name, out);
     json::write_string(text, out);
+}
+
+fn write_subject(stream: StreamRef<'_>, out: &mut Vec<u8>) {
+    write_name("subject", out);
+    out.push(b'"');
+    // Nothing of a category is escaped.
+    out.extend_from_slice(stream.category().as_bytes());
+    out.push(b'-');
+    json::write_characters(stream.id(), out);
+    out.push(b'"');
 }
 
 fn write_optional(name: &str, text: Option<&str>, out: &mut Vec<u8>) {

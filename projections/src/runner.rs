@@ -25,7 +25,7 @@ pub use crate::view::View;
 /// Records folded in memory before one write, while the view is behind. More is faster, because an item that changes
 /// twice is written once, and costs memory: twice as much, since the next ones are read meanwhile (a record is up to
 /// 1 MiB; readers bound the bytes of a page).
-pub const BATCH_RECORDS: usize = 8_000;
+pub const BATCH_RECORDS: usize = 16_000;
 /// After this many full batches in a row a view gives back the space that it has left behind.
 const COMPACT_AFTER_BATCHES: usize = 5;
 /// How long events gather before a view that is up with the log folds them. A view moves by a commit of its own, which

@@ -166,10 +166,9 @@ impl Lines {
     }
 
     fn count(&mut self, plain: &[u8]) {
-        for byte in plain {
-            self.records += usize::from(*byte == b'\n' && self.last != b'\n');
-            self.last = *byte;
-        }
+        let before = |at: usize| at.checked_sub(1).map_or(self.last, |before| plain[before]);
+        self.records += memchr::memchr_iter(b'\n', plain).filter(|end| before(*end) != b'\n').count();
+        self.last = plain.last().copied().unwrap_or(self.last);
     }
 }
 

@@ -32,7 +32,7 @@ pub(crate) use past::LiveFrom;
 /// How often a read starts again because a partition vanished. Each time one month was pruned.
 const RESTARTS_MAX: usize = 5;
 /// From so many rows on they come by COPY, which the server plans anew each time.
-const COPIED_ROWS_MIN: u64 = 256;
+const COPIED_ROWS_MIN: i64 = 256;
 const LOG_FORWARD: &str = include_str!("sql/log_forward.sql");
 
 /// The readers of the process.
@@ -211,7 +211,9 @@ impl Reader {
             Ok(())
         };
         let there = map.last(index).get().saturating_sub(from.get()).saturating_add(1);
-        if there.min(page.rows_left().unsigned_abs()) >= COPIED_ROWS_MIN {
+        let there = i64::try_from(there).unwrap_or(i64::MAX).min(page.rows_left());
+        if there >= COPIED_ROWS_MIN {
+            page.expect(there, self.row_bytes.of(there));
             let (rows, bytes) = (page.rows_left(), page.bytes());
             let counted = !self.row_bytes.are_few(rows, page.bytes_left());
             let statement = if counted { LOG_FORWARD } else { include_str!("sql/log_forward_uncounted.sql") };

@@ -8,10 +8,10 @@ mod fields;
 use std::borrow::Cow;
 
 use domain::Timestamp;
-use domain::event::{Data, Extension, NewEvent, extensions_from_json};
+use domain::event::{Data, DataRef, EventRef, Extension, NewEvent, extensions_from_json};
 use domain::merkle::Hash;
-use domain::record::{Record, RecordedEvent, RemovedBy, RemovedRecord};
-use domain::{Epoch, Position, StreamName, StreamVersion};
+use domain::record::{Lines, Place, Record, RecordedEvent, RemovedBy, RemovedRecord};
+use domain::{Epoch, Position, StreamName, StreamRef, StreamVersion};
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 
@@ -187,40 +187,80 @@ impl<'a> Values<'a> {
     /// # Errors
     /// `Decode` for a row that no record has made.
     pub(crate) fn record(&self) -> Result<Record, sqlx::Error> {
-        let position = known(self.position, Position::from_i64)?;
-        let damaged = |what: String| sqlx::Error::Decode(format!("position {position}: {what}").into());
-        let recorded_at = self.recorded_at.0;
-        let version = known(self.sequence, StreamVersion::from_i64)?;
-        let stream = StreamName::of(self.aggregate_type, self.aggregate_id).map_err(|e| damaged(e.to_string()))?;
+        let Some((place, event)) = self.event()? else { return self.removed().map(Record::Removed) };
+        let extensions = self.metadata.extensions().map_err(|reason| self.damaged(reason))?;
+        let Place { position, recorded_at, version, previous, epoch } = place;
+        let event = event.with(extensions);
+        Ok(Record::Event(Box::new(RecordedEvent { position, recorded_at, version, previous, epoch, event })))
+    }
+
+    /// Writes the record's line, without making the record.
+    ///
+    /// # Errors
+    /// As [`Values::record`].
+    pub(crate) fn line(&self, lines: &mut Lines) -> Result<(), sqlx::Error> {
+        match (self.event()?, self.metadata) {
+            (Some((place, event)), Metadata::Stored(extensions)) => {
+                let pushed = lines.push_event(place, &event, extensions);
+                pushed.map_err(|error| self.damaged(crate::error::chain(&error)))
+            }
+            _ => self.record().map(|record| lines.push(&record)),
+        }
+    }
+
+    /// Where the record stands.
+    pub(crate) fn place(&self) -> Result<(Position, StreamVersion), sqlx::Error> {
+        Ok((known(self.position, Position::from_i64)?, known(self.sequence, StreamVersion::from_i64)?))
+    }
+
+    /// The event that the row is, but its extensions; `None` where its content was removed.
+    fn event(&self) -> Result<Option<(Place, EventRef<'_>)>, sqlx::Error> {
         if self.record_format != FORMAT_V1 {
-            return Err(damaged(format!("record format {} is not known to this release", self.record_format)));
+            let reason = format!("record format {} is not known to this release", self.record_format);
+            return Err(self.damaged(reason));
         }
         let data = match self.data_kind {
-            KIND_ABSENT => Data::Absent,
-            KIND_JSON => Data::Json(self.payload.as_ref().to_owned()),
-            KIND_BASE64 => Data::Base64(self.payload.trim_matches('"').to_owned()),
-            KIND_REMOVED => {
-                let removed = removed(&self.payload, position, version, stream, recorded_at);
-                return removed.map(Record::Removed).ok_or_else(|| damaged("not what removal leaves".into()));
-            }
-            kind => return Err(damaged(format!("data kind {kind}"))),
+            KIND_ABSENT => DataRef::Absent,
+            KIND_JSON => DataRef::Json(&self.payload),
+            KIND_BASE64 => DataRef::Base64(self.payload.trim_matches('"')),
+            KIND_REMOVED => return Ok(None),
+            kind => return Err(self.damaged(format!("data kind {kind}"))),
         };
-        let event = NewEvent {
-            id: self.event_id.to_owned(),
-            source: self.source.to_owned(),
-            event_type: self.event_type.to_owned(),
-            stream,
-            time: self.time.map(str::to_owned),
-            event_version: (!self.event_version.is_empty()).then(|| self.event_version.to_owned()),
-            data_schema: self.data_schema.map(str::to_owned),
-            data_content_type: self.data_content_type.map(str::to_owned),
-            extensions: self.metadata.extensions().map_err(damaged)?,
+        let (position, version) = self.place()?;
+        let epoch = self.epoch.ok_or_else(|| self.damaged("no epoch".into()))?;
+        let place = Place {
+            position,
+            recorded_at: self.recorded_at.0,
+            version,
+            previous: self.previous.and_then(Position::from_i64),
+            epoch: known(epoch, Epoch::from_i64)?,
+        };
+        let event = EventRef {
+            id: self.event_id,
+            source: self.source,
+            event_type: self.event_type,
+            stream: self.stream()?,
+            time: self.time,
+            event_version: Some(self.event_version).filter(|version| !version.is_empty()),
+            data_schema: self.data_schema,
+            data_content_type: self.data_content_type,
             data,
         };
-        let previous = self.previous.and_then(Position::from_i64);
-        let epoch = self.epoch.ok_or_else(|| damaged("no epoch".into()))?;
-        let epoch = known(epoch, Epoch::from_i64)?;
-        Ok(Record::Event(Box::new(RecordedEvent { position, recorded_at, version, previous, epoch, event })))
+        Ok(Some((place, event)))
+    }
+
+    fn stream(&self) -> Result<StreamRef<'_>, sqlx::Error> {
+        StreamRef::of(self.aggregate_type, self.aggregate_id).map_err(|error| self.damaged(error.to_string()))
+    }
+
+    fn removed(&self) -> Result<RemovedRecord, sqlx::Error> {
+        let (position, version) = self.place()?;
+        let removed = removed(&self.payload, position, version, self.stream()?.into(), self.recorded_at.0);
+        removed.ok_or_else(|| self.damaged("not what removal leaves".into()))
+    }
+
+    fn damaged(&self, what: String) -> sqlx::Error {
+        sqlx::Error::Decode(format!("position {}: {what}", self.position).into())
     }
 }
 

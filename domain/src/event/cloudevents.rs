@@ -131,7 +131,7 @@ impl<'a> Draft<'a> {
             };
         }
         super::extension_name(name)?;
-        self.extensions.push(Extension { name: name.to_owned(), value: extension_value(name, value)? });
+        self.extensions.push(Extension { name: name.to_owned(), value: extension_value(name, value)?.into() });
         Ok(())
     }
 
@@ -166,10 +166,10 @@ impl<'a> Draft<'a> {
 }
 
 /// An extension's value as JSON holds it.
-pub(super) fn extension_value(name: &str, value: &Value<'_>) -> Result<ExtensionValue, EventError> {
+pub(super) fn extension_value<'a>(name: &str, value: &Value<'a>) -> Result<ExtensionValue<Cow<'a, str>>, EventError> {
     let other = || EventError::attribute(name, "an extension is a string, a boolean or a 32-bit integer");
     match value.kind {
-        Kind::String => Ok(ExtensionValue::String(string(name, value)?.into_owned())),
+        Kind::String => string(name, value).map(ExtensionValue::String),
         Kind::Boolean => Ok(ExtensionValue::Boolean(value.text == "true")),
         Kind::Number => value.text.parse().map(ExtensionValue::Integer).map_err(|_| other()),
         Kind::Null | Kind::Array | Kind::Object => Err(other()),

@@ -1,10 +1,14 @@
 //! Extensions in two other forms: one JSON object (how the database holds them) and cqrs-es's metadata.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 
 use super::cloudevents::extension_value;
 use super::{EventError, Extension, ExtensionValue, METADATA_EXTENSION, RESERVED_EXTENSIONS, check_extensions};
 use crate::json::{self, Scanner};
+
+/// The object of an event without extensions.
+const NONE: &str = "{}";
 
 /// The extensions as one JSON object in one spelling, in the order given.
 #[must_use]
@@ -31,24 +35,55 @@ pub fn write_extensions(extensions: &[Extension], out: &mut Vec<u8>) {
 /// # Errors
 /// What is wrong with the JSON or with the first extension that breaks a rule.
 pub fn extensions_from_json(json: &[u8]) -> Result<Vec<Extension>, EventError> {
+    Ok(borrowed_from_json(json)?.into_iter().map(Extension::from).collect())
+}
+
+fn borrowed_from_json(json: &[u8]) -> Result<Vec<Extension<Cow<'_, str>>>, EventError> {
     let mut extensions = Vec::new();
     let mut scanner = Scanner::new(json)?;
     scanner.object(|scanner, name| {
         let value = extension_value(&name, &scanner.value()?)?;
-        let extension = Extension { name: name.into_owned(), value };
-        extensions.push(extension);
+        extensions.push(Extension { name, value });
         Ok::<(), EventError>(())
     })?;
     scanner.end()?;
     sorted(extensions)
 }
 
+/// Writes what [`extensions_from_json`] reads of `json` as the members of an event, each behind a comma.
+pub(crate) fn write_members_of(json: &str, out: &mut Vec<u8>) -> Result<(), EventError> {
+    if json == NONE {
+        return Ok(());
+    }
+    for extension in &borrowed_from_json(json.as_bytes())? {
+        out.push(b',');
+        write_member(extension, out);
+    }
+    Ok(())
+}
+
+impl From<Extension<Cow<'_, str>>> for Extension {
+    fn from(borrowed: Extension<Cow<'_, str>>) -> Self {
+        Self { name: borrowed.name.into_owned(), value: borrowed.value.into() }
+    }
+}
+
+impl From<ExtensionValue<Cow<'_, str>>> for ExtensionValue {
+    fn from(borrowed: ExtensionValue<Cow<'_, str>>) -> Self {
+        match borrowed {
+            ExtensionValue::String(text) => Self::String(text.into_owned()),
+            ExtensionValue::Boolean(value) => Self::Boolean(value),
+            ExtensionValue::Integer(value) => Self::Integer(value),
+        }
+    }
+}
+
 /// Writes `"name":value`.
-pub(crate) fn write_member(extension: &Extension, out: &mut Vec<u8>) {
-    json::write_string(&extension.name, out);
+pub(crate) fn write_member<T: AsRef<str>>(extension: &Extension<T>, out: &mut Vec<u8>) {
+    json::write_string(extension.name.as_ref(), out);
     out.push(b':');
     match &extension.value {
-        ExtensionValue::String(text) => json::write_string(text, out),
+        ExtensionValue::String(text) => json::write_string(text.as_ref(), out),
         ExtensionValue::Boolean(value) => out.extend_from_slice(if *value { b"true" } else { b"false" }),
         ExtensionValue::Integer(value) => out.extend_from_slice(value.to_string().as_bytes()),
     }
@@ -82,8 +117,8 @@ pub fn extensions_from_metadata<K: AsRef<str>, V: AsRef<str>>(
     sorted(extensions)
 }
 
-fn sorted(mut extensions: Vec<Extension>) -> Result<Vec<Extension>, EventError> {
-    extensions.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+fn sorted<T: AsRef<str>>(mut extensions: Vec<Extension<T>>) -> Result<Vec<Extension<T>>, EventError> {
+    extensions.sort_unstable_by(|a, b| a.name.as_ref().cmp(b.name.as_ref()));
     check_extensions(&extensions)?;
     Ok(extensions)
 }

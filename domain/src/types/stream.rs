@@ -39,6 +39,13 @@ pub struct StreamName {
     category_bytes: usize,
 }
 
+/// A name whose parts belong to somebody else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StreamRef<'a> {
+    category: Category<'a>,
+    id: &'a str,
+}
+
 /// Why a text cannot be a stream's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum StreamNameError {
@@ -66,17 +73,7 @@ impl StreamName {
     /// A [`StreamNameError`] that says what is wrong.
     pub fn parse(text: &str) -> Result<Self, StreamNameError> {
         let dash = text.find('-').ok_or(StreamNameError::NoDash)?;
-        Category::parse(&text[..dash])?;
-        let id = &text[dash + 1..];
-        if id.is_empty() {
-            return Err(StreamNameError::EmptyId);
-        }
-        if text.len() > ATTRIBUTE_BYTES_MAX {
-            return Err(StreamNameError::TooLong);
-        }
-        if json::holds_control(id) {
-            return Err(StreamNameError::Control);
-        }
+        StreamRef::of(&text[..dash], &text[dash + 1..])?;
         Ok(Self { text: text.into(), category_bytes: dash })
     }
 
@@ -85,8 +82,7 @@ impl StreamName {
     /// # Errors
     /// As [`StreamName::parse`].
     pub fn of(category: &str, id: &str) -> Result<Self, StreamNameError> {
-        Category::parse(category)?;
-        Self::parse(&[category, "-", id].concat())
+        StreamRef::of(category, id).map(Self::from)
     }
 
     /// The part before the first `-`.
@@ -105,6 +101,51 @@ impl StreamName {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text
+    }
+}
+
+impl<'a> StreamRef<'a> {
+    /// The stream of `id` in `category`.
+    ///
+    /// # Errors
+    /// A [`StreamNameError`] that says what is wrong.
+    pub fn of(category: &'a str, id: &'a str) -> Result<Self, StreamNameError> {
+        let category = Category::parse(category)?;
+        if id.is_empty() {
+            return Err(StreamNameError::EmptyId);
+        }
+        if category.as_str().len() + 1 + id.len() > ATTRIBUTE_BYTES_MAX {
+            return Err(StreamNameError::TooLong);
+        }
+        if json::holds_control(id) {
+            return Err(StreamNameError::Control);
+        }
+        Ok(Self { category, id })
+    }
+
+    /// The part before the first `-`.
+    #[must_use]
+    pub fn category(&self) -> &'a str {
+        self.category.as_str()
+    }
+
+    /// The part after the first `-`.
+    #[must_use]
+    pub fn id(&self) -> &'a str {
+        self.id
+    }
+}
+
+impl From<StreamRef<'_>> for StreamName {
+    fn from(stream: StreamRef<'_>) -> Self {
+        let category = stream.category();
+        Self { text: [category, "-", stream.id].concat().into(), category_bytes: category.len() }
+    }
+}
+
+impl<'a> From<&'a StreamName> for StreamRef<'a> {
+    fn from(stream: &'a StreamName) -> Self {
+        Self { category: Category(stream.category()), id: stream.id() }
     }
 }
 

@@ -40,6 +40,7 @@ pub mod regions;
 mod resume;
 mod room;
 mod route;
+mod scan;
 pub mod scope;
 mod search;
 mod server;
@@ -87,6 +88,7 @@ use rates::Rates;
 use regions::RegionApi;
 use room::Bodies;
 use route::Route;
+use scan::LikelyReads;
 use tails::Tails;
 use trace::Course;
 
@@ -141,6 +143,7 @@ pub struct ApiState {
     metrics: ApiMetrics,
     rates: Rates,
     tails: Tails,
+    likely_reads: LikelyReads,
     connections: Arc<Connections>,
     limits: HttpConfig,
     shutdown: CancellationToken,
@@ -174,7 +177,8 @@ impl ApiState {
         });
         let connections = Connections::of(&limits);
         let (metrics, tails) = (ApiMetrics::default(), Tails::new(connections.of_tails()));
-        Self { parts, metrics, rates, tails, connections, limits, shutdown, bodies, roles, confirmed }
+        let likely_reads = LikelyReads::default();
+        Self { parts, metrics, rates, tails, likely_reads, connections, limits, shutdown, bodies, roles, confirmed }
     }
 
     /// What the region is, or was a moment ago.

@@ -129,6 +129,13 @@ impl LogRange {
         }
     }
 
+    /// What is left of it after `count` records, behind the last of which stands `end` (0: nothing).
+    pub(super) fn after(self, count: usize, end: u64) -> Option<Self> {
+        let left = self.left.saturating_sub(u64::try_from(count).unwrap_or(u64::MAX));
+        let next = Position::new(end).filter(|end| left > 0 && self.newest.includes(*end))?;
+        Some(Self { next: Some(next), left, ..self })
+    }
+
     pub(super) fn oldest(&self) -> Option<Position> {
         match self.direction {
             Direction::Forward => self.last().and(self.next),

@@ -7,7 +7,7 @@
 //! read fails in the middle, the connection breaks off: no client can take a part for the whole.
 //!
 //! A tail may be had as server-sent events (WHATWG HTML §9.2): `id` is the resume token, `data` the record's line.
-//! What is ahead of a reader is read when the socket takes more, and one page before that: a slow reader costs two pages.
+//! How far ahead of a reader the log is read, [`super::scan`] says.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,21 +23,21 @@ use domain::append::LogHead;
 use domain::content::CATEGORY;
 use domain::log::{Direction, LogReader, ReadError};
 use domain::record::{self, Record};
-use domain::{ErrorKind, Head, Position, ResumeToken, StreamName, StreamVersion};
-use futures::stream::{self, Stream};
+use domain::{ErrorKind, Position, ResumeToken, StreamName, StreamVersion};
+use futures::stream;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
 
 use super::auth::Caller;
-use super::page::{PAGE_RECORDS, dense, dense_lines, page_limit};
+use super::page::{PAGE_RECORDS, dense};
 use super::problem::Problem;
 use super::range::{LogQuery, LogRange, Way, limit};
 use super::route::{Answer, NDJSON, Route, lines as lines_shape, members, text};
+use super::scan::{Place, Scan, StreamRange, pages};
 use super::scope::Touches;
 use super::search::{self, Search};
-use super::tails::{Tail, Tails};
+use super::tails::Tails;
 use super::{ApiState, READERS, follow, query, resume};
 use crate::subject;
 
@@ -201,7 +201,7 @@ pub(super) async fn log(
     let mut response = if filter.is_all() {
         let resume = range.resume(&*reader, token).await?;
         let archived = range.oldest().is_some_and(|oldest| head.pruned.includes(oldest));
-        let scan = Scan { reader: reader.clone(), place: Place::Log(range), spelling, tail: None };
+        let scan = scan(&state, reader, Place::Log(range), spelling);
         let body = if query.follow {
             tail(scan, range.next_after(), &state.tails, state.shutdown.clone())?
         } else {
@@ -286,82 +286,10 @@ async fn stream_answer(
         left: limit(left)?,
         direction,
     };
-    let scan = Scan { reader: state.reader.clone(), place: Place::Stream(name, range), spelling, tail: None };
+    let scan = scan(state, state.reader.clone(), Place::Stream(name, range), spelling);
     // Where an old version stands is not known before it is read: the header speaks of the whole stream then.
     let archived = head.pruned.includes(stream_head.first);
     answer(first_page_then_rest(scan).await?, &head, archived, None)
-}
-
-/// Versions that an answer holds: `next` first, `left` of them, none above `newest`.
-#[derive(Debug, Clone, Copy)]
-struct StreamRange {
-    next: StreamVersion,
-    newest: StreamVersion,
-    left: u64,
-    direction: Direction,
-}
-
-enum Place {
-    Log(LogRange),
-    Stream(StreamName, StreamRange),
-    Done,
-}
-
-/// A read of a range, page by page.
-struct Scan {
-    reader: Arc<dyn LogReader>,
-    place: Place,
-    spelling: Spelling,
-    /// Who is told how far it got, if it is the beginning of a tail.
-    tail: Option<Tail>,
-}
-
-impl Scan {
-    /// The next page, as it is sent; empty at the end. Density is checked here again: a hole is an error, never an answer.
-    async fn page(&mut self) -> Result<Bytes, ReadError> {
-        let (page, end) = match &mut self.place {
-            Place::Done => return Ok(Bytes::new()),
-            Place::Log(range) => {
-                let Some(next) = range.next.filter(|_| range.last().is_some()) else { return Ok(Bytes::new()) };
-                let limit = page_limit(range.left, range.newest.get(), next.get(), range.direction);
-                let (page, count, end) = if self.spelling == Spelling::Record && range.direction == Direction::Forward {
-                    let lines = self.reader.read_lines(next, limit).await?;
-                    let (count, end) = (lines.count(), dense_lines(&lines, next, limit)?);
-                    (lines.into_bytes().into(), count, end.get())
-                } else {
-                    let mut records = self.reader.read_log(next, range.direction, limit).await?;
-                    records.truncate(limit);
-                    let numbers = records.iter().map(|record| record.position().get());
-                    let end = dense(numbers, next.get(), range.direction, "position")?;
-                    (lines(&records, self.spelling), records.len(), end)
-                };
-                range.left -= u64::try_from(count).expect("a page has few records");
-                range.next = Position::new(end).filter(|end| range.left > 0 && range.newest.includes(*end));
-                if let (Some(tail), Direction::Forward) = (&self.tail, range.direction) {
-                    tail.at(Head::new(end - 1).unwrap_or(Head::EMPTY));
-                }
-                (page, range.next.is_none())
-            }
-            Place::Stream(name, range) => {
-                if range.next > range.newest {
-                    return Ok(Bytes::new());
-                }
-                let limit = page_limit(range.left, range.newest.get(), range.next.get(), range.direction);
-                let mut records = self.reader.read_stream(name, range.next, range.direction, limit).await?;
-                records.truncate(limit);
-                let numbers = records.iter().map(|record| record.version().get());
-                let end = dense(numbers, range.next.get(), range.direction, "version")?;
-                range.left -= u64::try_from(records.len()).expect("a page has few records");
-                let next = StreamVersion::new(end).filter(|end| range.left > 0 && *end <= range.newest);
-                range.next = next.unwrap_or(range.next);
-                (lines(&records, self.spelling), next.is_none())
-            }
-        };
-        if end {
-            self.place = Place::Done;
-        }
-        Ok(page)
-    }
 }
 
 pub(super) fn lines(records: &[Record], spelling: Spelling) -> Bytes {
@@ -393,31 +321,15 @@ fn event(record: &Record, out: &mut Vec<u8>) {
     out.push(b'\n');
 }
 
+fn scan(state: &ApiState, reader: Arc<dyn LogReader>, place: Place, spelling: Spelling) -> Scan {
+    Scan { reader, place, spelling, likely_reads: state.likely_reads.clone() }
+}
+
 /// The first page is read before the header is sent, so that most errors are a problem and not a broken line.
 async fn first_page_then_rest(mut scan: Scan) -> Result<Body, Problem> {
-    let first = scan.page().await?;
-    let rest = pages(scan);
+    let first = scan.page().await?.bytes;
+    let rest = pages(scan, None);
     Ok(Body::from_stream(stream::StreamExt::chain(stream::iter([Ok(first)]), rest)))
-}
-
-/// A page that is being read, with the scan after it; empty at the end. It ends with its reader.
-type Ahead = AbortOnDropHandle<Result<(Bytes, Scan), ReadError>>;
-
-fn ahead(mut scan: Scan) -> Ahead {
-    AbortOnDropHandle::new(tokio::spawn(async move { Ok((scan.page().await?, scan)) }))
-}
-
-/// One page is read ahead while the one before it is on its way: database, this process and the socket work at
-/// once, and a reader that takes nothing holds two pages.
-fn pages(scan: Scan) -> impl Stream<Item = Result<Bytes, ReadError>> {
-    // Nothing is read before somebody listens.
-    stream::try_unfold((Some(scan), None), |(unread, page): (Option<Scan>, Option<Ahead>)| async move {
-        let Some(page) = page.or_else(|| unread.map(ahead)) else { return Ok(None) };
-        let page = page.await.unwrap_or_else(|broken| Err(ReadError::Unavailable { reason: broken.to_string() }));
-        let (page, scan) = page.inspect_err(log_broken_answer)?;
-        let next = (!page.is_empty()).then(|| ahead(scan));
-        Ok(next.map(|next| (page, (None, Some(next)))))
-    })
 }
 
 pub(super) fn log_broken_answer(error: &ReadError) {
@@ -429,14 +341,14 @@ pub(super) const QUIET_ROUNDS: u32 = 5;
 
 /// The range, and then whatever is appended, for as long as the client listens. What was read last decides
 /// what is read next, so nothing is missed and nothing comes twice, whatever the hint of the log says.
-fn tail(mut scan: Scan, next: Position, tails: &Tails, shutdown: CancellationToken) -> Result<Body, Problem> {
+fn tail(scan: Scan, next: Position, tails: &Tails, shutdown: CancellationToken) -> Result<Body, Problem> {
     let (reader, spelling) = (scan.reader.clone(), scan.spelling);
     let first = match &scan.place {
         Place::Log(range) => range.next,
         Place::Stream(..) | Place::Done => None,
     };
     let open = tails.open(first.unwrap_or(next).head_before())?;
-    scan.tail = Some(open.clone());
+    let past = pages(scan, Some(open.clone()));
     let live = stream::try_unfold((reader, next, 0), move |(reader, next, quiet)| {
         let (shutdown, open) = (shutdown.clone(), open.clone());
         async move {
@@ -454,7 +366,7 @@ fn tail(mut scan: Scan, next: Position, tails: &Tails, shutdown: CancellationTok
             }
         }
     });
-    Ok(Body::from_stream(stream::StreamExt::chain(pages(scan), live)))
+    Ok(Body::from_stream(stream::StreamExt::chain(past, live)))
 }
 
 /// What stands from `next` on; waits about a second for it if there is nothing. After a quiet round, what the wait says is

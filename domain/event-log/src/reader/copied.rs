@@ -42,6 +42,11 @@ impl RowBytes {
         each > 0 && rows.saturating_mul(each).saturating_mul(Self::MARGIN) <= bytes
     }
 
+    /// About how many bytes so many rows have together; 0 before any were read.
+    pub(super) fn of(&self, rows: i64) -> i64 {
+        rows.saturating_mul(self.0.load(Ordering::Relaxed))
+    }
+
     /// After a read. Large rows are remembered for some reads: who reads them may be one of many readers.
     pub(super) fn note(&self, rows: i64, bytes: i64) {
         if rows > 0 {

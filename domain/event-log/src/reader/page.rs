@@ -10,21 +10,31 @@ use crate::rows::Values;
 /// An answer is cut after this many bytes: what a reader can hold many of.
 const ANSWER_BYTES_MAX: i64 = 8 << 20;
 
-/// What an answer gathers of its records.
+/// What an answer gathers of its rows.
 pub(super) trait Gathered: Default {
-    fn take(&mut self, record: Record);
+    /// About so many rows of so many bytes together will come.
+    fn expect(&mut self, rows: usize, bytes: usize);
+    fn take(&mut self, row: &Values<'_>) -> Result<(), sqlx::Error>;
 }
 
 impl Gathered for Vec<Record> {
-    fn take(&mut self, record: Record) {
-        self.push(record);
+    fn expect(&mut self, rows: usize, _bytes: usize) {
+        self.reserve(rows);
+    }
+
+    fn take(&mut self, row: &Values<'_>) -> Result<(), sqlx::Error> {
+        self.push(row.record()?);
+        Ok(())
     }
 }
 
-/// A record is gone before the next one is made: what it held is used again, and not fetched from far.
 impl Gathered for Lines {
-    fn take(&mut self, record: Record) {
-        self.push(&record);
+    fn expect(&mut self, rows: usize, bytes: usize) {
+        self.reserve(rows, bytes);
+    }
+
+    fn take(&mut self, row: &Values<'_>) -> Result<(), sqlx::Error> {
+        row.line(self)
     }
 }
 
@@ -49,11 +59,16 @@ impl<G: Gathered> Page<G> {
 
     /// Takes a row. Its bytes are counted as the statement counts them, so that both stop at the same row.
     pub(super) fn push(&mut self, row: &Values<'_>) -> Result<Place, sqlx::Error> {
-        let record = row.record()?;
-        let place = Place { position: record.position(), version: record.version() };
+        let (position, version) = row.place()?;
+        self.gathered.take(row)?;
         (self.bytes, self.count) = (self.bytes + i64::from(row.bytes), self.count + 1);
-        self.gathered.take(record);
-        Ok(place)
+        Ok(Place { position, version })
+    }
+
+    /// About so many rows of so many bytes together will come.
+    pub(super) fn expect(&mut self, rows: i64, bytes: i64) {
+        let bytes = usize::try_from(bytes.clamp(0, ANSWER_BYTES_MAX)).unwrap_or(0);
+        self.gathered.expect(usize::try_from(rows).unwrap_or(0), bytes);
     }
 
     pub(super) fn is_full(&self) -> bool {

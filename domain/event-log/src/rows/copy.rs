@@ -221,7 +221,7 @@ fn broken() -> sqlx::Error {
 #[cfg(test)]
 mod tests {
     use domain::merkle::Hash;
-    use domain::record::{self, Record, RemovedBy, RemovedRecord};
+    use domain::record::{self, Lines, Record, RemovedBy, RemovedRecord};
     use domain::{Position, StreamName, StreamVersion, Timestamp};
 
     use super::*;
@@ -247,15 +247,17 @@ mod tests {
 
     /// What comes of pieces of at most `length` bytes.
     fn read(bytes: &[u8], length: usize) -> Result<Vec<Record>, sqlx::Error> {
-        let (mut rows, mut records) = (CopiedRows::default(), Vec::new());
+        let (mut rows, mut records, mut lines) = (CopiedRows::default(), Vec::new(), Lines::default());
         for piece in bytes.chunks(length) {
             let fed = rows.feed(piece, |row| {
                 records.push(row.record()?);
+                row.line(&mut lines)?;
                 Ok::<_, sqlx::Error>(ControlFlow::Continue(()))
             });
             assert!(fed?.is_continue());
         }
         rows.end()?;
+        assert_eq!(lines, Lines::of(&records), "a row's line is its record's");
         Ok(records)
     }
 
@@ -304,7 +306,10 @@ mod tests {
         let first = SIGNATURE.len() + 8 + 2;
         short.drain(first + 4..first + 5);
         short[first + 3] = 7;
-        for (what, bytes) in [("text", rotten), ("number", short)] {
+        let at = whole.windows(7).position(|name| name == b"\"note\":").expect("an extension");
+        let mut nameless = whole.clone();
+        nameless[at + 1] = b'N';
+        for (what, bytes) in [("text", rotten), ("number", short), ("extension", nameless)] {
             let error = read(&bytes, 100).expect_err(what);
             assert_eq!(crate::error::trouble(&error), crate::error::Trouble::Damage, "{what}: {error}");
         }

@@ -1,0 +1,368 @@
+//! Reads a range page by page, ahead of whoever takes the pages.
+//!
+//! A page is read while the one before it is on its way: database, this process and the socket work at once. A client that
+//! waits for that page is faster than the database, and then the page behind it is read as well, from where it is likely to
+//! begin; whatever comes of that, the place of a page is what the one before it says. So a slow reader costs two pages, and
+//! a fast one three for a moment.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use domain::log::{Direction, LogReader, ReadError};
+use domain::{Head, StreamName, StreamVersion};
+use futures::stream::{Stream, try_unfold};
+use tokio::sync::Semaphore;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::page::{dense, dense_lines, page_limit};
+use super::range::LogRange;
+use super::read::{Spelling, lines, log_broken_answer};
+use super::tails::Tail;
+
+/// How many pages are read at a time before it is known where they begin.
+const LIKELY_MAX: usize = 2;
+
+/// What all readers together may read before it is known where it begins: each such page takes a session of the pool that
+/// another reader may wait for.
+#[derive(Clone)]
+pub(super) struct LikelyReads(Arc<Semaphore>);
+
+impl Default for LikelyReads {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(LIKELY_MAX)))
+    }
+}
+
+/// Versions that an answer holds: `next` first, `left` of them, none above `newest`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct StreamRange {
+    pub(super) next: StreamVersion,
+    pub(super) newest: StreamVersion,
+    pub(super) left: u64,
+    pub(super) direction: Direction,
+}
+
+/// What is still to be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Place {
+    Log(LogRange),
+    Stream(StreamName, StreamRange),
+    Done,
+}
+
+/// A read of a range, page by page.
+#[derive(Clone)]
+pub(super) struct Scan {
+    pub(super) reader: Arc<dyn LogReader>,
+    pub(super) place: Place,
+    pub(super) spelling: Spelling,
+    pub(super) likely_reads: LikelyReads,
+}
+
+/// A page as it is sent; empty at the end.
+#[derive(Default)]
+pub(super) struct Page {
+    pub(super) bytes: Bytes,
+    /// Everything up to here is in it or before it, if it is of the log and read forward.
+    to: Option<Head>,
+}
+
+impl Scan {
+    /// The next page. Density is checked here again: a hole is an error, never an answer.
+    pub(super) async fn page(&mut self) -> Result<Page, ReadError> {
+        let (page, place) = match &self.place {
+            Place::Done => return Ok(Page::default()),
+            Place::Log(range) => self.page_of_log(*range).await?,
+            Place::Stream(name, range) => self.page_of_stream(name, *range).await?,
+        };
+        self.place = place;
+        Ok(page)
+    }
+
+    async fn page_of_log(&self, range: LogRange) -> Result<(Page, Place), ReadError> {
+        let Some(next) = range.next.filter(|_| range.last().is_some()) else {
+            return Ok((Page::default(), Place::Done));
+        };
+        let limit = page_limit(range.left, range.newest.get(), next.get(), range.direction);
+        let (bytes, count, end) = if self.spelling == Spelling::Record && range.direction == Direction::Forward {
+            let lines = self.reader.read_lines(next, limit).await?;
+            let (count, end) = (lines.count(), dense_lines(&lines, next, limit)?);
+            (lines.into_bytes().into(), count, end.get())
+        } else {
+            let mut records = self.reader.read_log(next, range.direction, limit).await?;
+            records.truncate(limit);
+            let numbers = records.iter().map(|record| record.position().get());
+            let end = dense(numbers, next.get(), range.direction, "position")?;
+            (lines(&records, self.spelling), records.len(), end)
+        };
+        let to = (range.direction == Direction::Forward).then(|| Head::new(end - 1)).flatten();
+        Ok((Page { bytes, to }, range.after(count, end).map_or(Place::Done, Place::Log)))
+    }
+
+    async fn page_of_stream(&self, name: &StreamName, range: StreamRange) -> Result<(Page, Place), ReadError> {
+        if range.next > range.newest {
+            return Ok((Page::default(), Place::Done));
+        }
+        let limit = page_limit(range.left, range.newest.get(), range.next.get(), range.direction);
+        let mut records = self.reader.read_stream(name, range.next, range.direction, limit).await?;
+        records.truncate(limit);
+        let numbers = records.iter().map(|record| record.version().get());
+        let end = dense(numbers, range.next.get(), range.direction, "version")?;
+        let left = range.left - u64::try_from(records.len()).expect("a page has few records");
+        let next = StreamVersion::new(end).filter(|end| left > 0 && *end <= range.newest);
+        let place = next.map_or(Place::Done, |next| Place::Stream(name.clone(), StreamRange { next, left, ..range }));
+        Ok((Page { bytes: lines(&records, self.spelling), to: None }, place))
+    }
+
+    /// What follows the next page if that has as many records as it may, which only its bytes forbid.
+    fn likely(&self) -> Option<Self> {
+        let Place::Log(range) = self.place else { return None };
+        let next = range.next.filter(|_| range.direction == Direction::Forward)?;
+        let limit = page_limit(range.left, range.newest.get(), next.get(), range.direction);
+        let end = next.get() + u64::try_from(limit).ok()?;
+        Some(Self { place: Place::Log(range.after(limit, end)?), ..self.clone() })
+    }
+}
+
+/// A page that is being read. Its read ends with it.
+struct Ahead {
+    read: AbortOnDropHandle<Result<(Page, Scan), ReadError>>,
+    likely: Option<Scan>,
+}
+
+impl Ahead {
+    fn of(mut scan: Scan, keep: impl Send + 'static) -> Self {
+        let likely = scan.likely();
+        let read = async move {
+            let page = scan.page().await;
+            drop(keep);
+            Ok((page?, scan))
+        };
+        Self { read: AbortOnDropHandle::new(tokio::spawn(read)), likely }
+    }
+
+    /// The page behind this one, if one more may be read where it is only likely to begin.
+    fn behind(&self) -> Option<Self> {
+        let scan = self.likely.clone()?;
+        let permit = Arc::clone(&scan.likely_reads.0).try_acquire_owned().ok()?;
+        Some(Self::of(scan, permit))
+    }
+}
+
+/// The pages of a scan.
+struct Pages {
+    /// What nobody has asked for yet.
+    unread: Option<Scan>,
+    /// The next page first.
+    ahead: VecDeque<Ahead>,
+    /// Whether the last page ended where it was likely to.
+    was_likely: bool,
+    /// Who is told how far it got, if it is the beginning of a tail.
+    tail: Option<Tail>,
+}
+
+impl Pages {
+    async fn next(&mut self) -> Result<Option<Bytes>, ReadError> {
+        self.ahead.extend(self.unread.take().map(|scan| Ahead::of(scan, ())));
+        let Some(page) = self.ahead.pop_front() else { return Ok(None) };
+        if self.was_likely && self.ahead.is_empty() && !page.read.is_finished() {
+            self.ahead.extend(page.behind());
+        }
+        let read = page.read.await.unwrap_or_else(|broken| Err(ReadError::Unavailable { reason: broken.to_string() }));
+        let (Page { bytes, to }, scan) = read.inspect_err(log_broken_answer)?;
+        self.was_likely = page.likely.is_some_and(|likely| likely.place == scan.place);
+        if !self.was_likely {
+            self.ahead.clear();
+        }
+        if bytes.is_empty() {
+            return Ok(None);
+        }
+        if self.ahead.is_empty() {
+            self.ahead.push_back(Ahead::of(scan, ()));
+        }
+        if let (Some(tail), Some(to)) = (&self.tail, to) {
+            tail.at(to);
+        }
+        Ok(Some(bytes))
+    }
+}
+
+/// The pages of `scan`. Nothing is read before somebody listens.
+pub(super) fn pages(scan: Scan, tail: Option<Tail>) -> impl Stream<Item = Result<Bytes, ReadError>> {
+    let pages = Pages { unread: Some(scan), ahead: VecDeque::new(), was_likely: false, tail };
+    try_unfold(pages, |mut pages| async move { Ok(pages.next().await?.map(|page| (page, pages))) })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use async_trait::async_trait;
+    use domain::append::{LogHead, StreamHead};
+    use domain::filter::{Filter, Searched};
+    use domain::merkle::Hash;
+    use domain::record::{Lines, Record, RemovedBy, RemovedRecord};
+    use domain::{Position, StreamName, Timestamp};
+    use futures::{FutureExt, StreamExt, TryStreamExt};
+
+    use super::*;
+    use crate::http::page::PAGE_RECORDS;
+
+    fn at(position: u64) -> Position {
+        Position::new(position).expect("from 1")
+    }
+
+    fn records(from: u64, to: u64) -> Vec<Record> {
+        let record = |position| {
+            Record::Removed(RemovedRecord {
+                position: at(position),
+                version: StreamVersion::new(position).expect("from 1"),
+                stream: StreamName::parse("a-1").expect("a name"),
+                recorded_at: Timestamp::parse_rfc3339("2026-01-01T00:00:00Z").expect("an instant"),
+                removed: RemovedBy::Retention,
+                certificate: "c".into(),
+                leaf: Hash::of(b""),
+            })
+        };
+        (from..=to).map(record).collect()
+    }
+
+    /// A log of a number of records, whose reads end where they are told to, and begin when they may.
+    struct Log {
+        records: u64,
+        /// How many records a read from a position has at most.
+        most: fn(u64) -> u64,
+        begun: AtomicUsize,
+        may: Semaphore,
+    }
+
+    impl Log {
+        fn new(records: u64, most: fn(u64) -> u64, may: usize) -> Arc<Self> {
+            Arc::new(Self { records, most, begun: AtomicUsize::new(0), may: Semaphore::new(may) })
+        }
+
+        fn scan(self: &Arc<Self>) -> Scan {
+            let newest = Head::new(self.records).expect("small");
+            let range = LogRange { next: Some(Position::FIRST), newest, left: u64::MAX, direction: Direction::Forward };
+            let (reader, likely_reads) = (Arc::clone(self), LikelyReads::default());
+            Scan { reader, place: Place::Log(range), spelling: Spelling::Record, likely_reads }
+        }
+
+        /// How many reads have begun once nothing goes on any more.
+        async fn begun(&self) -> usize {
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            self.begun.load(Ordering::Relaxed)
+        }
+    }
+
+    #[async_trait]
+    impl LogReader for Log {
+        async fn read_log(&self, from: Position, _: Direction, limit: usize) -> Result<Vec<Record>, ReadError> {
+            self.begun.fetch_add(1, Ordering::Relaxed);
+            self.may.acquire().await.expect("open").forget();
+            let count = u64::try_from(limit).expect("small").min((self.most)(from.get()));
+            Ok(records(from.get(), self.records.min(from.get() + count - 1)))
+        }
+
+        async fn log_head(&self) -> Result<LogHead, ReadError> {
+            unreachable!("a scan knows its range")
+        }
+
+        async fn search_log(&self, _: Position, _: Direction, _: &Filter, _: usize) -> Result<Searched, ReadError> {
+            unreachable!("nothing is filtered")
+        }
+
+        async fn read_stream(
+            &self,
+            _: &StreamName,
+            _: StreamVersion,
+            _: Direction,
+            _: usize,
+        ) -> Result<Vec<Record>, ReadError> {
+            unreachable!("no stream is read")
+        }
+
+        async fn stream_head(&self, _: &StreamName) -> Result<Option<StreamHead>, ReadError> {
+            unreachable!("no stream is read")
+        }
+
+        async fn streams(
+            &self,
+            _: &str,
+            _: Option<&StreamName>,
+            _: usize,
+        ) -> Result<Vec<(StreamName, StreamHead)>, ReadError> {
+            unreachable!("no stream is read")
+        }
+
+        async fn find_event(&self, _: &str, _: &str) -> Result<Option<Position>, ReadError> {
+            unreachable!("no event is looked for")
+        }
+
+        async fn head_as_of(&self, _: Timestamp) -> Result<Head, ReadError> {
+            unreachable!("a scan knows its range")
+        }
+
+        async fn wait_beyond(&self, _: Head) -> Result<Head, ReadError> {
+            unreachable!("nothing is waited for")
+        }
+    }
+
+    #[tokio::test]
+    async fn pages_follow_each_other_wherever_they_end() {
+        let page = u64::try_from(PAGE_RECORDS).expect("small");
+        let everywhere: [(u64, fn(u64) -> u64); 5] = [
+            (1, |_| u64::MAX),
+            (5 * page, |_| u64::MAX),
+            (5 * page + 1, |_| u64::MAX),
+            (9 * page, |_| 1000),
+            // Now and then what is read has many bytes.
+            (20 * page, |from| if from % 7 < 3 { 1 + from % 50 } else { u64::MAX }),
+        ];
+        for (count, most) in everywhere {
+            let log = Log::new(count, most, usize::MAX >> 4);
+            let read: Vec<Bytes> = pages(log.scan(), None).try_collect().await.expect("readable");
+            assert_eq!(read.concat(), Lines::of(&records(1, count)).into_bytes(), "{count} records");
+        }
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_page_has_the_one_behind_it_read_and_who_does_not_costs_one_page_ahead() {
+        let log = Log::new(100 * 1024, |_| u64::MAX, 2);
+        let mut pages = Box::pin(pages(log.scan(), None));
+        assert_eq!(log.begun().await, 0, "nobody listens");
+        pages.next().await.expect("a page").expect("readable");
+        assert_eq!(log.begun().await, 2, "one ahead, which is there: its client is slow");
+        pages.next().await.expect("a page").expect("readable");
+        assert_eq!(log.begun().await, 3, "one ahead, which is not there yet");
+        assert!(pages.next().now_or_never().is_none(), "its client waits for it");
+        assert_eq!(log.begun().await, 4, "and so the one behind it is read");
+        assert!(pages.next().now_or_never().is_none());
+        assert_eq!(log.begun().await, 4, "but no more");
+        log.may.add_permits(1);
+        let page = pages.next().await.expect("a page").expect("readable");
+        assert_eq!(page, Lines::of(&records(2049, 3072)).into_bytes());
+        drop(pages);
+    }
+
+    #[tokio::test]
+    async fn a_page_that_is_short_is_not_followed_by_what_was_only_likely() {
+        let log = Log::new(100 * 1024, |from| if from > 2048 { 10 } else { u64::MAX }, 2);
+        let mut pages = Box::pin(pages(log.scan(), None));
+        for _ in 0..2 {
+            pages.next().await.expect("a page").expect("readable");
+        }
+        assert!(pages.next().now_or_never().is_none());
+        assert_eq!(log.begun().await, 4);
+        log.may.add_permits(2);
+        for from in [2049, 2059] {
+            let page = pages.next().await.expect("a page").expect("readable");
+            assert_eq!(page, Lines::of(&records(from, from + 9)).into_bytes());
+            log.may.add_permits(1);
+        }
+        assert!(log.begun().await <= 7, "where pages are short, nothing is taken for likely");
+    }
+}
