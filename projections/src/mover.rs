@@ -20,9 +20,10 @@ use futures::future::join;
 use sqlx::postgres::{PgPool, PgRow};
 use sqlx::{PgConnection, Row};
 
+use crate::instant::Instant;
 use crate::session::within;
 use crate::view::View;
-use crate::{ProjectionError, begin, instant};
+use crate::{ProjectionError, begin};
 
 /// What a view is as of: fold(events up to the checkpoint, cutoff).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -303,7 +304,7 @@ impl<V: View> Mover<V> {
         sqlx::query(self.version.move_sql())
             .bind(name)
             .bind(to.checkpoint.as_i64())
-            .bind(instant::to_sql(to.cutoff))
+            .bind(Instant(to.cutoff))
             .bind(to.leaf.map(|leaf| leaf.0))
             .execute(&mut *tx)
             .await
@@ -363,13 +364,13 @@ async fn clear(tx: &mut PgConnection, view: &'static str) -> Result<(), Projecti
 fn read_standing(row: &PgRow, view: &'static str) -> Result<Standing, ProjectionError> {
     let reading = || ProjectionError::database("read a checkpoint");
     let checkpoint: i64 = row.try_get("checkpoint").map_err(reading())?;
-    let cutoff: i64 = row.try_get("cutoff").map_err(reading())?;
+    let Instant(cutoff) = row.try_get("cutoff").map_err(reading())?;
     let leaf: Option<[u8; 32]> = row.try_get("leaf").map_err(reading())?;
     let corrupt = || ProjectionError::Corrupt { what: format!("the checkpoint of {view}") };
     let checkpoint = Head::from_i64(checkpoint).ok_or_else(corrupt)?;
     if leaf.is_some() != checkpoint.newest().is_some() {
         return Err(corrupt());
     }
-    let progress = Progress { checkpoint, cutoff: instant::from_sql(cutoff)?, leaf: leaf.map(Hash) };
+    let progress = Progress { checkpoint, cutoff, leaf: leaf.map(Hash) };
     Ok(Standing { progress, fold: row.try_get("fold").map_err(reading())? })
 }

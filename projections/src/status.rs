@@ -5,8 +5,9 @@ use domain::{Head, Position, Timestamp};
 use sqlx::postgres::{PgPool, PgRow, Postgres};
 use sqlx::{Decode, Row, Type};
 
+use crate::ProjectionError;
+use crate::instant::Instant;
 use crate::rebuild::{Comparison, read_comparison};
-use crate::{ProjectionError, instant};
 
 /// One view.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,7 +74,7 @@ fn view(row: &PgRow) -> Result<ViewStatus, ProjectionError> {
         version: get::<i64>(row, "version")?.unsigned_abs(),
         fold: get(row, "fold")?,
         checkpoint: head(row, "checkpoint")?,
-        cutoff: instant::from_sql(get(row, "cutoff")?)?,
+        cutoff: get::<Instant>(row, "cutoff")?.0,
         stopped: stopped(row)?,
         rebuild: rebuild(row)?,
     })
@@ -94,7 +95,7 @@ fn rebuild(row: &PgRow) -> Result<Option<RebuildStatus>, ProjectionError> {
     Ok(Some(RebuildStatus {
         version: version.unsigned_abs(),
         fold: get(row, "next_fold")?,
-        began_at: instant::from_sql(get(row, "began_at")?)?,
+        began_at: get::<Instant>(row, "began_at")?.0,
         checkpoint: head(row, "next_checkpoint")?,
         comparison: read_comparison(row)?,
         swapped: get(row, "swapped")?,

@@ -1,6 +1,6 @@
 //! How fast the log is read, on one region of the real binary with fsync on: figures to report, never a verdict. Run with
 //! `cargo bench -p system-tests --bench read` after `cargo build --release -p ops --bins`, on a machine that does nothing
-//! else. READ_EVENTS says how many events are behind it.
+//! else. READ_EVENTS says how many events are behind it; with `-- log` or `-- projection` that is measured alone.
 //!
 //! - *log*: `GET /v1/log` of everything, as it is and compressed, and a tail that catches up. The ceiling is what
 //!   PostgreSQL gives of the same rows to the same client: one COPY to it.
@@ -362,20 +362,31 @@ async fn a_projection(count: usize) {
     region.end().await.expect("it ends");
 }
 
+/// The log, and a subscription to what comes after it.
+async fn reading(count: usize) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (mut region, log) = region(folder.path()).await;
+    fill(&log, count, |rng, number| order(rng, &number.to_string())).await;
+    region.serve().await.expect("it serves");
+    settled(&region, count).await;
+    the_log(&region, count).await;
+    a_subscription(&region, count).await;
+    log.shut_down().await;
+    region.end().await.expect("it ends");
+}
+
 fn main() {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    let only: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let is_wanted = |part: &str| only.is_empty() || only.iter().any(|only| only == part);
     runtime.block_on(async {
         let count = events();
-        let folder = tempfile::tempdir().expect("a folder");
-        let (mut region, log) = region(folder.path()).await;
-        fill(&log, count, |rng, number| order(rng, &number.to_string())).await;
-        region.serve().await.expect("it serves");
-        settled(&region, count).await;
-        the_log(&region, count).await;
-        a_subscription(&region, count).await;
-        log.shut_down().await;
-        region.end().await.expect("it ends");
-        a_projection(count).await;
+        if is_wanted("log") {
+            reading(count).await;
+        }
+        if is_wanted("projection") {
+            a_projection(count).await;
+        }
     });
 }

@@ -8,11 +8,11 @@ mod spelled;
 
 use domain::append::AppendRequest;
 use domain::event::{
-    ASSIGNED_ATTRIBUTES, NewEvent, extensions_from_json, extensions_from_metadata, extensions_to_json,
+    ASSIGNED_ATTRIBUTES, EventRef, NewEvent, extensions_from_json, extensions_from_metadata, extensions_to_json,
     metadata_from_extensions,
 };
 use domain::json;
-use domain::record::{self, Record};
+use domain::record::{self, Lines, Place, Record, RecordedEvent};
 use proptest::prelude::*;
 use proptest::sample::select;
 
@@ -53,6 +53,17 @@ proptest! {
         let read = record::read(&line);
         prop_assert_eq!(read.as_ref(), Ok(&record));
         prop_assert_eq!(read.map(|r| r.to_line()), Ok(line));
+    }
+
+    #[test]
+    fn a_line_of_parts_that_belong_to_somebody_else_is_the_records(recorded in recorded()) {
+        let RecordedEvent { position, recorded_at, version, previous, epoch, ref event } = recorded;
+        let place = Place { position, recorded_at, version, previous, epoch };
+        let extensions = extensions_to_json(&event.extensions);
+        let mut lines = Lines::default();
+        prop_assert_eq!(lines.push_event(place, &EventRef::of(event), &extensions), Ok(()));
+        prop_assert_eq!(EventRef::of(event).with(event.extensions.clone()), event.clone());
+        prop_assert_eq!(lines, Lines::of(&[Record::Event(Box::new(recorded))]));
     }
 
     #[test]

@@ -228,17 +228,19 @@ mod tests {
         (from..=to).map(record).collect()
     }
 
+    /// How many records a read from a position has at most.
+    type Most = fn(u64) -> u64;
+
     /// A log of a number of records, whose reads end where they are told to, and begin when they may.
     struct Log {
         records: u64,
-        /// How many records a read from a position has at most.
-        most: fn(u64) -> u64,
+        most: Most,
         begun: AtomicUsize,
         may: Semaphore,
     }
 
     impl Log {
-        fn new(records: u64, most: fn(u64) -> u64, may: usize) -> Arc<Self> {
+        fn new(records: u64, most: Most, may: usize) -> Arc<Self> {
             Arc::new(Self { records, most, begun: AtomicUsize::new(0), may: Semaphore::new(may) })
         }
 
@@ -314,7 +316,7 @@ mod tests {
     #[tokio::test]
     async fn pages_follow_each_other_wherever_they_end() {
         let page = u64::try_from(PAGE_RECORDS).expect("small");
-        let everywhere: [(u64, fn(u64) -> u64); 5] = [
+        let everywhere: [(u64, Most); 5] = [
             (1, |_| u64::MAX),
             (5 * page, |_| u64::MAX),
             (5 * page + 1, |_| u64::MAX),

@@ -1,7 +1,6 @@
 -- One statement, so one snapshot: an item on its way from one table to another is found in one of them.
-SELECT source, id, state, created_time, (extract(epoch FROM created_at) * 1000000)::bigint AS created_at, revisions,
-    version, position, (extract(epoch FROM changed_at) * 1000000)::bigint AS changed_at, changed_time, author, change,
-    oid, mode, size
+SELECT source, id, state, created_time, created_at, revisions, version, position, changed_at, changed_time, author,
+    change, oid, mode, size
 FROM (
     SELECT 0 AS source, id, state, created_time, created_at, revisions, version, position, changed_at, changed_time,
         author, change, oid, mode, size

@@ -1,4 +1,3 @@
-SELECT id, state, created_time, (extract(epoch FROM created_at) * 1000000)::bigint AS created_at, revisions, version,
-    position, (extract(epoch FROM changed_at) * 1000000)::bigint AS changed_at, changed_time, author, change, oid, mode,
-    size
+SELECT id, state, created_time, created_at, revisions, version, position, changed_at, changed_time, author, change, oid,
+    mode, size
 FROM view_content.items WHERE id > $1 ORDER BY id LIMIT $2

@@ -1,8 +1,8 @@
 -- Rows are locked one by one; readers do not wait, and other writers are kept away by the checkpoint's lock.
 INSERT INTO items (id, state, created_time, created_at, revisions, version, position, changed_at,
     changed_time, author, change, oid, mode, size)
-SELECT * FROM UNNEST($1::text[], $2::text[], $3::text[], $4::text[]::timestamptz[], $5::bigint[], $6::bigint[],
-    $7::bigint[], $8::text[]::timestamptz[], $9::text[], $10::text[], $11::text[], $12::text[], $13::text[],
+SELECT * FROM UNNEST($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::bigint[], $6::bigint[],
+    $7::bigint[], $8::timestamptz[], $9::text[], $10::text[], $11::text[], $12::text[], $13::text[],
     $14::bigint[])
 ON CONFLICT (id) DO UPDATE SET
     (state, created_time, created_at, revisions, version, position, changed_at, changed_time, author, change, oid,

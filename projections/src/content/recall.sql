@@ -5,8 +5,8 @@ WITH stub AS (
 )
 INSERT INTO view_content.recalled (id, state, created_time, created_at, revisions, version, position, changed_at,
     changed_time, author, change, oid, mode, size)
-SELECT item.* FROM UNNEST($1::text[], $2::text[], $3::text[], $4::text[]::timestamptz[], $5::bigint[], $6::bigint[],
-    $7::bigint[], $8::text[]::timestamptz[], $9::text[], $10::text[], $11::text[], $12::text[], $13::text[],
+SELECT item.* FROM UNNEST($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::bigint[], $6::bigint[],
+    $7::bigint[], $8::timestamptz[], $9::text[], $10::text[], $11::text[], $12::text[], $13::text[],
     $14::bigint[]) item (id, state, created_time, created_at, revisions, version, position, changed_at, changed_time,
     author, change, oid, mode, size)
 JOIN stub ON stub.id = item.id

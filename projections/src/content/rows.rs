@@ -6,7 +6,8 @@ use sqlx::postgres::{PgArguments, PgRow, Postgres};
 use sqlx::query::Query;
 
 use super::{Form, Item, ItemState, Moment, Stub};
-use crate::{ProjectionError, instant};
+use crate::ProjectionError;
+use crate::instant::Instant;
 
 /// Stubs, column by column, as `UNNEST` takes them.
 #[derive(Default)]
@@ -14,11 +15,11 @@ pub(super) struct StubColumns {
     ids: Vec<String>,
     states: Vec<&'static str>,
     created_times: Vec<Option<String>>,
-    created_ats: Vec<Option<String>>,
+    created_ats: Vec<Option<Instant>>,
     revisions: Vec<i64>,
     versions: Vec<i64>,
     positions: Vec<i64>,
-    changed_ats: Vec<String>,
+    changed_ats: Vec<Instant>,
 }
 
 /// Items, column by column.
@@ -41,12 +42,12 @@ impl StubColumns {
         self.ids.push(stub.id);
         self.states.push(stub.state.as_str());
         self.created_times.push(time);
-        self.created_ats.push(at.map(instant::to_sql));
+        self.created_ats.push(at.map(Instant));
         // Not more than there are positions, which are bigints.
         self.revisions.push(i64::try_from(stub.revisions).unwrap_or(i64::MAX));
         self.versions.push(stub.version.as_i64());
         self.positions.push(stub.position.as_i64());
-        self.changed_ats.push(instant::to_sql(stub.changed_at));
+        self.changed_ats.push(Instant(stub.changed_at));
     }
 
     pub(super) fn ids(&self) -> &[String] {
@@ -97,22 +98,20 @@ impl ItemColumns {
     }
 }
 
-/// Reads the columns that a stub has; instants are microseconds since 1970.
+/// Reads the columns that a stub has.
 pub(super) fn stub(row: &PgRow) -> Result<Stub, ProjectionError> {
     let id: String = get(row, "id")?;
     let corrupt = || ProjectionError::Corrupt { what: format!("the row of content {id:?} in the view") };
-    let created_at: Option<i64> = get(row, "created_at")?;
+    let created_at: Option<Instant> = get(row, "created_at")?;
     let created_time = get(row, "created_time")?;
-    let created = created_at
-        .map(|micros| Ok::<_, ProjectionError>(Moment { time: created_time, recorded_at: instant::from_sql(micros)? }))
-        .transpose()?;
+    let created = created_at.map(|Instant(recorded_at)| Moment { time: created_time, recorded_at });
     Ok(Stub {
         state: ItemState::parse(get(row, "state")?).ok_or_else(corrupt)?,
         created,
         revisions: u64::try_from(get::<i64>(row, "revisions")?).map_err(|_| corrupt())?,
         version: StreamVersion::from_i64(get(row, "version")?).ok_or_else(corrupt)?,
         position: Position::from_i64(get(row, "position")?).ok_or_else(corrupt)?,
-        changed_at: instant::from_sql(get(row, "changed_at")?)?,
+        changed_at: get::<Instant>(row, "changed_at")?.0,
         id,
     })
 }

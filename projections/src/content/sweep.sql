@@ -2,7 +2,7 @@
 WITH recalled AS (
     DELETE FROM recalled
 ), gone AS (
-    DELETE FROM items WHERE changed_at < $1::text::timestamptz
+    DELETE FROM items WHERE changed_at < $1
     RETURNING id, state, created_time, created_at, revisions, version, position, changed_at
 )
 INSERT INTO stubs (id, state, created_time, created_at, revisions, version, position, changed_at)

@@ -10,6 +10,7 @@ use sqlx::PgConnection;
 
 use super::rows::{self, ItemColumns, StubColumns};
 use super::{FOLD, Item, Stub, VIEW, fold};
+use crate::instant::Instant;
 use crate::{ProjectionError, View};
 
 /// The view "content now", for a [`crate::runner::Runner`].
@@ -37,7 +38,7 @@ impl View for ContentView {
     async fn apply(&self, tx: &mut PgConnection, records: &[Record], cutoff: Timestamp) -> Result<(), ProjectionError> {
         let Known { stubs, out_of_window } = known(tx, records).await?;
         let (mut live, mut out) = (ItemColumns::default(), StubColumns::default());
-        for item in fold_all(stubs, records) {
+        for item in fold_all(&stubs, records) {
             if item.stub.changed_at < cutoff { out.push(item.stub) } else { live.push(item) }
         }
         write(tx, &live, &out, &out_of_window).await
@@ -45,7 +46,7 @@ impl View for ContentView {
 
     async fn sweep(&self, tx: &mut PgConnection, cutoff: Timestamp) -> Result<(), ProjectionError> {
         sqlx::query(include_str!("sweep.sql"))
-            .bind(crate::instant::to_sql(cutoff))
+            .bind(Instant(cutoff))
             .execute(tx)
             .await
             .map_err(ProjectionError::database("sweep the view of content"))?;
@@ -55,14 +56,13 @@ impl View for ContentView {
 
 /// The items that `records` change, as the last of them leaves each, in the order of the tables' keys: neighbours share
 /// pages.
-fn fold_all(mut before: HashMap<String, Stub>, records: &[Record]) -> impl Iterator<Item = Item> {
-    let mut items: HashMap<String, Item> = HashMap::new();
+fn fold_all(before: &HashMap<String, Stub>, records: &[Record]) -> impl Iterator<Item = Item> {
+    let mut items: HashMap<&str, Item> = HashMap::with_capacity(records.len());
     for record in records {
         let id = record.stream().id();
         let known = items.get(id).map(|item| &item.stub).or_else(|| before.get(id));
         if let Some(item) = fold(known, record) {
-            before.remove(id);
-            items.insert(item.stub.id.clone(), item);
+            items.insert(id, item);
         }
     }
     let mut items: Vec<Item> = items.into_values().collect();

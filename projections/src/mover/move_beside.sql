@@ -1,1 +1,1 @@
-UPDATE projections.rebuilds SET checkpoint = $2, cutoff = $3::text::timestamptz, leaf = $4 WHERE view = $1
+UPDATE projections.rebuilds SET checkpoint = $2, cutoff = $3, leaf = $4 WHERE view = $1

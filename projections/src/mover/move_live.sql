@@ -2,6 +2,6 @@
 WITH consumer AS (
     UPDATE coldstream.consumers SET checkpoint = $2, updated_at = clock_timestamp() WHERE name = $1
 )
-UPDATE projections.progress SET cutoff = $3::text::timestamptz, leaf = $4, stopped_position = NULL, stopped_id = NULL,
+UPDATE projections.progress SET cutoff = $3, leaf = $4, stopped_position = NULL, stopped_id = NULL,
     stopped_type = NULL, stopped_reason = NULL
 WHERE view = $1
