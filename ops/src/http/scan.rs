@@ -118,6 +118,8 @@ impl Scan {
     /// What follows the next page if that has as many records as it may, which only its bytes forbid.
     fn likely(&self) -> Option<Self> {
         let Place::Log(range) = self.place else { return None };
+        // A tail may begin above the head, where no page is.
+        range.last()?;
         let next = range.next.filter(|_| range.direction == Direction::Forward)?;
         let limit = page_limit(range.left, range.newest.get(), next.get(), range.direction);
         let end = next.get() + u64::try_from(limit).ok()?;
