@@ -136,7 +136,7 @@ impl Record {
 
 /// What the log assigns to an event.
 #[derive(Debug, Clone, Copy)]
-pub struct Place {
+pub struct Assigned {
     /// Its place in the log.
     pub position: Position,
     /// When the log recorded it.
@@ -154,7 +154,7 @@ pub fn write(record: &Record, out: &mut Vec<u8>) {
     match record {
         Record::Event(recorded) => {
             let RecordedEvent { position, recorded_at, version, previous, epoch, ref event } = **recorded;
-            write_owned(Some(Place { position, recorded_at, version, previous, epoch }), event, out);
+            write_owned(Some(Assigned { position, recorded_at, version, previous, epoch }), event, out);
         }
         Record::Removed(removed) => write_removed(removed, out),
     }
@@ -164,7 +164,7 @@ pub fn write(record: &Record, out: &mut Vec<u8>) {
 pub(crate) fn longest_line_bytes(event: &NewEvent) -> usize {
     let longest = u64::MAX >> 1;
     let position = Position::new(longest).expect("2^63 - 1 is a position");
-    let place = Place {
+    let assigned = Assigned {
         position,
         recorded_at: Timestamp::from_unix_micros(0).expect("the epoch of Unix is an instant"),
         version: StreamVersion::new(longest).expect("2^63 - 1 is a version"),
@@ -172,7 +172,7 @@ pub(crate) fn longest_line_bytes(event: &NewEvent) -> usize {
         epoch: Epoch::new(longest).expect("2^63 - 1 is an epoch"),
     };
     let mut line = Vec::with_capacity(event.bytes() + 1024);
-    write_owned(Some(place), event, &mut line);
+    write_owned(Some(assigned), event, &mut line);
     line.len()
 }
 
@@ -181,7 +181,7 @@ pub(crate) fn write_new(event: &NewEvent, out: &mut Vec<u8>) {
     write_owned(None, event, out);
 }
 
-fn write_owned(place: Option<Place>, event: &NewEvent, out: &mut Vec<u8>) {
+fn write_owned(assigned: Option<Assigned>, event: &NewEvent, out: &mut Vec<u8>) {
     let members = |out: &mut Vec<u8>| {
         for extension in &event.extensions {
             out.push(b',');
@@ -189,12 +189,12 @@ fn write_owned(place: Option<Place>, event: &NewEvent, out: &mut Vec<u8>) {
         }
         Ok::<(), Infallible>(())
     };
-    let Ok(()) = write_event(place, &EventRef::of(event), members, out);
+    let Ok(()) = write_event(assigned, &EventRef::of(event), members, out);
 }
 
 /// `members` writes the extensions, each behind a comma.
 fn write_event<E>(
-    place: Option<Place>,
+    assigned: Option<Assigned>,
     event: &EventRef<'_>,
     members: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
     out: &mut Vec<u8>,
@@ -205,12 +205,12 @@ fn write_event<E>(
     write_text("type", event.event_type, out);
     write_subject(event.stream, out);
     write_optional("time", event.time, out);
-    if let Some(place) = place {
-        write_instant("recordedat", place.recorded_at, out);
-        write_number("position", place.position.get(), out);
-        write_number("version", place.version.get(), out);
-        write_number("previous", place.previous.map_or(0, Position::get), out);
-        write_number("epoch", place.epoch.get(), out);
+    if let Some(assigned) = assigned {
+        write_instant("recordedat", assigned.recorded_at, out);
+        write_number("position", assigned.position.get(), out);
+        write_number("version", assigned.version.get(), out);
+        write_number("previous", assigned.previous.map_or(0, Position::get), out);
+        write_number("epoch", assigned.epoch.get(), out);
     }
     write_optional("eventversion", event.event_version, out);
     write_optional("dataschema", event.data_schema, out);

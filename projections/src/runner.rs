@@ -26,8 +26,8 @@ pub use crate::view::View;
 /// twice is written once, and costs memory: twice as much, since the next ones are read meanwhile (a record is up to
 /// 1 MiB; readers bound the bytes of a page).
 pub const BATCH_RECORDS: usize = 16_000;
-/// After this many full batches in a row a view gives back the space that it has left behind.
-const COMPACT_AFTER_BATCHES: usize = 5;
+/// After this many full batches in a row, 40,000 records or more, a view gives back the space that it has left behind.
+const COMPACT_AFTER_BATCHES: usize = 40_000_usize.div_ceil(BATCH_RECORDS);
 /// How long events gather before a view that is up with the log folds them. A view moves by a commit of its own, which
 /// takes as much from the appender as a group of appends; nobody who waits for the view waits for this.
 const GATHER: Duration = Duration::from_millis(20);

@@ -213,9 +213,11 @@ impl Reader {
         let there = map.last(index).get().saturating_sub(from.get()).saturating_add(1);
         let there = i64::try_from(there).unwrap_or(i64::MAX).min(page.rows_left());
         if there >= COPIED_ROWS_MIN {
-            page.expect(there, self.row_bytes.of(there));
             let (rows, bytes) = (page.rows_left(), page.bytes());
             let counted = !self.row_bytes.are_few(rows, page.bytes_left());
+            if !counted {
+                page.expect(there, self.row_bytes.of(there));
+            }
             let statement = if counted { LOG_FORWARD } else { include_str!("sql/log_forward_uncounted.sql") };
             // COPY takes no parameters. All of them are numbers.
             let statement = with_partition(statement, &map.spans[index].table)

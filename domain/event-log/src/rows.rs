@@ -10,7 +10,7 @@ use std::borrow::Cow;
 use domain::Timestamp;
 use domain::event::{Data, DataRef, EventRef, Extension, NewEvent, extensions_from_json};
 use domain::merkle::Hash;
-use domain::record::{Lines, Place, Record, RecordedEvent, RemovedBy, RemovedRecord};
+use domain::record::{Assigned, Lines, Record, RecordedEvent, RemovedBy, RemovedRecord};
 use domain::{Epoch, Position, StreamName, StreamRef, StreamVersion};
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
@@ -187,9 +187,9 @@ impl<'a> Values<'a> {
     /// # Errors
     /// `Decode` for a row that no record has made.
     pub(crate) fn record(&self) -> Result<Record, sqlx::Error> {
-        let Some((place, event)) = self.event()? else { return self.removed().map(Record::Removed) };
+        let Some((assigned, event)) = self.event()? else { return self.removed().map(Record::Removed) };
         let extensions = self.metadata.extensions().map_err(|reason| self.damaged(reason))?;
-        let Place { position, recorded_at, version, previous, epoch } = place;
+        let Assigned { position, recorded_at, version, previous, epoch } = assigned;
         let event = event.with(extensions);
         Ok(Record::Event(Box::new(RecordedEvent { position, recorded_at, version, previous, epoch, event })))
     }
@@ -200,21 +200,21 @@ impl<'a> Values<'a> {
     /// As [`Values::record`].
     pub(crate) fn line(&self, lines: &mut Lines) -> Result<(), sqlx::Error> {
         match (self.event()?, self.metadata) {
-            (Some((place, event)), Metadata::Stored(extensions)) => {
-                let pushed = lines.push_event(place, &event, extensions);
+            (Some((assigned, event)), Metadata::Stored(extensions)) => {
+                let pushed = lines.push_event(assigned, &event, extensions);
                 pushed.map_err(|error| self.damaged(crate::error::chain(&error)))
             }
             _ => self.record().map(|record| lines.push(&record)),
         }
     }
 
-    /// Where the record stands.
-    pub(crate) fn place(&self) -> Result<(Position, StreamVersion), sqlx::Error> {
+    /// Its place in the log and in its stream.
+    pub(crate) fn numbers(&self) -> Result<(Position, StreamVersion), sqlx::Error> {
         Ok((known(self.position, Position::from_i64)?, known(self.sequence, StreamVersion::from_i64)?))
     }
 
-    /// The event that the row is, but its extensions; `None` where its content was removed.
-    fn event(&self) -> Result<Option<(Place, EventRef<'_>)>, sqlx::Error> {
+    /// The event that the row is, but its extensions, with what the log assigned to it; `None` where its content was removed.
+    fn event(&self) -> Result<Option<(Assigned, EventRef<'_>)>, sqlx::Error> {
         if self.record_format != FORMAT_V1 {
             let reason = format!("record format {} is not known to this release", self.record_format);
             return Err(self.damaged(reason));
@@ -226,9 +226,9 @@ impl<'a> Values<'a> {
             KIND_REMOVED => return Ok(None),
             kind => return Err(self.damaged(format!("data kind {kind}"))),
         };
-        let (position, version) = self.place()?;
+        let (position, version) = self.numbers()?;
         let epoch = self.epoch.ok_or_else(|| self.damaged("no epoch".into()))?;
-        let place = Place {
+        let assigned = Assigned {
             position,
             recorded_at: self.recorded_at.0,
             version,
@@ -246,7 +246,7 @@ impl<'a> Values<'a> {
             data_content_type: self.data_content_type,
             data,
         };
-        Ok(Some((place, event)))
+        Ok(Some((assigned, event)))
     }
 
     fn stream(&self) -> Result<StreamRef<'_>, sqlx::Error> {
@@ -254,7 +254,7 @@ impl<'a> Values<'a> {
     }
 
     fn removed(&self) -> Result<RemovedRecord, sqlx::Error> {
-        let (position, version) = self.place()?;
+        let (position, version) = self.numbers()?;
         let removed = removed(&self.payload, position, version, self.stream()?.into(), self.recorded_at.0);
         removed.ok_or_else(|| self.damaged("not what removal leaves".into()))
     }

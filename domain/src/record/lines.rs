@@ -1,6 +1,6 @@
 //! Records as their lines: what is read to be sent on is spelled once, and never held as records.
 
-use super::{Place, Record, write, write_event};
+use super::{Assigned, Record, write, write_event};
 use crate::Position;
 use crate::event::{self, EventError, EventRef};
 
@@ -43,11 +43,11 @@ impl Lines {
     ///
     /// # Errors
     /// What is wrong with that object. The lines are of no further use then.
-    pub fn push_event(&mut self, place: Place, event: &EventRef<'_>, extensions: &str) -> Result<(), EventError> {
-        self.begin(place.position);
+    pub fn push_event(&mut self, assigned: Assigned, event: &EventRef<'_>, extensions: &str) -> Result<(), EventError> {
+        self.begin(assigned.position);
         let members = |out: &mut Vec<u8>| event::write_members_of(extensions, out);
-        write_event(Some(place), event, members, &mut self.bytes)?;
-        self.end(place.position);
+        write_event(Some(assigned), event, members, &mut self.bytes)?;
+        self.end(assigned.position);
         Ok(())
     }
 

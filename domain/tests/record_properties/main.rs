@@ -12,7 +12,7 @@ use domain::event::{
     metadata_from_extensions,
 };
 use domain::json;
-use domain::record::{self, Lines, Place, Record, RecordedEvent};
+use domain::record::{self, Assigned, Lines, Record, RecordedEvent};
 use proptest::prelude::*;
 use proptest::sample::select;
 
@@ -58,7 +58,7 @@ proptest! {
     #[test]
     fn a_line_of_parts_that_belong_to_somebody_else_is_the_records(recorded in recorded()) {
         let RecordedEvent { position, recorded_at, version, previous, epoch, ref event } = recorded;
-        let place = Place { position, recorded_at, version, previous, epoch };
+        let place = Assigned { position, recorded_at, version, previous, epoch };
         let extensions = extensions_to_json(&event.extensions);
         let mut lines = Lines::default();
         prop_assert_eq!(lines.push_event(place, &EventRef::of(event), &extensions), Ok(()));

@@ -11,13 +11,13 @@ use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::Response;
 use bytes::Bytes;
 use domain::log::{Direction, LogReader, ReadError};
-use domain::record::Record;
 use domain::{Head, StreamName, StreamVersion};
 use futures::stream::{self, StreamExt};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::ApiState;
-use super::page::{PAGE_RECORDS, dense};
+use super::held::PageRoom;
+use super::page::dense;
 use super::problem::Problem;
 use super::read::{EVENTS, LAST_EVENT_ID, QUIET_ROUNDS, Spelling, answer, lines, log_broken_answer, wants_events};
 use super::tails::Tail;
@@ -43,6 +43,7 @@ struct Following {
     still: u32,
     quiet: Stopwatch,
     tail: Tail,
+    room: PageRoom,
 }
 
 /// Answers `GET /v1/stream?follow=true`: in lines, or as events whose id is the version.
@@ -95,9 +96,10 @@ async fn tail(
         still: 0,
         quiet: Stopwatch::start(),
         tail: state.tails.open(head.head)?,
+        room: state.readers.held.reader(),
     };
     // Before the header is sent, so that most errors are a problem and not a broken line.
-    let first = lines(&following.look().await?, spelling);
+    let first = following.look().await?;
     let shutdown = state.shutdown.clone();
     let rest = stream::try_unfold(following, move |mut following| {
         let shutdown = shutdown.clone();
@@ -113,20 +115,22 @@ async fn tail(
 }
 
 impl Following {
-    /// What is there from `next` on, a page of it.
-    async fn look(&mut self) -> Result<Vec<Record>, ReadError> {
+    /// What is there from `next` on, a page of it; empty if there is nothing.
+    async fn look(&mut self) -> Result<Bytes, ReadError> {
         let there = self.reader.stream_head(&self.name).await?.is_some_and(|head| head.version >= self.next);
         self.behind = there;
         if !there {
             self.tail.at(self.seen);
-            return Ok(Vec::new());
+            return Ok(Bytes::new());
         }
-        let mut records = self.reader.read_stream(&self.name, self.next, Direction::Forward, PAGE_RECORDS).await?;
-        records.truncate(PAGE_RECORDS);
+        let most = self.room.records();
+        let mut records = self.reader.read_stream(&self.name, self.next, Direction::Forward, most).await?;
+        records.truncate(most);
         let versions = records.iter().map(|record| record.version().get());
         let end = dense(versions, self.next.get(), Direction::Forward, "version")?;
         self.next = StreamVersion::new(end).expect("it is above a version");
-        Ok(records)
+        let hold = self.room.hold(records.len());
+        Ok(self.room.page(hold, lines(&records, self.spelling), records.len()))
     }
 
     /// The next records, or a sign of life.
@@ -143,13 +147,13 @@ impl Following {
                     return Ok(self.spelling.heartbeat());
                 }
             }
-            let records = self.look().await?;
-            let silent = records.is_empty();
+            let page = self.look().await?;
+            let silent = page.is_empty();
             if silent && self.quiet.elapsed() < HEARTBEAT_EVERY {
                 continue;
             }
             self.quiet = Stopwatch::start();
-            return Ok(if silent { self.spelling.heartbeat() } else { lines(&records, self.spelling) });
+            return Ok(if silent { self.spelling.heartbeat() } else { page });
         }
     }
 }

@@ -28,6 +28,7 @@ pub mod content;
 mod follow;
 pub mod groups;
 mod handshake;
+mod held;
 pub mod metrics;
 pub mod openapi;
 mod page;
@@ -88,7 +89,7 @@ use rates::Rates;
 use regions::RegionApi;
 use room::Bodies;
 use route::Route;
-use scan::LikelyReads;
+use scan::Readers;
 use tails::Tails;
 use trace::Course;
 
@@ -143,7 +144,7 @@ pub struct ApiState {
     metrics: ApiMetrics,
     rates: Rates,
     tails: Tails,
-    likely_reads: LikelyReads,
+    readers: Readers,
     connections: Arc<Connections>,
     limits: HttpConfig,
     shutdown: CancellationToken,
@@ -177,8 +178,8 @@ impl ApiState {
         });
         let connections = Connections::of(&limits);
         let (metrics, tails) = (ApiMetrics::default(), Tails::new(connections.of_tails()));
-        let likely_reads = LikelyReads::default();
-        Self { parts, metrics, rates, tails, likely_reads, connections, limits, shutdown, bodies, roles, confirmed }
+        let readers = Readers::default();
+        Self { parts, metrics, rates, tails, readers, connections, limits, shutdown, bodies, roles, confirmed }
     }
 
     /// What the region is, or was a moment ago.

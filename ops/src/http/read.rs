@@ -23,21 +23,21 @@ use domain::append::LogHead;
 use domain::content::CATEGORY;
 use domain::log::{Direction, LogReader, ReadError};
 use domain::record::{self, Record};
-use domain::{ErrorKind, Position, ResumeToken, StreamName, StreamVersion};
+use domain::{ErrorKind, Head, Position, ResumeToken, StreamName, StreamVersion};
 use futures::stream;
 use schemars::JsonSchema;
 use serde::Deserialize;
-use tokio_util::sync::CancellationToken;
 
 use super::auth::Caller;
-use super::page::{PAGE_RECORDS, dense};
+use super::held::PageRoom;
+use super::page::dense;
 use super::problem::Problem;
 use super::range::{LogQuery, LogRange, Way, limit};
 use super::route::{Answer, NDJSON, Route, lines as lines_shape, members, text};
-use super::scan::{Place, Scan, StreamRange, pages};
+use super::scan::{Rest, Scan, StreamRange, pages};
 use super::scope::Touches;
 use super::search::{self, Search};
-use super::tails::Tails;
+use super::tails::Tail;
 use super::{ApiState, READERS, follow, query, resume};
 use crate::subject;
 
@@ -201,15 +201,15 @@ pub(super) async fn log(
     let mut response = if filter.is_all() {
         let resume = range.resume(&*reader, token).await?;
         let archived = range.oldest().is_some_and(|oldest| head.pruned.includes(oldest));
-        let scan = scan(&state, reader, Place::Log(range), spelling);
         let body = if query.follow {
-            tail(scan, range.next_after(), &state.tails, state.shutdown.clone())?
+            tail(&state, reader, range, spelling, head.pruned)?
         } else {
+            let scan = Scan::new(reader, Rest::Log(range), spelling, head.pruned, &state.readers);
             first_page_then_rest(scan).await?
         };
         answer(body, &head, archived, resume)?
     } else {
-        let search = Search::plan(reader, filter, range, spelling).await?;
+        let search = Search::plan(reader, filter, range, spelling, state.readers.held.reader()).await?;
         if query.follow {
             search.tail(&head, &state.tails, state.shutdown.clone())?
         } else {
@@ -286,13 +286,14 @@ async fn stream_answer(
         left: limit(left)?,
         direction,
     };
-    let scan = scan(state, state.reader.clone(), Place::Stream(name, range), spelling);
+    let rest = Rest::Stream(name, range);
+    let scan = Scan::new(state.reader.clone(), rest, spelling, head.pruned, &state.readers);
     // Where an old version stands is not known before it is read: the header speaks of the whole stream then.
     let archived = head.pruned.includes(stream_head.first);
     answer(first_page_then_rest(scan).await?, &head, archived, None)
 }
 
-pub(super) fn lines(records: &[Record], spelling: Spelling) -> Bytes {
+pub(super) fn lines(records: &[Record], spelling: Spelling) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(records.len() * 512);
     for record in records {
         match spelling {
@@ -307,7 +308,7 @@ pub(super) fn lines(records: &[Record], spelling: Spelling) -> Bytes {
         }
         bytes.push(b'\n');
     }
-    bytes.into()
+    bytes
 }
 
 /// A removed record does not say its epoch: it has no id, and who comes back after it sees it again.
@@ -319,10 +320,6 @@ fn event(record: &Record, out: &mut Vec<u8>) {
     out.extend_from_slice(b"data: ");
     record::write(record, out);
     out.push(b'\n');
-}
-
-fn scan(state: &ApiState, reader: Arc<dyn LogReader>, place: Place, spelling: Spelling) -> Scan {
-    Scan { reader, place, spelling, likely_reads: state.likely_reads.clone() }
 }
 
 /// The first page is read before the header is sent, so that most errors are a problem and not a broken line.
@@ -341,48 +338,69 @@ pub(super) const QUIET_ROUNDS: u32 = 5;
 
 /// The range, and then whatever is appended, for as long as the client listens. What was read last decides
 /// what is read next, so nothing is missed and nothing comes twice, whatever the hint of the log says.
-fn tail(scan: Scan, next: Position, tails: &Tails, shutdown: CancellationToken) -> Result<Body, Problem> {
-    let (reader, spelling) = (scan.reader.clone(), scan.spelling);
-    let first = match &scan.place {
-        Place::Log(range) => range.next,
-        Place::Stream(..) | Place::Done => None,
-    };
-    let open = tails.open(first.unwrap_or(next).head_before())?;
-    let past = pages(scan, Some(open.clone()));
-    let live = stream::try_unfold((reader, next, 0), move |(reader, next, quiet)| {
-        let (shutdown, open) = (shutdown.clone(), open.clone());
+fn tail(
+    state: &ApiState,
+    reader: Arc<dyn LogReader>,
+    range: LogRange,
+    spelling: Spelling,
+    pruned: Head,
+) -> Result<Body, Problem> {
+    let next = range.next_after();
+    let open = state.tails.open(range.next.unwrap_or(next).head_before())?;
+    let scan = Scan::new(reader.clone(), Rest::Log(range), spelling, pruned, &state.readers);
+    let live = Live { reader, next, spelling, quiet: 0, room: state.readers.held.reader(), tail: open.clone() };
+    let shutdown = state.shutdown.clone();
+    let live = stream::try_unfold(live, move |mut live| {
+        let shutdown = shutdown.clone();
         async move {
-            let waited = tokio::select! {
+            let piece = tokio::select! {
                 () = shutdown.cancelled() => return Ok(None),
-                waited = next_records(&*reader, next, quiet) => waited.inspect_err(log_broken_answer)?,
+                piece = live.piece() => piece.inspect_err(log_broken_answer)?,
             };
-            match waited.last() {
-                None => Ok(Some((spelling.heartbeat(), (reader, next, (quiet + 1) % QUIET_ROUNDS)))),
-                Some(last) => {
-                    let after = last.position().next();
-                    open.at(last.position().as_head());
-                    Ok(Some((lines(&waited, spelling), (reader, after, 0))))
-                }
-            }
+            Ok::<_, ReadError>(Some((piece, live)))
         }
     });
-    Ok(Body::from_stream(stream::StreamExt::chain(past, live)))
+    Ok(Body::from_stream(stream::StreamExt::chain(pages(scan, Some(open)), live)))
 }
 
-/// What stands from `next` on; waits about a second for it if there is nothing. After a quiet round, what the wait says is
-/// believed: however many tails are quiet, one look at the head is made for all of them.
-async fn next_records(reader: &dyn LogReader, next: Position, quiet: u32) -> Result<Vec<Record>, ReadError> {
-    let mut records = Vec::new();
-    if quiet == 0 {
-        records = reader.read_log(next, Direction::Forward, PAGE_RECORDS).await?;
+/// A tail that has everything up to the head of its beginning.
+struct Live {
+    reader: Arc<dyn LogReader>,
+    next: Position,
+    spelling: Spelling,
+    /// For how many rounds nothing came.
+    quiet: u32,
+    room: PageRoom,
+    tail: Tail,
+}
+
+impl Live {
+    /// The next records, or a sign of life after about a second.
+    async fn piece(&mut self) -> Result<Bytes, ReadError> {
+        let most = self.room.records();
+        let mut records = Vec::new();
+        if self.quiet == 0 {
+            records = self.read(most).await?;
+        }
+        // After a quiet round, what the wait says is believed: however many tails are quiet, one look at the head is made for
+        // all of them.
+        if records.is_empty() && self.reader.wait_beyond(self.next.head_before()).await?.includes(self.next) {
+            records = self.read(most).await?;
+        }
+        let Some(last) = records.last().map(Record::position) else {
+            self.quiet = (self.quiet + 1) % QUIET_ROUNDS;
+            return Ok(self.spelling.heartbeat());
+        };
+        dense(records.iter().map(|record| record.position().get()), self.next.get(), Direction::Forward, "position")?;
+        (self.next, self.quiet) = (last.next(), 0);
+        self.tail.at(last.as_head());
+        let hold = self.room.hold(records.len());
+        Ok(self.room.page(hold, lines(&records, self.spelling), records.len()))
     }
-    if records.is_empty() && reader.wait_beyond(next.head_before()).await?.includes(next) {
-        records = reader.read_log(next, Direction::Forward, PAGE_RECORDS).await?;
+
+    async fn read(&self, most: usize) -> Result<Vec<Record>, ReadError> {
+        self.reader.read_log(self.next, Direction::Forward, most).await
     }
-    if !records.is_empty() {
-        dense(records.iter().map(|record| record.position().get()), next.get(), Direction::Forward, "position")?;
-    }
-    Ok(records)
 }
 
 pub(super) fn answer(

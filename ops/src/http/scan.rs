@@ -1,9 +1,10 @@
 //! Reads a range page by page, ahead of whoever takes the pages.
 //!
 //! A page is read while the one before it is on its way: database, this process and the socket work at once. A client that
-//! waits for that page is faster than the database, and then the page behind it is read as well, from where it is likely to
-//! begin; whatever comes of that, the place of a page is what the one before it says. So a slow reader costs two pages, and
-//! a fast one three for a moment.
+//! waits for a page of the live log is faster than the database, and then the page behind it is read as well, from where it is
+//! likely to begin; whatever comes of that, the place of a page is what the one before it says. So a slow reader costs two
+//! pages, and a fast one three for a moment; where all readers together hold much ([`super::held`]), pages are small, and
+//! none is read before it is asked for.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,25 +13,28 @@ use bytes::Bytes;
 use domain::log::{Direction, LogReader, ReadError};
 use domain::{Head, StreamName, StreamVersion};
 use futures::stream::{Stream, try_unfold};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::held::{HeldPages, PageRoom};
 use super::page::{dense, dense_lines, page_limit};
 use super::range::LogRange;
 use super::read::{Spelling, lines, log_broken_answer};
 use super::tails::Tail;
 
-/// How many pages are read at a time before it is known where they begin.
-const LIKELY_MAX: usize = 2;
+/// How many pages are read at a time, for all readers together, before it is known where they begin: each takes a session of
+/// the pool that another reader may wait for.
+const LIKELY_MAX: usize = 1;
 
-/// What all readers together may read before it is known where it begins: each such page takes a session of the pool that
-/// another reader may wait for.
-#[derive(Clone)]
-pub(super) struct LikelyReads(Arc<Semaphore>);
+/// What all readers of the process share.
+pub(super) struct Readers {
+    pub(super) held: HeldPages,
+    likely: Arc<Semaphore>,
+}
 
-impl Default for LikelyReads {
+impl Default for Readers {
     fn default() -> Self {
-        Self(Arc::new(Semaphore::new(LIKELY_MAX)))
+        Self { held: HeldPages::default(), likely: Arc::new(Semaphore::new(LIKELY_MAX)) }
     }
 }
 
@@ -45,7 +49,7 @@ pub(super) struct StreamRange {
 
 /// What is still to be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum Rest {
     Log(LogRange),
     Stream(StreamName, StreamRange),
     Done,
@@ -54,10 +58,15 @@ pub(super) enum Place {
 /// A read of a range, page by page.
 #[derive(Clone)]
 pub(super) struct Scan {
-    pub(super) reader: Arc<dyn LogReader>,
-    pub(super) place: Place,
-    pub(super) spelling: Spelling,
-    pub(super) likely_reads: LikelyReads,
+    reader: Arc<dyn LogReader>,
+    rest: Rest,
+    spelling: Spelling,
+    /// What was out of the live log when the scan began.
+    pruned: Head,
+    room: PageRoom,
+    /// Records of the next page at most.
+    most: usize,
+    likely: Arc<Semaphore>,
 }
 
 /// A page as it is sent; empty at the end.
@@ -69,26 +78,40 @@ pub(super) struct Page {
 }
 
 impl Scan {
+    /// A scan of `rest`. What is `pruned` comes from the archive.
+    pub(super) fn new(
+        reader: Arc<dyn LogReader>,
+        rest: Rest,
+        spelling: Spelling,
+        pruned: Head,
+        readers: &Readers,
+    ) -> Self {
+        let room = readers.held.reader();
+        Self { reader, rest, spelling, pruned, most: room.records(), room, likely: Arc::clone(&readers.likely) }
+    }
+
     /// The next page. Density is checked here again: a hole is an error, never an answer.
     pub(super) async fn page(&mut self) -> Result<Page, ReadError> {
-        let (page, place) = match &self.place {
-            Place::Done => return Ok(Page::default()),
-            Place::Log(range) => self.page_of_log(*range).await?,
-            Place::Stream(name, range) => self.page_of_stream(name, *range).await?,
+        let page = match self.rest.clone() {
+            Rest::Done => return Ok(Page::default()),
+            Rest::Log(range) => self.page_of_log(range).await?,
+            Rest::Stream(name, range) => self.page_of_stream(name, range).await?,
         };
-        self.place = place;
+        self.most = self.room.records();
         Ok(page)
     }
 
-    async fn page_of_log(&self, range: LogRange) -> Result<(Page, Place), ReadError> {
+    async fn page_of_log(&mut self, range: LogRange) -> Result<Page, ReadError> {
         let Some(next) = range.next.filter(|_| range.last().is_some()) else {
-            return Ok((Page::default(), Place::Done));
+            self.rest = Rest::Done;
+            return Ok(Page::default());
         };
-        let limit = page_limit(range.left, range.newest.get(), next.get(), range.direction);
+        let limit = page_limit(range.left, range.newest.get(), next.get(), range.direction).min(self.most);
+        let hold = self.room.hold(limit);
         let (bytes, count, end) = if self.spelling == Spelling::Record && range.direction == Direction::Forward {
             let lines = self.reader.read_lines(next, limit).await?;
             let (count, end) = (lines.count(), dense_lines(&lines, next, limit)?);
-            (lines.into_bytes().into(), count, end.get())
+            (lines.into_bytes(), count, end.get())
         } else {
             let mut records = self.reader.read_log(next, range.direction, limit).await?;
             records.truncate(limit);
@@ -96,34 +119,38 @@ impl Scan {
             let end = dense(numbers, next.get(), range.direction, "position")?;
             (lines(&records, self.spelling), records.len(), end)
         };
+        self.rest = range.after(count, end).map_or(Rest::Done, Rest::Log);
         let to = (range.direction == Direction::Forward).then(|| Head::new(end - 1)).flatten();
-        Ok((Page { bytes, to }, range.after(count, end).map_or(Place::Done, Place::Log)))
+        Ok(Page { bytes: self.room.page(hold, bytes, count), to })
     }
 
-    async fn page_of_stream(&self, name: &StreamName, range: StreamRange) -> Result<(Page, Place), ReadError> {
+    async fn page_of_stream(&mut self, name: StreamName, range: StreamRange) -> Result<Page, ReadError> {
         if range.next > range.newest {
-            return Ok((Page::default(), Place::Done));
+            self.rest = Rest::Done;
+            return Ok(Page::default());
         }
-        let limit = page_limit(range.left, range.newest.get(), range.next.get(), range.direction);
-        let mut records = self.reader.read_stream(name, range.next, range.direction, limit).await?;
+        let limit = page_limit(range.left, range.newest.get(), range.next.get(), range.direction).min(self.most);
+        let hold = self.room.hold(limit);
+        let mut records = self.reader.read_stream(&name, range.next, range.direction, limit).await?;
         records.truncate(limit);
         let numbers = records.iter().map(|record| record.version().get());
         let end = dense(numbers, range.next.get(), range.direction, "version")?;
         let left = range.left - u64::try_from(records.len()).expect("a page has few records");
         let next = StreamVersion::new(end).filter(|end| left > 0 && *end <= range.newest);
-        let place = next.map_or(Place::Done, |next| Place::Stream(name.clone(), StreamRange { next, left, ..range }));
-        Ok((Page { bytes: lines(&records, self.spelling), to: None }, place))
+        self.rest = next.map_or(Rest::Done, |next| Rest::Stream(name, StreamRange { next, left, ..range }));
+        Ok(Page { bytes: self.room.page(hold, lines(&records, self.spelling), records.len()), to: None })
     }
 
-    /// What follows the next page if that has as many records as it may, which only its bytes forbid.
+    /// What follows the next page if that has as many records as it may, which only its bytes forbid. The archive has no pause
+    /// between its pages, and two that are read at once may decode the same block.
     fn likely(&self) -> Option<Self> {
-        let Place::Log(range) = self.place else { return None };
+        let Rest::Log(range) = self.rest else { return None };
         // A tail may begin above the head, where no page is.
         range.last()?;
-        let next = range.next.filter(|_| range.direction == Direction::Forward)?;
-        let limit = page_limit(range.left, range.newest.get(), next.get(), range.direction);
+        let next = range.next.filter(|next| range.direction == Direction::Forward && !self.pruned.includes(*next))?;
+        let limit = page_limit(range.left, range.newest.get(), next.get(), range.direction).min(self.most);
         let end = next.get() + u64::try_from(limit).ok()?;
-        Some(Self { place: Place::Log(range.after(limit, end)?), ..self.clone() })
+        Some(Self { rest: Rest::Log(range.after(limit, end)?), ..self.clone() })
     }
 }
 
@@ -131,24 +158,39 @@ impl Scan {
 struct Ahead {
     read: AbortOnDropHandle<Result<(Page, Scan), ReadError>>,
     likely: Option<Scan>,
+    /// Of a page that was begun where it is only likely to be: leave for it, …
+    permit: Option<OwnedSemaphorePermit>,
+    /// … and, once it is known to be there, the scan that has come there.
+    come: Option<Scan>,
 }
 
 impl Ahead {
-    fn of(mut scan: Scan, keep: impl Send + 'static) -> Self {
+    fn of(mut scan: Scan) -> Self {
         let likely = scan.likely();
-        let read = async move {
-            let page = scan.page().await;
-            drop(keep);
-            Ok((page?, scan))
-        };
-        Self { read: AbortOnDropHandle::new(tokio::spawn(read)), likely }
+        let read = async move { Ok((scan.page().await?, scan)) };
+        Self { read: AbortOnDropHandle::new(tokio::spawn(read)), likely, permit: None, come: None }
     }
 
     /// The page behind this one, if one more may be read where it is only likely to begin.
     fn behind(&self) -> Option<Self> {
         let scan = self.likely.clone()?;
-        let permit = Arc::clone(&scan.likely_reads.0).try_acquire_owned().ok()?;
-        Some(Self::of(scan, permit))
+        let permit = Arc::clone(&scan.likely).try_acquire_owned().ok()?;
+        Some(Self { permit: Some(permit), ..Self::of(scan) })
+    }
+
+    /// It is known to be where `scan` has come.
+    fn confirm(&mut self, scan: Scan) {
+        (self.permit, self.come) = (None, Some(scan));
+    }
+
+    /// The page, and the scan after it. A read that was begun early has its time again where it failed.
+    async fn page(self) -> Result<(Page, Scan), ReadError> {
+        let read = self.read.await;
+        let read = read.unwrap_or_else(|broken| Err(ReadError::Unavailable { reason: broken.to_string() }));
+        match (read, self.come) {
+            (Err(_), Some(mut scan)) => Ok((scan.page().await?, scan)),
+            (read, _) => read,
+        }
     }
 }
 
@@ -166,22 +208,24 @@ struct Pages {
 
 impl Pages {
     async fn next(&mut self) -> Result<Option<Bytes>, ReadError> {
-        self.ahead.extend(self.unread.take().map(|scan| Ahead::of(scan, ())));
-        let Some(page) = self.ahead.pop_front() else { return Ok(None) };
+        self.ahead.extend(self.unread.take().map(Ahead::of));
+        let Some(mut page) = self.ahead.pop_front() else { return Ok(None) };
         if self.was_likely && self.ahead.is_empty() && !page.read.is_finished() {
             self.ahead.extend(page.behind());
         }
-        let read = page.read.await.unwrap_or_else(|broken| Err(ReadError::Unavailable { reason: broken.to_string() }));
-        let (Page { bytes, to }, scan) = read.inspect_err(log_broken_answer)?;
-        self.was_likely = page.likely.is_some_and(|likely| likely.place == scan.place);
+        let likely = page.likely.take();
+        let (Page { bytes, to }, scan) = page.page().await.inspect_err(log_broken_answer)?;
+        self.was_likely = likely.is_some_and(|likely| likely.rest == scan.rest);
         if !self.was_likely {
             self.ahead.clear();
         }
         if bytes.is_empty() {
             return Ok(None);
         }
-        if self.ahead.is_empty() {
-            self.ahead.push_back(Ahead::of(scan, ()));
+        match self.ahead.front_mut() {
+            Some(next) => next.confirm(scan),
+            None if scan.room.is_scarce() => self.unread = Some(scan),
+            None => self.ahead.push_back(Ahead::of(scan)),
         }
         if let (Some(tail), Some(to)) = (&self.tail, to) {
             tail.at(to);
@@ -198,7 +242,7 @@ pub(super) fn pages(scan: Scan, tail: Option<Tail>) -> impl Stream<Item = Result
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
     use async_trait::async_trait;
     use domain::append::{LogHead, StreamHead};
@@ -239,18 +283,24 @@ mod tests {
         most: Most,
         begun: AtomicUsize,
         may: Semaphore,
+        /// The next read from here fails.
+        fails_at: AtomicU64,
     }
 
     impl Log {
         fn new(records: u64, most: Most, may: usize) -> Arc<Self> {
-            Arc::new(Self { records, most, begun: AtomicUsize::new(0), may: Semaphore::new(may) })
+            let (begun, fails_at) = (AtomicUsize::new(0), AtomicU64::new(0));
+            Arc::new(Self { records, most, begun, may: Semaphore::new(may), fails_at })
+        }
+
+        fn scan_of(self: &Arc<Self>, range: LogRange, readers: &Readers) -> Scan {
+            Scan::new(Arc::clone(self) as _, Rest::Log(range), Spelling::Record, Head::EMPTY, readers)
         }
 
         fn scan(self: &Arc<Self>) -> Scan {
             let newest = Head::new(self.records).expect("small");
             let range = LogRange { next: Some(Position::FIRST), newest, left: u64::MAX, direction: Direction::Forward };
-            let (reader, likely_reads) = (Arc::clone(self), LikelyReads::default());
-            Scan { reader, place: Place::Log(range), spelling: Spelling::Record, likely_reads }
+            self.scan_of(range, &Readers::default())
         }
 
         /// How many reads have begun once nothing goes on any more.
@@ -267,6 +317,9 @@ mod tests {
         async fn read_log(&self, from: Position, _: Direction, limit: usize) -> Result<Vec<Record>, ReadError> {
             self.begun.fetch_add(1, Ordering::Relaxed);
             self.may.acquire().await.expect("open").forget();
+            if self.fails_at.compare_exchange(from.get(), 0, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+                return Err(ReadError::Unavailable { reason: "once".into() });
+            }
             let count = u64::try_from(limit).expect("small").min((self.most)(from.get()));
             Ok(records(from.get(), self.records.min(from.get() + count - 1)))
         }
@@ -356,8 +409,9 @@ mod tests {
     async fn a_page_that_is_short_is_not_followed_by_what_was_only_likely() {
         let log = Log::new(100 * 1024, |from| if from > 2048 { 10 } else { u64::MAX }, 2);
         let mut pages = Box::pin(pages(log.scan(), None));
-        for _ in 0..2 {
+        for begun in [2, 3] {
             pages.next().await.expect("a page").expect("readable");
+            assert_eq!(log.begun().await, begun);
         }
         assert!(pages.next().now_or_never().is_none());
         assert_eq!(log.begun().await, 4);
@@ -367,6 +421,47 @@ mod tests {
             assert_eq!(page, Lines::of(&records(from, from + 9)).into_bytes());
             log.may.add_permits(1);
         }
-        assert!(log.begun().await <= 7, "where pages are short, nothing is taken for likely");
+        assert_eq!(log.begun().await, 6, "where pages are short, nothing is taken for likely");
+    }
+
+    #[tokio::test]
+    async fn a_page_that_failed_before_its_place_was_known_is_read_again_and_one_that_fails_after_is_an_error() {
+        let log = Log::new(5 * 1024, |_| u64::MAX, 2);
+        let mut pages = Box::pin(pages(log.scan(), None));
+        for begun in [2, 3] {
+            pages.next().await.expect("a page").expect("readable");
+            assert_eq!(log.begun().await, begun);
+        }
+        assert!(pages.next().now_or_never().is_none());
+        log.fails_at.store(3073, Ordering::Relaxed);
+        log.may.add_permits(2);
+        assert_eq!(log.begun().await, 4);
+        log.may.add_permits(2);
+        for from in [2049, 3073] {
+            let page = pages.next().await.expect("a page").expect("read again");
+            assert_eq!(page, Lines::of(&records(from, from + 1023)).into_bytes());
+        }
+        log.fails_at.store(4097, Ordering::Relaxed);
+        log.may.add_permits(1);
+        pages.next().await.expect("an answer").expect_err("it fails in its own time");
+    }
+
+    #[tokio::test]
+    async fn nothing_is_likely_in_the_archive_or_above_the_head() {
+        let log = Log::new(100 * 1024, |_| u64::MAX, 2);
+        let archived = Scan { pruned: Head::new(99 * 1024).expect("small"), ..log.scan() };
+        let mut pages_of_archive = Box::pin(pages(archived, None));
+        for begun in [2, 3] {
+            pages_of_archive.next().await.expect("a page").expect("readable");
+            assert_eq!(log.begun().await, begun);
+        }
+        assert!(pages_of_archive.next().now_or_never().is_none());
+        assert_eq!(log.begun().await, 3);
+        for head in [0, 7] {
+            let newest = Head::new(head).expect("small");
+            let range = LogRange { next: Some(newest.next()), newest, left: u64::MAX, direction: Direction::Forward };
+            let beyond = log.scan_of(range, &Readers::default());
+            assert!(pages(beyond, None).try_collect::<Vec<_>>().await.expect("nothing").is_empty());
+        }
     }
 }

@@ -25,6 +25,7 @@ use schemars::generate::SchemaGenerator;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+use super::held::PageRoom;
 use super::page::PAGE_RECORDS;
 use super::problem::Problem;
 use super::query;
@@ -97,6 +98,7 @@ pub(super) struct Search {
     limit: usize,
     /// Whether the range begins above the head.
     is_ahead: bool,
+    room: PageRoom,
 }
 
 /// What a page was made of.
@@ -115,6 +117,7 @@ impl Search {
         filter: Filter,
         range: LogRange,
         spelling: Spelling,
+        room: PageRoom,
     ) -> Result<Self, ReadError> {
         let (from, before) = filter.recorded();
         let first = match from {
@@ -139,6 +142,7 @@ impl Search {
             next,
             first,
             last,
+            room,
         })
     }
 
@@ -176,7 +180,8 @@ impl Search {
         let oldest = if self.direction == Direction::Forward { begun } else { page.to.map(|to| to.position) };
         let archived = oldest.is_some_and(|oldest| head.pruned.includes(oldest));
         let resume = self.resume(&page, head.head, token).await?;
-        let mut response = answer(Body::from(page.body), head, archived, resume)?;
+        let body = self.room.page(self.room.hold(0), page.body, page.records);
+        let mut response = answer(Body::from(body), head, archived, resume)?;
         if let Some(next) = self.next_of_page() {
             response.headers_mut().insert(NEXT, HeaderValue::from(next.get()));
         }
@@ -214,7 +219,7 @@ impl Search {
         let next = self.next.unwrap_or(Position::FIRST);
         let archived = head.pruned.includes(next);
         let open = tails.open(next.head_before())?;
-        let body = stream::try_unfold((self, next, 0), move |(search, next, quiet)| {
+        let body = stream::try_unfold((self, next, 0), move |(mut search, next, quiet)| {
             let (shutdown, open) = (shutdown.clone(), open.clone());
             async move {
                 let found = tokio::select! {
@@ -224,7 +229,8 @@ impl Search {
                 let after = found.to.map_or(next, |to| to.position.next());
                 open.at(after.head_before());
                 let quiet = if found.to.is_some() { 0 } else { (quiet + 1) % QUIET_ROUNDS };
-                Ok::<_, ReadError>(Some((search.piece(&found), (search, after, quiet))))
+                let piece = search.piece(&found);
+                Ok::<_, ReadError>(Some((piece, (search, after, quiet))))
             }
         });
         answer(Body::from_stream(body), head, archived, None)
@@ -234,26 +240,29 @@ impl Search {
     /// After a quiet round, what the wait says is believed.
     async fn wait(&self, next: Position, quiet: u32) -> Result<Searched, ReadError> {
         if quiet == 0 {
-            let found = self.look(next, PAGE_RECORDS).await?;
+            let found = self.look(next, self.room.records()).await?;
             if found.to.is_some() {
                 return Ok(found);
             }
         }
         if self.reader.wait_beyond(next.head_before()).await?.includes(next) {
-            return self.look(next, PAGE_RECORDS).await;
+            return self.look(next, self.room.records()).await;
         }
         Ok(Searched::default())
     }
 
     /// Its records, and a token if it has looked farther than the last of them; a sign of life if there is neither.
-    fn piece(&self, found: &Searched) -> Bytes {
+    fn piece(&mut self, found: &Searched) -> Bytes {
         let last = found.records.last().map(Record::position);
         let passed = found.to.filter(|to| Some(to.position) != last).and_then(SearchedTo::token);
-        let mut piece = Vec::from(lines(&found.records, self.spelling));
+        let mut piece = lines(&found.records, self.spelling);
         if let Some(token) = passed {
             piece.extend_from_slice(self.spelling.passed(token).as_bytes());
         }
-        if piece.is_empty() { self.spelling.heartbeat() } else { piece.into() }
+        if piece.is_empty() {
+            return self.spelling.heartbeat();
+        }
+        self.room.page(self.room.hold(found.records.len()), piece, found.records.len())
     }
 
     /// One search. What it says is held against the port's contract before anybody is told.
@@ -301,6 +310,7 @@ mod tests {
     use domain::twin::{Between, Interposed, MemoryLog};
 
     use super::*;
+    use crate::http::held::HeldPages;
 
     const EVENTS: u64 = 200;
 
@@ -355,7 +365,8 @@ mod tests {
         let head = log.log_head().await.expect("readable");
         let query: LogQuery = super::query(&format!("/v1/log?{query}").parse().expect("a URL")).expect("a query");
         let range = LogRange::plan(&query, None, head.head).expect("a range");
-        let search = Search::plan(log.clone(), filter, range, Spelling::Record).await.expect("readable");
+        let search = Search::plan(log.clone(), filter, range, Spelling::Record, HeldPages::default().reader());
+        let search = search.await.expect("readable");
         let response = search.page(&head, None, Duration::MAX).await.expect("a page");
         let header = |name: &str| Some(response.headers().get(name)?.to_str().expect("text").to_owned());
         let next = header("coldstream-next").map(|next| next.parse().expect("a position"));

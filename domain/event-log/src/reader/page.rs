@@ -59,7 +59,7 @@ impl<G: Gathered> Page<G> {
 
     /// Takes a row. Its bytes are counted as the statement counts them, so that both stop at the same row.
     pub(super) fn push(&mut self, row: &Values<'_>) -> Result<Place, sqlx::Error> {
-        let (position, version) = row.place()?;
+        let (position, version) = row.numbers()?;
         self.gathered.take(row)?;
         (self.bytes, self.count) = (self.bytes + i64::from(row.bytes), self.count + 1);
         Ok(Place { position, version })
@@ -67,8 +67,7 @@ impl<G: Gathered> Page<G> {
 
     /// About so many rows of so many bytes together will come.
     pub(super) fn expect(&mut self, rows: i64, bytes: i64) {
-        let bytes = usize::try_from(bytes.clamp(0, ANSWER_BYTES_MAX)).unwrap_or(0);
-        self.gathered.expect(usize::try_from(rows).unwrap_or(0), bytes);
+        self.gathered.expect(usize::try_from(rows).unwrap_or(0), usize::try_from(bytes).unwrap_or(0));
     }
 
     pub(super) fn is_full(&self) -> bool {
