@@ -23,7 +23,7 @@ use tokio::process::{Child, Command};
 const ITEMS: u32 = 400;
 const EVENTS_A_MONTH: u32 = 1_200;
 /// So many that four months of them are folded in three batches.
-const EVENTS_OF_BATCHES: u32 = 4_800;
+const EVENTS_OF_BATCHES: u32 = 9_600;
 const START: &str = "2025-01-01T00:00:00Z";
 
 /// A region with four months of content, of which one is live and the others are pruned.
