@@ -172,17 +172,20 @@ impl Lines {
     }
 }
 
+/// Reads all rows by one COPY; returns how many bytes they have.
+async fn copied(pool: &sqlx::PgPool) -> usize {
+    let rows = "COPY (SELECT * FROM coldstream.events ORDER BY position) TO STDOUT (FORMAT binary)";
+    let pieces = pool.copy_out_raw(rows).await.expect("a copy");
+    pieces.try_fold(0, |bytes, piece| async move { Ok(bytes + piece.len()) }).await.expect("rows")
+}
+
 /// The log over HTTP against one COPY of the same rows.
 async fn the_log(region: &Region, count: usize) {
     let pool = sqlx::PgPool::connect(&region.superuser_url()).await.expect("connected");
+    // The first one of each fills what caches there are.
+    copied(&pool).await;
     let watch = Stopwatch::start();
-    let rows = "COPY (SELECT * FROM coldstream.events ORDER BY position) TO STDOUT (FORMAT binary)";
-    let mut copy = pool.copy_out_raw(rows).await.expect("a copy");
-    let mut bytes = 0;
-    while let Some(piece) = copy.try_next().await.expect("rows") {
-        bytes += piece.len();
-    }
-    drop(copy);
+    let bytes = copied(&pool).await;
     println!("\nlog: {count} events, {} MB as rows", bytes / 1_000_000);
     let ceiling = rate("ceiling: one COPY to the same client", count, watch.elapsed().as_secs_f64(), None);
     for (what, path, coding) in [
@@ -190,7 +193,6 @@ async fn the_log(region: &Region, count: usize) {
         ("GET /v1/log, zstd", "/v1/log?from=1", Some("zstd")),
         ("a tail from the start (follow=true)", "/v1/log?from=1&follow=true", None),
     ] {
-        // The first one fills what caches there are.
         read_lines(region, path, coding, count).await;
         rate(what, count, read_lines(region, path, coding, count).await, Some(ceiling));
     }

@@ -216,7 +216,7 @@ impl Reader {
             let (rows, bytes) = (page.rows_left(), page.bytes());
             let counted = !self.row_bytes.are_few(rows, page.bytes_left());
             if !counted {
-                page.expect(there, self.row_bytes.of(there));
+                page.make_room(there, self.row_bytes.of(there));
             }
             let statement = if counted { LOG_FORWARD } else { include_str!("sql/log_forward_uncounted.sql") };
             // COPY takes no parameters. All of them are numbers.

@@ -33,9 +33,6 @@ const KIND_JSON: i16 = 1;
 const KIND_BASE64: i16 = 2;
 const KIND_REMOVED: i16 = 3;
 
-/// `metadata` of an event without extensions.
-const NO_EXTENSIONS: &str = "{}";
-
 /// A row to be written: what the log assigns, and what was appended.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct NewRow<'a> {
@@ -276,7 +273,6 @@ pub(crate) enum Metadata<'a> {
 impl Metadata<'_> {
     fn extensions(self) -> Result<Vec<Extension>, String> {
         match self {
-            Self::Stored(NO_EXTENSIONS) => Ok(Vec::new()),
             Self::Stored(text) => extensions_from_json(text.as_bytes()).map_err(|e| crate::error::chain(&e)),
             Self::Of(extensions) => Ok(extensions.to_vec()),
         }

@@ -7,8 +7,8 @@ use super::cloudevents::extension_value;
 use super::{EventError, Extension, ExtensionValue, METADATA_EXTENSION, RESERVED_EXTENSIONS, check_extensions};
 use crate::json::{self, Scanner};
 
-/// The object of an event without extensions.
-const NONE: &str = "{}";
+/// The object of an event without extensions, as most are: it needs no reading.
+const NONE: &[u8] = b"{}";
 
 /// The extensions as one JSON object in one spelling, in the order given.
 #[must_use]
@@ -40,6 +40,9 @@ pub fn extensions_from_json(json: &[u8]) -> Result<Vec<Extension>, EventError> {
 
 fn borrowed_from_json(json: &[u8]) -> Result<Vec<Extension<Cow<'_, str>>>, EventError> {
     let mut extensions = Vec::new();
+    if json == NONE {
+        return Ok(extensions);
+    }
     let mut scanner = Scanner::new(json)?;
     scanner.object(|scanner, name| {
         let value = extension_value(&name, &scanner.value()?)?;
@@ -52,9 +55,6 @@ fn borrowed_from_json(json: &[u8]) -> Result<Vec<Extension<Cow<'_, str>>>, Event
 
 /// Writes what [`extensions_from_json`] reads of `json` as the members of an event, each behind a comma.
 pub(crate) fn write_members_of(json: &str, out: &mut Vec<u8>) -> Result<(), EventError> {
-    if json == NONE {
-        return Ok(());
-    }
     for extension in &borrowed_from_json(json.as_bytes())? {
         out.push(b',');
         write_member(extension, out);

@@ -58,10 +58,10 @@ proptest! {
     #[test]
     fn a_line_of_parts_that_belong_to_somebody_else_is_the_records(recorded in recorded()) {
         let RecordedEvent { position, recorded_at, version, previous, epoch, ref event } = recorded;
-        let place = Assigned { position, recorded_at, version, previous, epoch };
+        let assigned = Assigned { position, recorded_at, version, previous, epoch };
         let extensions = extensions_to_json(&event.extensions);
         let mut lines = Lines::default();
-        prop_assert_eq!(lines.push_event(place, &EventRef::of(event), &extensions), Ok(()));
+        prop_assert_eq!(lines.push_event(assigned, &EventRef::of(event), &extensions), Ok(()));
         prop_assert_eq!(EventRef::of(event).with(event.extensions.clone()), event.clone());
         prop_assert_eq!(lines, Lines::of(&[Record::Event(Box::new(recorded))]));
     }

@@ -261,7 +261,8 @@ pub struct HttpConfig {
     /// How much each caller may ask for.
     pub rates: RatesConfig,
     /// Connections at a time; more wait to be accepted. Tails (`follow=true`) hold three quarters of them at most, one more is
-    /// refused as unavailable. What they have not taken of their answers is some 64 MiB together.
+    /// refused as unavailable. What they have not taken of the log is some 64 MiB together, and a page of 16 KiB or
+    /// one record for each.
     pub connections_max: usize,
     /// Bytes of request bodies in memory at a time; more wait. At least one request of 16 MiB.
     pub body_bytes_in_flight_max: usize,

@@ -129,8 +129,7 @@ impl Following {
         let versions = records.iter().map(|record| record.version().get());
         let end = dense(versions, self.next.get(), Direction::Forward, "version")?;
         self.next = StreamVersion::new(end).expect("it is above a version");
-        let hold = self.room.hold(records.len());
-        Ok(self.room.page(hold, lines(&records, self.spelling), records.len()))
+        Ok(self.room.page(lines(&records, self.spelling), records.len()))
     }
 
     /// The next records, or a sign of life.

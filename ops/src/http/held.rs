@@ -1,7 +1,7 @@
 //! What all readers together hold of the log: pages that are read, or being read, and that no client has taken yet.
 //!
 //! The more of it there is, the smaller the next pages are, so that many slow readers cost about as much as a few do. Nobody
-//! waits for anybody here: a page has some records however much is held.
+//! waits for anybody here: a page has a record at least, however much is held.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,12 +12,12 @@ use super::page::PAGE_RECORDS;
 
 /// Bytes of pages that there are to be at most.
 const HELD_BYTES_MAX: usize = 64 << 20;
-/// Bytes that a page is to have at most.
-const PAGE_BYTES: usize = 1 << 20;
-/// Records that a page may have however much is held.
-const RECORDS_MIN: usize = 16;
-/// Bytes that a line is taken to have before any were read.
-const LINE_BYTES: usize = 1 << 10;
+/// Bytes that a page is to have at most, …
+const PAGE_BYTES_MAX: usize = 1 << 20;
+/// … and those that it may have however much is held.
+const PAGE_BYTES_MIN: usize = 16 << 10;
+/// Bytes that a line is taken to have before any were read: many readers may begin before that is known.
+const LINE_BYTES: usize = 64 << 10;
 
 /// The pages of all readers of the process.
 #[derive(Debug, Clone)]
@@ -37,7 +37,7 @@ pub(super) struct PageRoom {
     line_bytes: usize,
 }
 
-/// Room for a page that is being read; it ends with the page.
+/// Some bytes of pages; they are held until this is dropped.
 #[derive(Debug)]
 pub(super) struct Hold {
     held: Arc<Held>,
@@ -61,10 +61,9 @@ impl PageRoom {
     /// How many records the next page may have.
     pub(super) fn records(&self) -> usize {
         let free = HELD_BYTES_MAX.saturating_sub(self.held.bytes.load(Ordering::Relaxed));
-        let records = (PAGE_BYTES / self.line_bytes).clamp(1, PAGE_RECORDS);
         // Once half of it is held, a share of what is free, which no number of readers uses up.
-        let share = records * (free >> 10) / (HELD_BYTES_MAX >> 11);
-        share.clamp(RECORDS_MIN.min(records), records)
+        let share = (PAGE_BYTES_MAX >> 10) * free / (HELD_BYTES_MAX >> 11);
+        (share.clamp(PAGE_BYTES_MIN, PAGE_BYTES_MAX) / self.line_bytes).clamp(1, PAGE_RECORDS)
     }
 
     /// Whether so much is held that no page is to be read before its client asks for it.
@@ -72,23 +71,26 @@ impl PageRoom {
         self.held.bytes.load(Ordering::Relaxed) >= HELD_BYTES_MAX / 2
     }
 
-    /// Room for a page of so many records, which is about to be read.
+    /// Holds what a page of so many records is likely to have, while it is read.
     pub(super) fn hold(&self, records: usize) -> Hold {
-        let bytes = records * self.line_bytes;
-        self.held.bytes.fetch_add(bytes, Ordering::Relaxed);
-        Hold { held: Arc::clone(&self.held), bytes }
+        Hold::of(&self.held, records * self.line_bytes)
     }
 
-    /// The page that was read into that room: it is held until its client has taken it.
-    pub(super) fn page(&mut self, mut hold: Hold, bytes: Vec<u8>, records: usize) -> Bytes {
+    /// A page that was read: it is held until its client has taken it.
+    pub(super) fn page(&mut self, bytes: Vec<u8>, records: usize) -> Bytes {
         if let Some(each) = bytes.len().checked_div(records) {
             self.line_bytes = each.max(1);
             self.held.line_bytes.store(self.line_bytes, Ordering::Relaxed);
         }
-        self.held.bytes.fetch_add(bytes.len(), Ordering::Relaxed);
-        self.held.bytes.fetch_sub(hold.bytes, Ordering::Relaxed);
-        hold.bytes = bytes.len();
-        if bytes.is_empty() { Bytes::new() } else { Bytes::from_owner(HeldPage { bytes, _hold: hold }) }
+        let _hold = Hold::of(&self.held, bytes.len());
+        if bytes.is_empty() { Bytes::new() } else { Bytes::from_owner(HeldPage { bytes, _hold }) }
+    }
+}
+
+impl Hold {
+    fn of(held: &Arc<Held>, bytes: usize) -> Self {
+        held.bytes.fetch_add(bytes, Ordering::Relaxed);
+        Self { held: Arc::clone(held), bytes }
     }
 }
 
@@ -116,44 +118,44 @@ mod tests {
     /// Reads a page of lines of `line` bytes, as long as it may be.
     fn read(room: &mut PageRoom, line: usize) -> Bytes {
         let records = room.records();
-        let hold = room.hold(records);
-        room.page(hold, vec![b'x'; records * line], records)
+        let _reading = room.hold(records);
+        room.page(vec![b'x'; records * line], records)
     }
 
     #[test]
     fn many_slow_readers_hold_about_as_much_as_a_few_and_all_of_it_is_given_back() {
         for line in [100, 600, 20_000] {
             let held = HeldPages::default();
+            // The first page of all is read before anybody knows how long lines are.
+            read(&mut held.reader(), line);
             let mut rooms: Vec<PageRoom> = (0..1000).map(|_| held.reader()).collect();
-            // The first page of each is read before anybody knows how long lines are.
-            read(&mut rooms[0], line);
-            rooms.iter_mut().for_each(|room| *room = held.reader());
             let pages: Vec<Bytes> =
                 (0..3).flat_map(|_| rooms.iter_mut().map(|room| read(room, line)).collect::<Vec<_>>()).collect();
             let bytes: usize = pages.iter().map(Bytes::len).sum();
             assert_eq!(held.0.bytes.load(Ordering::Relaxed), bytes);
-            assert!(bytes <= HELD_BYTES_MAX + 3000 * RECORDS_MIN * line, "{bytes} bytes of lines of {line}");
+            let least = 3000 * PAGE_BYTES_MIN.max(line);
+            assert!(bytes <= HELD_BYTES_MAX + least, "{bytes} bytes of lines of {line}");
             assert!(pages.iter().all(|page| page.len() >= line), "each has something");
             drop(pages);
             assert_eq!(held.0.bytes.load(Ordering::Relaxed), 0);
-            assert!(rooms[0].records() * line <= PAGE_BYTES.max(line));
+            assert!(rooms[0].records() * line <= PAGE_BYTES_MAX.max(line));
         }
     }
 
     #[test]
     fn a_reader_alone_has_whole_pages_and_a_read_that_is_given_up_leaves_nothing() {
         let held = HeldPages::default();
-        let room = held.reader();
+        let mut room = held.reader();
+        assert_eq!(room.records(), 16, "nobody knows how long lines are");
+        drop(room.page(vec![b'x'; 16 << 9], 16));
         assert_eq!(room.records(), PAGE_RECORDS);
         drop(room.hold(PAGE_RECORDS));
         assert_eq!(held.0.bytes.load(Ordering::Relaxed), 0);
         let mut large = held.reader();
-        let hold = large.hold(1);
-        let page = large.page(hold, vec![b'x'; 5 << 20], 5);
+        let page = large.page(vec![b'x'; 5 << 20], 5);
         assert_eq!(large.records(), 1, "a line of a whole page");
         drop(page);
-        let hold = large.hold(1);
-        assert!(large.page(hold, Vec::new(), 0).is_empty());
+        assert!(large.page(Vec::new(), 0).is_empty());
         assert_eq!(held.0.bytes.load(Ordering::Relaxed), 0);
     }
 }

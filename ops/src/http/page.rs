@@ -50,7 +50,7 @@ pub(super) fn dense_lines(lines: &Lines, next: Position, limit: usize) -> Result
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use domain::merkle::Hash;
     use domain::record::{Record, RemovedBy, RemovedRecord};
     use domain::{StreamName, StreamVersion, Timestamp};
@@ -61,10 +61,11 @@ mod tests {
         Position::new(position).expect("from 1")
     }
 
-    fn lines(positions: &[u64]) -> Lines {
-        let record = |position: &u64| {
+    /// Records at these positions.
+    pub(in crate::http) fn records(positions: impl IntoIterator<Item = u64>) -> Vec<Record> {
+        let record = |position| {
             Record::Removed(RemovedRecord {
-                position: at(*position),
+                position: at(position),
                 version: StreamVersion::FIRST,
                 stream: StreamName::parse("a-1").expect("a name"),
                 recorded_at: Timestamp::parse_rfc3339("2026-01-01T00:00:00Z").expect("an instant"),
@@ -73,7 +74,11 @@ mod tests {
                 leaf: Hash::of(b""),
             })
         };
-        Lines::of(&positions.iter().map(record).collect::<Vec<_>>())
+        positions.into_iter().map(record).collect()
+    }
+
+    fn lines(positions: &[u64]) -> Lines {
+        Lines::of(&records(positions.iter().copied()))
     }
 
     #[test]

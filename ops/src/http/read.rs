@@ -377,15 +377,14 @@ struct Live {
 impl Live {
     /// The next records, or a sign of life after about a second.
     async fn piece(&mut self) -> Result<Bytes, ReadError> {
-        let most = self.room.records();
         let mut records = Vec::new();
         if self.quiet == 0 {
-            records = self.read(most).await?;
+            records = self.read().await?;
         }
         // After a quiet round, what the wait says is believed: however many tails are quiet, one look at the head is made for
         // all of them.
         if records.is_empty() && self.reader.wait_beyond(self.next.head_before()).await?.includes(self.next) {
-            records = self.read(most).await?;
+            records = self.read().await?;
         }
         let Some(last) = records.last().map(Record::position) else {
             self.quiet = (self.quiet + 1) % QUIET_ROUNDS;
@@ -394,11 +393,11 @@ impl Live {
         dense(records.iter().map(|record| record.position().get()), self.next.get(), Direction::Forward, "position")?;
         (self.next, self.quiet) = (last.next(), 0);
         self.tail.at(last.as_head());
-        let hold = self.room.hold(records.len());
-        Ok(self.room.page(hold, lines(&records, self.spelling), records.len()))
+        Ok(self.room.page(lines(&records, self.spelling), records.len()))
     }
 
-    async fn read(&self, most: usize) -> Result<Vec<Record>, ReadError> {
+    async fn read(&self) -> Result<Vec<Record>, ReadError> {
+        let most = self.room.records();
         self.reader.read_log(self.next, Direction::Forward, most).await
     }
 }

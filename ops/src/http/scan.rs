@@ -107,7 +107,7 @@ impl Scan {
             return Ok(Page::default());
         };
         let limit = page_limit(range.left, range.newest.get(), next.get(), range.direction).min(self.most);
-        let hold = self.room.hold(limit);
+        let _reading = self.room.hold(limit);
         let (bytes, count, end) = if self.spelling == Spelling::Record && range.direction == Direction::Forward {
             let lines = self.reader.read_lines(next, limit).await?;
             let (count, end) = (lines.count(), dense_lines(&lines, next, limit)?);
@@ -121,7 +121,7 @@ impl Scan {
         };
         self.rest = range.after(count, end).map_or(Rest::Done, Rest::Log);
         let to = (range.direction == Direction::Forward).then(|| Head::new(end - 1)).flatten();
-        Ok(Page { bytes: self.room.page(hold, bytes, count), to })
+        Ok(Page { bytes: self.room.page(bytes, count), to })
     }
 
     async fn page_of_stream(&mut self, name: StreamName, range: StreamRange) -> Result<Page, ReadError> {
@@ -130,7 +130,7 @@ impl Scan {
             return Ok(Page::default());
         }
         let limit = page_limit(range.left, range.newest.get(), range.next.get(), range.direction).min(self.most);
-        let hold = self.room.hold(limit);
+        let _reading = self.room.hold(limit);
         let mut records = self.reader.read_stream(&name, range.next, range.direction, limit).await?;
         records.truncate(limit);
         let numbers = records.iter().map(|record| record.version().get());
@@ -138,7 +138,7 @@ impl Scan {
         let left = range.left - u64::try_from(records.len()).expect("a page has few records");
         let next = StreamVersion::new(end).filter(|end| left > 0 && *end <= range.newest);
         self.rest = next.map_or(Rest::Done, |next| Rest::Stream(name, StreamRange { next, left, ..range }));
-        Ok(Page { bytes: self.room.page(hold, lines(&records, self.spelling), records.len()), to: None })
+        Ok(Page { bytes: self.room.page(lines(&records, self.spelling), records.len()), to: None })
     }
 
     /// What follows the next page if that has as many records as it may, which only its bytes forbid. The archive has no pause
@@ -245,40 +245,20 @@ mod tests {
     use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
     use async_trait::async_trait;
-    use domain::append::{LogHead, StreamHead};
-    use domain::filter::{Filter, Searched};
-    use domain::merkle::Hash;
-    use domain::record::{Lines, Record, RemovedBy, RemovedRecord};
-    use domain::{Position, StreamName, Timestamp};
+    use domain::append::Role;
+    use domain::record::{Lines, Record};
+    use domain::twin::{Between, Interposed, MemoryLog};
+    use domain::{FixedClock, Position, Timestamp};
     use futures::{FutureExt, StreamExt, TryStreamExt};
 
     use super::*;
-    use crate::http::page::PAGE_RECORDS;
-
-    fn at(position: u64) -> Position {
-        Position::new(position).expect("from 1")
-    }
-
-    fn records(from: u64, to: u64) -> Vec<Record> {
-        let record = |position| {
-            Record::Removed(RemovedRecord {
-                position: at(position),
-                version: StreamVersion::new(position).expect("from 1"),
-                stream: StreamName::parse("a-1").expect("a name"),
-                recorded_at: Timestamp::parse_rfc3339("2026-01-01T00:00:00Z").expect("an instant"),
-                removed: RemovedBy::Retention,
-                certificate: "c".into(),
-                leaf: Hash::of(b""),
-            })
-        };
-        (from..=to).map(record).collect()
-    }
+    use crate::http::page::{PAGE_RECORDS, tests::records};
 
     /// How many records a read from a position has at most.
     type Most = fn(u64) -> u64;
 
-    /// A log of a number of records, whose reads end where they are told to, and begin when they may.
-    struct Log {
+    /// A log of so many records, whose reads end where they are told to, and go on when they may.
+    struct Reads {
         records: u64,
         most: Most,
         begun: AtomicUsize,
@@ -287,85 +267,58 @@ mod tests {
         fails_at: AtomicU64,
     }
 
-    impl Log {
-        fn new(records: u64, most: Most, may: usize) -> Arc<Self> {
-            let (begun, fails_at) = (AtomicUsize::new(0), AtomicU64::new(0));
-            Arc::new(Self { records, most, begun, may: Semaphore::new(may), fails_at })
-        }
-
-        fn scan_of(self: &Arc<Self>, range: LogRange, readers: &Readers) -> Scan {
-            Scan::new(Arc::clone(self) as _, Rest::Log(range), Spelling::Record, Head::EMPTY, readers)
-        }
-
-        fn scan(self: &Arc<Self>) -> Scan {
-            let newest = Head::new(self.records).expect("small");
-            let range = LogRange { next: Some(Position::FIRST), newest, left: u64::MAX, direction: Direction::Forward };
-            self.scan_of(range, &Readers::default())
-        }
-
-        /// How many reads have begun once nothing goes on any more.
-        async fn begun(&self) -> usize {
-            for _ in 0..100 {
-                tokio::task::yield_now().await;
-            }
-            self.begun.load(Ordering::Relaxed)
-        }
-    }
-
     #[async_trait]
-    impl LogReader for Log {
-        async fn read_log(&self, from: Position, _: Direction, limit: usize) -> Result<Vec<Record>, ReadError> {
+    impl Between for Reads {
+        async fn read_log(
+            &self,
+            _: &dyn LogReader,
+            from: Position,
+            _: Direction,
+            limit: usize,
+        ) -> Result<Vec<Record>, ReadError> {
             self.begun.fetch_add(1, Ordering::Relaxed);
             self.may.acquire().await.expect("open").forget();
             if self.fails_at.compare_exchange(from.get(), 0, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
                 return Err(ReadError::Unavailable { reason: "once".into() });
             }
             let count = u64::try_from(limit).expect("small").min((self.most)(from.get()));
-            Ok(records(from.get(), self.records.min(from.get() + count - 1)))
+            Ok(records(from.get()..=self.records.min(from.get() + count - 1)))
         }
+    }
 
-        async fn log_head(&self) -> Result<LogHead, ReadError> {
-            unreachable!("a scan knows its range")
-        }
+    type Log = Interposed<MemoryLog, Reads>;
 
-        async fn search_log(&self, _: Position, _: Direction, _: &Filter, _: usize) -> Result<Searched, ReadError> {
-            unreachable!("nothing is filtered")
-        }
+    fn log_of(records: u64, most: Most, may: usize) -> Arc<Log> {
+        let at = Timestamp::parse_rfc3339("2026-01-01T00:00:00Z").expect("an instant");
+        let (begun, fails_at) = (AtomicUsize::new(0), AtomicU64::new(0));
+        let between = Reads { records, most, begun, may: Semaphore::new(may), fails_at };
+        Arc::new(Interposed { log: Arc::new(MemoryLog::new(Arc::new(FixedClock(at)), at, Role::Active)), between })
+    }
 
-        async fn read_stream(
-            &self,
-            _: &StreamName,
-            _: StreamVersion,
-            _: Direction,
-            _: usize,
-        ) -> Result<Vec<Record>, ReadError> {
-            unreachable!("no stream is read")
-        }
+    /// From `next` on to the log's end.
+    fn scan_from(next: Position, log: &Arc<Log>) -> Scan {
+        let newest = Head::new(log.between.records).expect("small");
+        let range = LogRange { next: Some(next), newest, left: u64::MAX, direction: Direction::Forward };
+        let readers = Readers::default();
+        // How long lines are is known.
+        drop(readers.held.reader().page(lines_of(1..=9), 9));
+        Scan::new(Arc::clone(log) as _, Rest::Log(range), Spelling::Record, Head::EMPTY, &readers)
+    }
 
-        async fn stream_head(&self, _: &StreamName) -> Result<Option<StreamHead>, ReadError> {
-            unreachable!("no stream is read")
-        }
+    fn scan(log: &Arc<Log>) -> Scan {
+        scan_from(Position::FIRST, log)
+    }
 
-        async fn streams(
-            &self,
-            _: &str,
-            _: Option<&StreamName>,
-            _: usize,
-        ) -> Result<Vec<(StreamName, StreamHead)>, ReadError> {
-            unreachable!("no stream is read")
-        }
+    fn lines_of(positions: impl Iterator<Item = u64>) -> Vec<u8> {
+        Lines::of(&records(positions)).into_bytes()
+    }
 
-        async fn find_event(&self, _: &str, _: &str) -> Result<Option<Position>, ReadError> {
-            unreachable!("no event is looked for")
+    /// How many reads have begun once nothing goes on any more.
+    async fn begun(log: &Log) -> usize {
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
         }
-
-        async fn head_as_of(&self, _: Timestamp) -> Result<Head, ReadError> {
-            unreachable!("a scan knows its range")
-        }
-
-        async fn wait_beyond(&self, _: Head) -> Result<Head, ReadError> {
-            unreachable!("nothing is waited for")
-        }
+        log.between.begun.load(Ordering::Relaxed)
     }
 
     #[tokio::test]
@@ -380,87 +333,86 @@ mod tests {
             (20 * page, |from| if from % 7 < 3 { 1 + from % 50 } else { u64::MAX }),
         ];
         for (count, most) in everywhere {
-            let log = Log::new(count, most, usize::MAX >> 4);
-            let read: Vec<Bytes> = pages(log.scan(), None).try_collect().await.expect("readable");
-            assert_eq!(read.concat(), Lines::of(&records(1, count)).into_bytes(), "{count} records");
+            let log = log_of(count, most, usize::MAX >> 4);
+            let read: Vec<Bytes> = pages(scan(&log), None).try_collect().await.expect("readable");
+            assert_eq!(read.concat(), lines_of(1..=count), "{count} records");
         }
     }
 
     #[tokio::test]
     async fn who_waits_for_a_page_has_the_one_behind_it_read_and_who_does_not_costs_one_page_ahead() {
-        let log = Log::new(100 * 1024, |_| u64::MAX, 2);
-        let mut pages = Box::pin(pages(log.scan(), None));
-        assert_eq!(log.begun().await, 0, "nobody listens");
+        let log = log_of(100 * 1024, |_| u64::MAX, 2);
+        let mut pages = Box::pin(pages(scan(&log), None));
+        assert_eq!(begun(&log).await, 0, "nobody listens");
         pages.next().await.expect("a page").expect("readable");
-        assert_eq!(log.begun().await, 2, "one ahead, which is there: its client is slow");
+        assert_eq!(begun(&log).await, 2, "one ahead, which is there: its client is slow");
         pages.next().await.expect("a page").expect("readable");
-        assert_eq!(log.begun().await, 3, "one ahead, which is not there yet");
+        assert_eq!(begun(&log).await, 3, "one ahead, which is not there yet");
         assert!(pages.next().now_or_never().is_none(), "its client waits for it");
-        assert_eq!(log.begun().await, 4, "and so the one behind it is read");
+        assert_eq!(begun(&log).await, 4, "and so the one behind it is read");
         assert!(pages.next().now_or_never().is_none());
-        assert_eq!(log.begun().await, 4, "but no more");
-        log.may.add_permits(1);
+        assert_eq!(begun(&log).await, 4, "but no more");
+        log.between.may.add_permits(1);
         let page = pages.next().await.expect("a page").expect("readable");
-        assert_eq!(page, Lines::of(&records(2049, 3072)).into_bytes());
+        assert_eq!(page, lines_of(2049..=3072));
         drop(pages);
     }
 
     #[tokio::test]
     async fn a_page_that_is_short_is_not_followed_by_what_was_only_likely() {
-        let log = Log::new(100 * 1024, |from| if from > 2048 { 10 } else { u64::MAX }, 2);
-        let mut pages = Box::pin(pages(log.scan(), None));
-        for begun in [2, 3] {
+        let log = log_of(100 * 1024, |from| if from > 2048 { 10 } else { u64::MAX }, 2);
+        let mut pages = Box::pin(pages(scan(&log), None));
+        for expected in [2, 3] {
             pages.next().await.expect("a page").expect("readable");
-            assert_eq!(log.begun().await, begun);
+            assert_eq!(begun(&log).await, expected);
         }
         assert!(pages.next().now_or_never().is_none());
-        assert_eq!(log.begun().await, 4);
-        log.may.add_permits(2);
+        assert_eq!(begun(&log).await, 4);
+        log.between.may.add_permits(2);
         for from in [2049, 2059] {
             let page = pages.next().await.expect("a page").expect("readable");
-            assert_eq!(page, Lines::of(&records(from, from + 9)).into_bytes());
-            log.may.add_permits(1);
+            assert_eq!(page, lines_of(from..=from + 9));
+            log.between.may.add_permits(1);
         }
-        assert_eq!(log.begun().await, 6, "where pages are short, nothing is taken for likely");
+        assert_eq!(begun(&log).await, 6, "where pages are short, nothing is taken for likely");
     }
 
     #[tokio::test]
     async fn a_page_that_failed_before_its_place_was_known_is_read_again_and_one_that_fails_after_is_an_error() {
-        let log = Log::new(5 * 1024, |_| u64::MAX, 2);
-        let mut pages = Box::pin(pages(log.scan(), None));
-        for begun in [2, 3] {
+        let log = log_of(5 * 1024, |_| u64::MAX, 2);
+        let mut pages = Box::pin(pages(scan(&log), None));
+        for expected in [2, 3] {
             pages.next().await.expect("a page").expect("readable");
-            assert_eq!(log.begun().await, begun);
+            assert_eq!(begun(&log).await, expected);
         }
         assert!(pages.next().now_or_never().is_none());
-        log.fails_at.store(3073, Ordering::Relaxed);
-        log.may.add_permits(2);
-        assert_eq!(log.begun().await, 4);
-        log.may.add_permits(2);
+        log.between.fails_at.store(3073, Ordering::Relaxed);
+        log.between.may.add_permits(2);
+        assert_eq!(begun(&log).await, 4);
+        log.between.may.add_permits(2);
         for from in [2049, 3073] {
             let page = pages.next().await.expect("a page").expect("read again");
-            assert_eq!(page, Lines::of(&records(from, from + 1023)).into_bytes());
+            assert_eq!(page, lines_of(from..=from + 1023));
         }
-        log.fails_at.store(4097, Ordering::Relaxed);
-        log.may.add_permits(1);
+        log.between.fails_at.store(4097, Ordering::Relaxed);
+        log.between.may.add_permits(1);
         pages.next().await.expect("an answer").expect_err("it fails in its own time");
     }
 
     #[tokio::test]
     async fn nothing_is_likely_in_the_archive_or_above_the_head() {
-        let log = Log::new(100 * 1024, |_| u64::MAX, 2);
-        let archived = Scan { pruned: Head::new(99 * 1024).expect("small"), ..log.scan() };
+        let log = log_of(100 * 1024, |_| u64::MAX, 2);
+        let archived = Scan { pruned: Head::new(99 * 1024).expect("small"), ..scan(&log) };
         let mut pages_of_archive = Box::pin(pages(archived, None));
-        for begun in [2, 3] {
+        for expected in [2, 3] {
             pages_of_archive.next().await.expect("a page").expect("readable");
-            assert_eq!(log.begun().await, begun);
+            assert_eq!(begun(&log).await, expected);
         }
         assert!(pages_of_archive.next().now_or_never().is_none());
-        assert_eq!(log.begun().await, 3);
+        assert_eq!(begun(&log).await, 3);
         for head in [0, 7] {
-            let newest = Head::new(head).expect("small");
-            let range = LogRange { next: Some(newest.next()), newest, left: u64::MAX, direction: Direction::Forward };
-            let beyond = log.scan_of(range, &Readers::default());
+            let empty_above = log_of(head, |_| u64::MAX, 0);
+            let beyond = scan_from(Position::new(head + 1).expect("from 1"), &empty_above);
             assert!(pages(beyond, None).try_collect::<Vec<_>>().await.expect("nothing").is_empty());
         }
     }

@@ -180,7 +180,7 @@ impl Search {
         let oldest = if self.direction == Direction::Forward { begun } else { page.to.map(|to| to.position) };
         let archived = oldest.is_some_and(|oldest| head.pruned.includes(oldest));
         let resume = self.resume(&page, head.head, token).await?;
-        let body = self.room.page(self.room.hold(0), page.body, page.records);
+        let body = self.room.page(page.body, page.records);
         let mut response = answer(Body::from(body), head, archived, resume)?;
         if let Some(next) = self.next_of_page() {
             response.headers_mut().insert(NEXT, HeaderValue::from(next.get()));
@@ -262,7 +262,7 @@ impl Search {
         if piece.is_empty() {
             return self.spelling.heartbeat();
         }
-        self.room.page(self.room.hold(found.records.len()), piece, found.records.len())
+        self.room.page(piece, found.records.len())
     }
 
     /// One search. What it says is held against the port's contract before anybody is told.

@@ -12,13 +12,13 @@ const ANSWER_BYTES_MAX: i64 = 8 << 20;
 
 /// What an answer gathers of its rows.
 pub(super) trait Gathered: Default {
-    /// About so many rows of so many bytes together will come.
-    fn expect(&mut self, rows: usize, bytes: usize);
+    /// For so many rows that will come, of about so many bytes together.
+    fn make_room(&mut self, rows: usize, bytes: usize);
     fn take(&mut self, row: &Values<'_>) -> Result<(), sqlx::Error>;
 }
 
 impl Gathered for Vec<Record> {
-    fn expect(&mut self, rows: usize, _bytes: usize) {
+    fn make_room(&mut self, rows: usize, _bytes: usize) {
         self.reserve(rows);
     }
 
@@ -29,7 +29,7 @@ impl Gathered for Vec<Record> {
 }
 
 impl Gathered for Lines {
-    fn expect(&mut self, rows: usize, bytes: usize) {
+    fn make_room(&mut self, rows: usize, bytes: usize) {
         self.reserve(rows, bytes);
     }
 
@@ -65,9 +65,9 @@ impl<G: Gathered> Page<G> {
         Ok(Place { position, version })
     }
 
-    /// About so many rows of so many bytes together will come.
-    pub(super) fn expect(&mut self, rows: i64, bytes: i64) {
-        self.gathered.expect(usize::try_from(rows).unwrap_or(0), usize::try_from(bytes).unwrap_or(0));
+    /// For so many rows that will come, of about so many bytes together.
+    pub(super) fn make_room(&mut self, rows: i64, bytes: i64) {
+        self.gathered.make_room(usize::try_from(rows).unwrap_or(0), usize::try_from(bytes).unwrap_or(0));
     }
 
     pub(super) fn is_full(&self) -> bool {
