@@ -68,6 +68,8 @@ pub struct AppendRequest {
     pub recorded_at: Option<Timestamp>,
     /// For an importer only.
     pub checkpoint: Option<ConsumerCheckpoint>,
+    /// Who asks, where whoever takes the request for them knows it: clients take turns. It is not stored.
+    pub client: Option<String>,
 }
 
 /// For how long the log knows an id, whatever the mode in which it comes again.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use domain::Epoch;
 use domain::append::Role;
 use domain::log::FollowerLog;
-use door_common::Rig;
+use door_common::{Rig, text};
 use event_log::{PgConfig, PgLog};
 use ops::clock::SystemClock;
 use reqwest::{Client, Response, StatusCode};
@@ -53,8 +53,8 @@ struct Heard {
     full: u32,
 }
 
-/// Sends one request until it is acknowledged, and tells what it hears. Each client is a source of its own: the queue has
-/// room for all of them or for none.
+/// Sends one request until it is acknowledged, and tells what it hears. Each client has a token of its own: none of them is
+/// refused for its share.
 async fn persist(url: String, token: String, client: usize, heard: watch::Sender<Heard>) {
     let data = "x".repeat((1 << 20) - 4096);
     let event = |number: usize| {
@@ -79,7 +79,7 @@ async fn persist(url: String, token: String, client: usize, heard: watch::Sender
         // A group that has waited for the head for too long is answered as well; that is no full queue.
         let due = matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT);
         assert!(due, "{problem}");
-        let full = problem["detail"].as_str().is_some_and(|detail| detail.contains("wait to be appended"));
+        let full = problem["detail"].as_str().is_some_and(|detail| detail.contains("bytes wait to be appended"));
         if full {
             assert_eq!((status, &problem["kind"]), (StatusCode::SERVICE_UNAVAILABLE, &json!("unavailable")));
             let seconds: u32 = retry_after.expect("it says when to come again").parse().expect("seconds");
@@ -92,10 +92,33 @@ async fn persist(url: String, token: String, client: usize, heard: watch::Sender
     }
 }
 
-async fn queued_bytes(rig: &Rig) -> usize {
+/// What the queue holds, as the metrics say: `requests` that wait, `bytes` of those and of what is being committed.
+async fn queued(rig: &Rig, what: &str) -> usize {
     let metrics = get(rig, "/metrics").await.text().await.expect("text");
-    let line = metrics.lines().find_map(|line| line.strip_prefix("coldstream_log_queued_bytes "));
+    let line = metrics.lines().find_map(|line| line.strip_prefix(&format!("coldstream_log_queued_{what} ")));
     line.expect("it is measured").parse().expect("a number")
+}
+
+/// A token for appends.
+async fn new_token(rig: &Rig, name: &str) -> String {
+    let made = rig.run(&["token", "create", "--role", "appender", "--name", name]).await;
+    assert!(made.status.success());
+    text(&made.stdout).trim().to_owned()
+}
+
+/// Returns once a group is being committed, whose session waits for the head that another one holds.
+async fn waits_for_the_head(rig: &Rig) {
+    let mut observer = PgConnection::connect(&rig.region.superuser_url()).await.expect("connected");
+    let waiting = "SELECT count(*) FROM pg_stat_activity
+                   WHERE application_name = 'coldstream append' AND wait_event_type = 'Lock'";
+    while sqlx::query_scalar::<_, i64>(waiting).fetch_one(&mut observer).await.expect("looked") == 0 {}
+    observer.close().await.expect("closed");
+}
+
+async fn hold_head(rig: &Rig) -> PgConnection {
+    let mut holder = PgConnection::connect(&rig.region.superuser_url()).await.expect("connected");
+    holder.execute("BEGIN; SELECT FROM coldstream.log_head FOR UPDATE").await.expect("held");
+    holder
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -103,14 +126,14 @@ async fn a_full_queue_is_503_with_retry_after_nobody_waits_for_ever_and_appends_
     let bytes = i64::try_from(QUEUE_BYTES).expect("small");
     let mut rig = Rig::with(None, vec![("log.queue_bytes", bytes.into())]).await;
     rig.region.serve().await.expect("it serves");
-    let mut holder = PgConnection::connect(&rig.region.superuser_url()).await.expect("connected");
-    holder.execute("BEGIN; SELECT FROM coldstream.log_head FOR UPDATE").await.expect("held");
     let mut clients = Vec::new();
     for client in 0..CLIENTS {
         let (heard, ear) = watch::channel(Heard::default());
-        let (url, token) = (rig.region.url.clone(), rig.region.tokens.appender.clone());
-        clients.push((ear, tokio::spawn(persist(url, token, client, heard))));
+        let (url, token) = (rig.region.url.clone(), new_token(&rig, &format!("client-{client}")).await);
+        clients.push((ear, persist(url, token, client, heard)));
     }
+    let mut holder = hold_head(&rig).await;
+    let clients: Vec<_> = clients.into_iter().map(|(ear, client)| (ear, tokio::spawn(client))).collect();
     // The head is held all the while: every client is answered though nothing can be stored, and one hears of the queue.
     let mut look = tokio::time::interval(Duration::from_millis(20));
     let heard =
@@ -119,7 +142,7 @@ async fn a_full_queue_is_503_with_retry_after_nobody_waits_for_ever_and_appends_
         look.tick().await;
         // One that has ended was told that it is stored, or something that it must not be told.
         assert!(clients.iter().all(|(_, client)| !client.is_finished()), "nothing is stored without the head");
-        assert!(queued_bytes(&rig).await <= QUEUE_BYTES, "it takes no more than it may");
+        assert!(queued(&rig, "bytes").await <= QUEUE_BYTES, "it takes no more than it may");
         let heard = heard(&clients);
         if heard.iter().all(|heard| heard.answers > 0) && heard.iter().any(|heard| heard.full > 0) {
             break;
@@ -133,7 +156,54 @@ async fn a_full_queue_is_503_with_retry_after_nobody_waits_for_ever_and_appends_
     let log = log_of(&rig).await;
     let ids: BTreeSet<_> = log.iter().map(|record| (record["source"].to_string(), record["id"].to_string())).collect();
     assert_eq!((log.len(), ids.len()), (CLIENTS * EVENTS, CLIENTS * EVENTS), "each is stored once");
-    assert_eq!(queued_bytes(&rig).await, 0);
+    assert_eq!(queued(&rig, "bytes").await, 0);
+    rig.end().await;
+}
+
+/// Sends `events` of one source, each with `bytes` of data, and returns their positions.
+async fn positions(url: String, token: String, (request, events, bytes): (usize, usize, usize)) -> Vec<u64> {
+    let event = |number: usize| {
+        json!({"specversion": "1.0", "id": format!("{request}/{number}"), "source": "/shared", "type": "t",
+               "subject": format!("thing-{request}"), "data": "x".repeat(bytes)})
+    };
+    let body = Value::from((0..events).map(event).collect::<Vec<_>>()).to_string();
+    let post = Client::new().post(format!("{url}/v1/append")).bearer_auth(token).header("content-type", BATCH);
+    let (status, answer) = answered(post.body(body).send().await.expect("an answer")).await;
+    assert_eq!(status, StatusCode::CREATED, "{answer}");
+    let position = |event: &Value| event["position"].as_str().and_then(|text| text.parse().ok()).expect("a position");
+    answer["events"].as_array().expect("events").iter().map(position).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_waits_for_one_turn_of_another_and_not_for_all_that_it_sent_though_their_source_is_the_same() {
+    const MIB: usize = (1 << 20) - 4096;
+    let rig = Rig::serving().await;
+    let (greedy, modest) = (rig.region.tokens.appender.clone(), new_token(&rig, "modest").await);
+    let mut look = tokio::time::interval(Duration::from_millis(5));
+    let mut until_queued = async |requests: usize| {
+        while queued(&rig, "requests").await < requests {
+            look.tick().await;
+        }
+    };
+    let mut holder = hold_head(&rig).await;
+    let send = |token: &String, what| tokio::spawn(positions(rig.region.url.clone(), token.clone(), what));
+    let mut of_greedy = vec![send(&greedy, (0, 2, MIB))];
+    waits_for_the_head(&rig).await;
+    of_greedy.extend((1..3).map(|request| send(&greedy, (request, 2, MIB))));
+    until_queued(2).await;
+    let of_modest: Vec<_> = (3..9).map(|request| send(&modest, (request, 1, 10))).collect();
+    until_queued(8).await;
+    holder.execute("ROLLBACK").await.expect("let go");
+    let mut first = Vec::new();
+    for sent in of_greedy {
+        first.push(sent.await.expect("acknowledged")[0]);
+    }
+    for sent in of_modest {
+        let position = sent.await.expect("acknowledged")[0];
+        assert!((3..9).contains(&position), "behind what was being committed, and before what waited: {position}");
+    }
+    first.sort_unstable();
+    assert_eq!(first, [1, 9, 11]);
     rig.end().await;
 }
 

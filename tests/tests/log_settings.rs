@@ -13,7 +13,8 @@ use domain::ErrorKind;
 use domain::append::AppendRequest;
 use domain::event::Data;
 use domain::log::{EventLog, LogReader};
-use event_log::{Admin, Missing, PgConfig, PgLog, ServiceLogin};
+use event_log::{Admin, EventLogError, Missing, PgConfig, PgLog, ServiceLogin};
+use log_common::proxy::Proxy;
 use log_common::{Rig, SERVICE, is_sound, new_log, request};
 use ops::clock::SystemClock;
 use ops::dev::postgres::{PostgresCluster, PostgresOptions};
@@ -45,6 +46,25 @@ async fn settings_that_could_be_better_are_advice_and_keep_nobody_from_serving()
         advised().await,
         named(&more),
         "as a session has it that sets nothing; the log's own set what they need"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pooler_that_drops_what_a_session_sets_is_refused_and_lost_commits_with_it() {
+    let rig = Rig::start().await;
+    let database = rig.database(new_log()).await;
+    let proxy = Proxy::start(rig.cluster.port()).await;
+    let connect = async || PgLog::connect(PgConfig::at(&proxy.url(&database.url)), Arc::new(SystemClock)).await;
+    let log = connect().await.expect("a proxy that changes nothing");
+    log.append(large(1)).await.expect("appended");
+    log.shut_down().await;
+    database.run(&format!("ALTER ROLE {SERVICE} SET synchronous_commit = 'off'")).await;
+    connect().await.expect("sessions set their own").shut_down().await;
+    proxy.drop_options();
+    let refused = connect().await.err().expect("it is refused");
+    assert!(
+        matches!(&refused, EventLogError::Unsafe { reason } if reason.contains("pooler")),
+        "its answers would be lost in a crash: {refused}"
     );
 }
 

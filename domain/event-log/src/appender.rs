@@ -134,8 +134,8 @@ fn check(request: &AppendRequest) -> Result<(), InvalidRequest> {
 fn refusal(refused: Refused) -> AppendError {
     let (reason, retry_after_seconds) = match refused {
         Refused::Full(what) => (format!("too many {what} wait to be appended"), Some(QUEUE_RETRY_SECONDS)),
-        Refused::Share(what) => {
-            (format!("too many {what} of this source wait to be appended"), Some(QUEUE_RETRY_SECONDS))
+        Refused::Share(whose, what) => {
+            (format!("too many {what} of this {whose} wait to be appended"), Some(QUEUE_RETRY_SECONDS))
         }
         Refused::Closed => ("the service is shutting down".to_owned(), None),
     };

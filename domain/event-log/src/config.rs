@@ -20,7 +20,7 @@ pub struct PgConfig {
     /// about twice as much while a group is written.
     pub group_bytes: usize,
     /// Most bytes of requests that wait for their group or are in it; more are refused as Unavailable. One source may hold
-    /// half of it, less while others hold some. All of it may be in memory.
+    /// half of it and one client two thirds, less while others hold some. All of it may be in memory.
     pub queue_bytes: usize,
     /// Lets the service run as a superuser, who can switch off what keeps events from being changed (SEC-1).
     pub allow_superuser: bool,

@@ -18,6 +18,8 @@ pub(crate) const LOCK_WAIT_SECONDS: u32 = 2;
 pub(crate) const SERVER_LIMIT: Duration = Duration::from_secs(30);
 /// The oldest PostgreSQL that has what the schema uses.
 const SERVER_VERSION_MIN: u32 = 140_000;
+/// Waits for the disk at each commit, whatever the server or the role has.
+const SYNCHRONOUS_COMMIT: &str = "on";
 const TOO_OLD: &str = "the server is older than PostgreSQL 14";
 
 /// The error of a server that took longer than [`SERVER_LIMIT`].
@@ -50,7 +52,7 @@ pub(crate) fn options(config: &PgConfig, purpose: Purpose) -> Result<PgConnectOp
     let plans = [("plan_cache_mode", "force_generic_plan"), ("enable_seqscan", "off"), ("jit", "off")];
     let joins = [("enable_hashjoin", "off"), ("enable_mergejoin", "off"), ("enable_bitmapscan", "off")];
     let limits = [
-        ("synchronous_commit", "on"),
+        ("synchronous_commit", SYNCHRONOUS_COMMIT),
         ("lock_timeout", &lock_wait),
         ("statement_timeout", statement),
         ("idle_in_transaction_session_timeout", idle),
@@ -84,6 +86,8 @@ pub(crate) struct Server {
     full_page_writes: bool,
     utf8: bool,
     in_recovery: bool,
+    /// The session has what [`options`] asked for.
+    as_asked: bool,
     /// What the role can do that the service must not.
     power: Option<String>,
 }
@@ -98,6 +102,7 @@ impl Server {
             full_page_writes: row.try_get("full_page_writes")?,
             utf8: row.try_get("utf8")?,
             in_recovery: row.try_get("in_recovery")?,
+            as_asked: row.try_get("limited")? && row.try_get::<&str, _>("synchronous_commit")? == SYNCHRONOUS_COMMIT,
             power: row.try_get("power")?,
         })
     }
@@ -110,6 +115,11 @@ impl Server {
             Some("the server runs with full_page_writes off: a crash may tear pages; set it on")
         } else if self.in_recovery {
             Some("the server is a standby: name the primary in the URL")
+        } else if !self.as_asked {
+            Some(
+                "the session has not the settings that it asked for, such as synchronous_commit and lock_timeout: a pooler \
+                 that drops them (ignore_startup_parameters = options) is in between; name the server itself in the URL",
+            )
         } else if !self.utf8 {
             Some("the database is not in UTF-8: create one with ENCODING 'UTF8'")
         } else {

@@ -50,7 +50,7 @@ impl AppendRequest {
 
 impl AppendRequest {
     /// Writes the append document that [`AppendRequest::from_document`] reads. What only an importer may say
-    /// (`recorded_at`, `checkpoint`) is no part of it.
+    /// (`recorded_at`, `checkpoint`) is no part of it, nor who asks (`client`): a token says that.
     #[must_use]
     pub fn to_document(&self) -> Vec<u8> {
         let bytes: usize = self.events.iter().map(NewEvent::bytes).sum();

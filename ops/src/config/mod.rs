@@ -130,7 +130,7 @@ impl Default for RegionConfig {
 #[serde(deny_unknown_fields, default)]
 pub struct LogConfig {
     /// PostgreSQL's URL, for the service's role. It must reach a primary, and directly: the log sets session
-    /// parameters, which a pooler between would hand to others.
+    /// parameters, which a pooler between would hand to others. One that drops them is refused.
     pub url: SecretUrl,
     /// Connections for reads and for the catalog. Each costs the server a process of some MiB. Appending and
     /// following take one more each.
@@ -139,7 +139,8 @@ pub struct LogConfig {
     pub group_events: usize,
     /// Most bytes that are committed together. Server and this process hold about twice as much for a while.
     pub group_bytes: usize,
-    /// Most bytes of requests that wait for their group; more are refused. All of it may be in memory.
+    /// Most bytes of requests that wait for their group; more are refused. One source of events may hold half of it and one
+    /// token two thirds, less while others hold some. All of it may be in memory.
     pub queue_bytes: usize,
     /// Lets the service run as a superuser, who can switch off what keeps events from being changed (SEC-1).
     pub allow_superuser: bool,

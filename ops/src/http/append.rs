@@ -211,6 +211,7 @@ pub(super) async fn append(
     if let Some(context) = trace::context(&headers) {
         request.carry(&context);
     }
+    request.client = Some(caller.name.clone());
     let watch = Stopwatch::start();
     let result = state.log.append(request).await;
     let took = watch.elapsed();

@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -31,6 +31,8 @@ struct State {
     cuts: AtomicUsize,
     /// Connections of an earlier one say nothing any more.
     era: AtomicUsize,
+    /// Sessions begin without the settings that their clients ask for.
+    drops_options: AtomicBool,
     /// Held by whoever lets nobody connect.
     door: tokio::sync::RwLock<()>,
 }
@@ -44,6 +46,7 @@ impl Proxy {
             next: Mutex::default(),
             cuts: AtomicUsize::new(0),
             era: AtomicUsize::new(0),
+            drops_options: AtomicBool::new(false),
             door: tokio::sync::RwLock::default(),
         });
         let shared = Arc::clone(&state);
@@ -84,6 +87,12 @@ impl Proxy {
         self.state.era.fetch_add(1, Ordering::SeqCst);
     }
 
+    /// From now on sessions begin without the settings that their clients ask for: as poolers have it that are told to ignore
+    /// them.
+    pub(crate) fn drop_options(&self) {
+        self.state.drops_options.store(true, Ordering::SeqCst);
+    }
+
     pub(crate) fn cuts(&self) -> usize {
         self.state.cuts.load(Ordering::SeqCst)
     }
@@ -109,7 +118,10 @@ async fn pump(client: TcpStream, server: TcpStream, state: &State) {
     };
     // Ends with what it does on a cut: the last message was forwarded (and its reply must be waited for), or not.
     let requests = async {
-        let startup = message(&mut from_client, false).await?;
+        let mut startup = message(&mut from_client, false).await?;
+        if state.drops_options.load(Ordering::SeqCst) {
+            startup = without_options(&startup);
+        }
         to_server.write_all(&startup).await.ok()?;
         let mut protocol = Protocol::default();
         loop {
@@ -175,6 +187,19 @@ impl Protocol {
             _ => false,
         }
     }
+}
+
+/// A startup message (documentation of PostgreSQL, "Message Formats") without the parameter `options`.
+fn without_options(startup: &[u8]) -> Vec<u8> {
+    let (header, parameters) = startup.split_at(8);
+    let words: Vec<&[u8]> = parameters.split(|byte| *byte == 0).collect();
+    let kept = words.chunks_exact(2).filter(|pair| !pair[0].is_empty() && pair[0] != b"options");
+    let mut all = header.to_vec();
+    kept.flatten().for_each(|word| all.extend([*word, b"\0"].concat()));
+    all.push(0);
+    let length = u32::try_from(all.len()).expect("short");
+    all[..4].copy_from_slice(&length.to_be_bytes());
+    all
 }
 
 /// One message of the protocol, whole (documentation of PostgreSQL, "Message Formats").

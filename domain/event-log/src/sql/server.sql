@@ -6,6 +6,12 @@ SELECT
     current_setting('full_page_writes')::boolean AS full_page_writes,
     current_setting('server_encoding') = 'UTF8' AS utf8,
     pg_is_in_recovery() AS in_recovery,
+    current_setting('synchronous_commit') AS synchronous_commit,
+    (
+        SELECT count(*) = 4 FROM pg_settings
+        WHERE source = 'client'
+          AND name IN ('synchronous_commit', 'lock_timeout', 'statement_timeout', 'idle_in_transaction_session_timeout')
+    ) AS limited,
     (
         SELECT CASE
             WHEN mine.rolsuper THEN 'is a superuser'

@@ -105,11 +105,11 @@ families! {
     LOG_QUEUED: Gauge "coldstream_log_queued_requests" []
         "Appends that wait for their group"
     LOG_QUEUED_LIMIT: Gauge "coldstream_log_queued_requests_limit" []
-        "How many may wait; more are refused as unavailable"
+        "How many may wait; more are refused as unavailable, those of one token from two thirds on"
     LOG_QUEUED_BYTES: Gauge "coldstream_log_queued_bytes" []
         "Bytes of the appends that wait for their group or are in it"
     LOG_QUEUED_BYTES_LIMIT: Gauge "coldstream_log_queued_bytes_limit" []
-        "How many bytes may wait; more are refused as unavailable (log.queue_bytes)"
+        "How many bytes may wait; more are refused as unavailable, those of one token from two thirds on (log.queue_bytes)"
     LOG_LOOK_UPS: Gauge "coldstream_log_look_up_bytes" []
         "LOG-4: bytes of the retries whose first appearance is looked up, in the live log or the archive"
     LOG_LOOK_UPS_LIMIT: Gauge "coldstream_log_look_up_bytes_limit" []
