@@ -2,8 +2,8 @@
 //! Clients take turns by what their requests cost (deficit round robin, Shreedhar and Varghese 1996), so one that sends
 //! 16 MiB at a time gets as much of the log as one that sends single events, and no more while others wait, however many
 //! sources it names; and each turn of a client is the turn of one of its sources. A source may hold as much room as is left
-//! free, a client twice that (dynamic thresholds, Choudhury and Hahne 1998): the more hold some, the less each, and there is
-//! always some for who comes. The requests of one client for one source keep their order.
+//! free, a client twice that (dynamic thresholds, Choudhury and Hahne 1998): the more hold some, the less each, and some is
+//! left for who comes. The requests of one client for one source keep their order.
 //!
 //! It decides nothing about events, and never loses a request that it took: each is handed out once.
 
@@ -466,12 +466,12 @@ mod tests {
         }
         let first = requests.next_group(4096, 8 << 20);
         assert_eq!(first.len(), 1000, "all small ones go before the first that pays for its size");
-        assert!(first.iter().all(|(lane, _)| *lane == 2));
+        assert!(first.iter().all(|(source, _)| *source == 2));
         assert_eq!(requests.next_group(4096, 8 << 20), [(1, 0)], "and nothing keeps it waiting then");
     }
 
     #[test]
-    fn each_lane_gets_as_many_bytes_as_another_while_both_wait() {
+    fn each_source_gets_as_many_bytes_as_another_while_both_wait() {
         let mut requests = requests(1 << 30);
         let batch = Size { events: 1000, bytes: 400_000 };
         for number in 0..4000 {
@@ -482,8 +482,8 @@ mod tests {
         }
         let (mut small, mut large) = (0, 0);
         while small < 4000 && large < 20 {
-            for (lane, _) in requests.next_group(4096, 8 << 20) {
-                *(if lane == 1 { &mut small } else { &mut large }) += 1;
+            for (source, _) in requests.next_group(4096, 8 << 20) {
+                *(if source == 1 { &mut small } else { &mut large }) += 1;
             }
         }
         let (small, large) = (small * SMALL.cost(), large * batch.cost());
