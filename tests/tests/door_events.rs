@@ -55,14 +55,19 @@ async fn stuck(rig: &Rig, path: &str) -> TcpStream {
     stuck
 }
 
-#[tokio::test]
-async fn a_reader_that_reads_nothing_costs_no_memory_and_holds_no_writer_up() {
+/// A region that has taken its first events; its server's process, and what that holds in KiB.
+async fn warmed() -> (Rig, u32, u64) {
     let mut rig = Rig::serving().await;
     let pid = rig.region.server().expect("it runs").pid();
     for batch in 0..WARMING {
         append(&rig, batch).await;
     }
-    let before = resident_kib(pid);
+    (rig, pid, resident_kib(pid))
+}
+
+#[tokio::test]
+async fn a_reader_that_reads_nothing_costs_no_memory_and_holds_no_writer_up() {
+    let (rig, pid, before) = warmed().await;
     let stuck = stuck(&rig, "/v1/log?follow=true").await;
     // Every one of these is acknowledged though the reader takes nothing.
     for batch in WARMING..WARMING + UNREAD {
@@ -77,12 +82,7 @@ async fn a_reader_that_reads_nothing_costs_no_memory_and_holds_no_writer_up() {
 /// Their pages alone would take 8 MB each.
 #[tokio::test]
 async fn many_readers_that_read_nothing_cost_little_more_than_one() {
-    let mut rig = Rig::serving().await;
-    let pid = rig.region.server().expect("it runs").pid();
-    for batch in 0..WARMING {
-        append(&rig, batch).await;
-    }
-    let before = resident_kib(pid);
+    let (rig, pid, before) = warmed().await;
     let stuck_ones = join_all((0..READERS).map(|_| stuck(&rig, "/v1/log"))).await;
     for batch in WARMING..2 * WARMING {
         append(&rig, batch).await;
