@@ -25,7 +25,7 @@ use serde_json::Value;
 use thiserror::Error;
 
 use self::replay::Pages;
-use self::snapshot::{Snapshot, Snapshots};
+use self::snapshot::{Kept, Snapshot, Snapshots};
 use crate::append::{AppendError, AppendRequest, Appended, Expectation, ExpectedVersion};
 use crate::event::EventError;
 use crate::log::{EventLog, LogReader, ReadError};
@@ -269,7 +269,7 @@ impl TieredEventRepository {
         let Some(snapshots) = &self.snapshots else { return };
         let before = events.first().map_or(0, |event| event.sequence.saturating_sub(1));
         let Some(version) = snapshot::version_of(before, events.len(), snapshots.every) else { return };
-        let older = snapshots.load(&stream).await.filter(|older| older.version < version);
+        let older = snapshots.load(&stream).await.and_then(Kept::made).filter(|older| older.version < version);
         let from = older.as_ref().map_or(StreamVersion::FIRST, |older| older.version.next());
         // The append is acknowledged, whatever becomes of this: what cannot be read now is said by the next load.
         let Ok(mut after) = self.pages::<A>().stream_after(&stream, from).await else { return };
@@ -278,6 +278,22 @@ impl TieredEventRepository {
         // After the append, never before it: a snapshot of events that were not acknowledged would be ahead
         // of the log. Losing it to a crash in between costs the next load a longer read, nothing else.
         snapshots.save(Snapshot { stream, version, number, state }).await;
+    }
+
+    /// What the events give in the place of an imported snapshot, which is kept from now on; `None` where they do not reach
+    /// that far, or cannot be read.
+    async fn prove<A: Aggregate>(&self, snapshots: &Snapshots, imported: Snapshot) -> Option<Snapshot> {
+        let last = sequence(imported.version);
+        let mut events = self.pages::<A>().stream_after(&imported.stream, StreamVersion::FIRST).await.ok()?;
+        events.retain(|event| event.sequence <= last);
+        events.last().filter(|event| event.sequence == last)?;
+        let state = snapshots.fold::<A>(None, events)?;
+        if state != imported.state {
+            snapshots.store.was_wrong(&imported.stream, imported.version);
+        }
+        let proven = Snapshot { state, ..imported };
+        snapshots.save(proven.clone()).await;
+        Some(proven)
     }
 }
 
@@ -323,7 +339,12 @@ impl PersistedEventRepository for TieredEventRepository {
     ) -> Result<Option<SerializedSnapshot>, PersistenceError> {
         let Some(snapshots) = &self.snapshots else { return Ok(None) };
         let stream = stream_of::<A>(aggregate_id)?;
-        let Some(snapshot) = snapshots.load(&stream).await else { return Ok(None) };
+        let snapshot = match snapshots.load(&stream).await {
+            Some(Kept::Made(snapshot)) => Some(snapshot),
+            Some(Kept::Imported(snapshot)) => self.prove::<A>(snapshots, snapshot).await,
+            None => None,
+        };
+        let Some(snapshot) = snapshot else { return Ok(None) };
         let head = self.wiring.reader.stream_head(&stream).await.map_err(RepositoryError::from)?;
         // Ahead of the log (a restored or lagging database): of events that are not there, so of no use.
         if head.is_none_or(|head| head.version < snapshot.version) {

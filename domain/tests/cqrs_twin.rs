@@ -399,6 +399,7 @@ async fn a_removed_record_is_an_error_in_its_place_of_a_replay() {
 struct Snapshots {
     kept: Mutex<HashMap<StreamName, Snapshot>>,
     away: bool,
+    wrong: Mutex<Vec<(StreamName, StreamVersion)>>,
 }
 
 #[async_trait]
@@ -411,6 +412,10 @@ impl SnapshotStore for Snapshots {
         if !self.away {
             self.kept.lock().expect("not poisoned").insert(snapshot.stream.clone(), snapshot);
         }
+    }
+
+    fn was_wrong(&self, stream: &StreamName, version: StreamVersion) {
+        self.wrong.lock().expect("not poisoned").push((stream.clone(), version));
     }
 }
 
@@ -444,6 +449,39 @@ async fn a_snapshot_saves_reading_what_is_before_it() {
     rig.remove(2);
     commands.execute("a", delete()).await.expect("decided over the snapshot and version 5");
     assert_eq!(head(&rig).await, 6);
+}
+
+#[tokio::test]
+async fn an_imported_snapshot_is_believed_once_the_events_have_given_it() {
+    let stream = StreamName::parse("content-a").expect("a name");
+    let version = |version| StreamVersion::new(version).expect("from 1");
+    let second = Content::Living { oid: "2".to_owned(), mode: "100644".to_owned(), size: 41 };
+    let (right, form) = (serde_json::to_value(second).expect("JSON"), "1");
+    // Of the second of three versions; and of one that is not there.
+    let cases = [(right.clone(), 2, true), (serde_json::json!("Deleted"), 2, false), (right.clone(), 4, true)];
+    for (state, at, is_right) in cases {
+        let (rig, snapshots) = (Rig::new(), Arc::new(Snapshots::default()));
+        for command in [create("1"), revise("2"), revise("3")] {
+            commands(&rig).execute("a", command).await.expect("decided");
+        }
+        let imported = Snapshot::imported(stream.clone(), version(at), 7, state);
+        assert!(imported.is_imported());
+        snapshots.save(imported.clone()).await;
+        let store = repository(&rig).into_snapshot_store::<Content>(kept_in(&snapshots, 100));
+        let loaded = store.load_aggregate("a").await.expect("readable");
+        let third = Content::Living { oid: "3".to_owned(), mode: "100644".to_owned(), size: 41 };
+        assert_eq!((loaded.aggregate, loaded.current_sequence), (third, 3));
+        let wrong = snapshots.wrong.lock().expect("not poisoned").clone();
+        assert_eq!(wrong, if is_right { vec![] } else { vec![(stream.clone(), version(2))] });
+        let kept = snapshots.kept().expect("kept");
+        if at == 2 {
+            let proven = serde_json::json!({ "form": form, "state": right });
+            assert_eq!(kept, Snapshot { stream: stream.clone(), version: version(2), number: 7, state: proven });
+            assert_eq!(loaded.current_snapshot, Some(7), "it is what the load began with");
+        } else {
+            assert_eq!(kept, imported, "not proven, and not thrown away: the events may still come");
+        }
+    }
 }
 
 #[tokio::test]

@@ -186,7 +186,8 @@ impl Service {
         let log = self.log().await;
         PostgresEsImport {
             log: Arc::new(Interposed { log: log.clone(), between }),
-            reader: log,
+            reader: log.clone(),
+            snapshots: log,
             clock: Arc::new(SystemClock),
             from: SecretUrl::new(self.url()),
             tables: PostgresEsTables { events: "events".to_owned(), snapshots: Some("snapshots".to_owned()) },
@@ -207,6 +208,14 @@ struct Unwatched;
 impl Progress for Unwatched {
     fn surveyed(&self, _all: u64, _done: u64) {}
     fn done(&self, _done: u64) {}
+}
+
+/// Id, version and state of what the log keeps of accounts.
+async fn kept_snapshots(service: &Service) -> Vec<(String, i64, Value)> {
+    let kept = "SELECT aggregate_id, last_sequence, payload FROM coldstream.snapshots
+        WHERE aggregate_type = 'account' ORDER BY aggregate_id";
+    let pool = PgPool::connect(&service.rig.region.cluster.superuser_url("coldstream")).await.expect("connected");
+    sqlx::query_as(kept).fetch_all(&pool).await.expect("rows")
 }
 
 /// State and version of each aggregate by its events alone, as stock postgres-es and cqrs-es give them.
@@ -270,11 +279,13 @@ async fn a_service_goes_on_over_the_log_with_the_same_aggregates_after_an_import
     }
     let report = service.report(&[]).await;
     assert!(report["events_before"].as_u64() >= Some(1024), "{report}");
-    assert_eq!((&report["events"], &report["snapshots_to_rebuild"]), (&events.into(), &snapshots.into()));
+    let taken_over = &report["snapshots"]["taken_over"];
+    assert_eq!((&report["events"], taken_over), (&events.into(), &snapshots.into()));
     assert_eq!(report["types"][0]["category"], "account", "{report}");
     assert_eq!(report["types"][1]["aggregate_type"], "shop_basket", "{report}");
     let again = service.report(&[]).await;
     assert_eq!((&again["events_before"], &again["appends"]), (&events.into(), &0.into()));
+    assert_eq!(again["snapshots"], report["snapshots"], "each once, however often it was run");
 
     let log = service.log().await;
     assert_eq!(log.log_head().await.expect("readable").head.get(), events + 1, "each once, behind the opening event");
@@ -358,7 +369,7 @@ async fn goes_on(service: &Service, log: Arc<PgLog>, reader: Arc<dyn LogReader>)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_snapshot_of_postgres_es_has_events_twice_so_none_is_taken_over() {
+async fn snapshots_are_taken_over_and_one_that_has_events_twice_is_built_anew_by_the_first_load() {
     let service = Service::start().await;
     let cqrs = before(service.pool.clone());
     // Nine events, and a command of three: the tenth is applied by the command, and again for the snapshot.
@@ -369,15 +380,40 @@ async fn a_snapshot_of_postgres_es_has_events_twice_so_none_is_taken_over() {
     let stock = PersistedEventStore::<_, Account>::new_snapshot_store(repository, 10);
     let stock = stock.load_aggregate("a").await.expect("readable").aggregate;
     assert_eq!((stock.cents, stock.payments), (12, 12), "postgres-es counts one of the eleven payments twice");
+    // Another one, whose snapshot is right.
+    cqrs.execute("b", AccountCommand::Open { owner: "ben".to_owned() }).await.expect("decided");
+    cqrs.execute("b", AccountCommand::PayIn { cents: vec![1; 9] }).await.expect("decided");
+    let right = PersistedEventStore::<_, Account>::new_event_store(PostgresEventRepository::new(service.pool.clone()));
+    let right = right.load_aggregate("b").await.expect("readable").aggregate;
+    let right = serde_json::to_value(&right).expect("JSON");
+    let mend = "UPDATE snapshots SET payload = $1 WHERE aggregate_id = 'b' AND last_sequence = 10";
+    let mended = sqlx::query(mend).bind(&right).execute(&service.pool).await.expect("mended");
+    assert_eq!(mended.rows_affected(), 1);
 
-    service.report(&[]).await;
-    let log = service.log().await;
+    let report = service.report(&[]).await;
+    assert_eq!((&report["snapshots"]["taken_over"], &report["snapshots"]["made_since"]), (&2.into(), &0.into()));
+    let (log, kept) = (service.log().await, kept_snapshots(&service).await);
+    assert_eq!(kept.iter().map(|(id, ..)| id.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+    assert!(kept.iter().all(|(.., state)| state.get("imported").is_some()), "{kept:?}");
+    // Loading them is what proves them.
+    for id in ["a", "b"] {
+        let snapshots = Snapshots::new(log.clone(), NonZeroUsize::new(10).expect("not 0"), "1");
+        let store = TieredEventRepository::new(wiring(log.clone(), log.clone()));
+        store.into_snapshot_store::<Account>(snapshots).load_aggregate(id).await.expect("readable");
+    }
+    let proven = kept_snapshots(&service).await;
+    assert_eq!(proven[1].2, serde_json::json!({ "form": "1", "state": right }));
+    assert_eq!((&proven[0].2["form"], &proven[0].2["state"]["payments"]), (&"1".into(), &(proven[0].1 - 1).into()));
+    let again = service.report(&[]).await;
+    assert_eq!((&again["snapshots"]["taken_over"], &again["snapshots"]["made_since"]), (&0.into(), &2.into()));
+    assert_eq!(kept_snapshots(&service).await, proven, "what the service made since stays");
+
     let cqrs = after(log.clone(), log.clone());
     cqrs.execute("a", AccountCommand::PayIn { cents: vec![1; 9] }).await.expect("decided");
     let store = TieredEventRepository::new(wiring(log.clone(), log.clone()));
     let snapshots = Snapshots::new(log, NonZeroUsize::new(10).expect("not 0"), "1");
     let found = store.into_snapshot_store::<Account>(snapshots).load_aggregate("a").await.expect("readable");
-    assert_eq!((found.aggregate.cents, found.current_sequence, found.current_snapshot), (20, 21, Some(1)));
+    assert_eq!((found.aggregate.cents, found.current_sequence, found.current_snapshot), (20, 21, Some(2)));
 
     // An aggregate whose events somebody has removed lives on in its snapshot only: it is not taken for empty.
     service.pool.execute("DELETE FROM events WHERE sequence = 12").await.expect("removed");

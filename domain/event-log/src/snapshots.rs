@@ -41,6 +41,10 @@ impl SnapshotStore for PgLog {
             tracing::warn!(stream = %snapshot.stream, error = chain(&error), "a snapshot was not kept");
         }
     }
+
+    fn was_wrong(&self, stream: &StreamName, version: StreamVersion) {
+        tracing::warn!(%stream, %version, "an imported snapshot is not what the events give: it was built anew");
+    }
 }
 
 /// `None` for numbers that no snapshot has.

@@ -11,6 +11,9 @@ use serde_json::{Value, json};
 use super::version;
 use crate::{StreamName, StreamVersion};
 
+/// Under this name stands the state of a snapshot that is not proven.
+const IMPORTED: &str = "imported";
+
 /// How a repository keeps snapshots.
 #[derive(Clone)]
 pub struct Snapshots {
@@ -41,12 +44,16 @@ impl Snapshots {
         self.upcasters.iter().map(boxed).collect()
     }
 
-    /// The newest snapshot of the stream that is of this form, with its state out of the form's wrapping.
-    pub(super) async fn load(&self, stream: &StreamName) -> Option<Snapshot> {
+    /// The newest snapshot of the stream that is of this form, or was imported; with its state out of its wrapping.
+    pub(super) async fn load(&self, stream: &StreamName) -> Option<Kept> {
         let mut snapshot = self.store.load(stream).await?;
+        if let Some(state) = snapshot.state.get_mut(IMPORTED) {
+            snapshot.state = state.take();
+            return Some(Kept::Imported(snapshot));
+        }
         let of_this_form = snapshot.state.get("form").and_then(Value::as_str) == Some(self.form.as_str());
         snapshot.state = snapshot.state.get_mut("state").filter(|_| of_this_form)?.take();
-        Some(snapshot)
+        Some(Kept::Made(snapshot))
     }
 
     pub(super) async fn save(&self, snapshot: Snapshot) {
@@ -66,6 +73,23 @@ impl Snapshots {
             aggregate.apply(EventEnvelope::<A>::try_from(event).ok()?.payload);
         }
         serde_json::to_value(aggregate).ok()
+    }
+}
+
+/// What is kept of a stream.
+pub(super) enum Kept {
+    /// Made of the events.
+    Made(Snapshot),
+    /// Taken over from another store, and not proven yet.
+    Imported(Snapshot),
+}
+
+impl Kept {
+    pub(super) fn made(self) -> Option<Snapshot> {
+        match self {
+            Self::Made(snapshot) => Some(snapshot),
+            Self::Imported(_) => None,
+        }
     }
 }
 
@@ -91,8 +115,23 @@ pub struct Snapshot {
     pub version: StreamVersion,
     /// cqrs-es's count of snapshots of this aggregate, from 1. Starts again where older ones were lost.
     pub number: usize,
-    /// The aggregate as cqrs-es serialized it, under the name of its form: `{"form":NAME,"state":STATE}`.
+    /// The aggregate as cqrs-es serialized it, under the name of its form: `{"form":NAME,"state":STATE}`; or
+    /// `{"imported":STATE}`.
     pub state: Value,
+}
+
+impl Snapshot {
+    /// A snapshot that another store made. The first load holds it against the events, and replaces it by what they give.
+    #[must_use]
+    pub fn imported(stream: StreamName, version: StreamVersion, number: usize, state: Value) -> Self {
+        Self { stream, version, number, state: json!({ IMPORTED: state }) }
+    }
+
+    /// Whether it is such a one.
+    #[must_use]
+    pub fn is_imported(&self) -> bool {
+        self.state.get(IMPORTED).is_some()
+    }
 }
 
 /// Keeps the newest snapshot of each stream.
@@ -106,6 +145,10 @@ pub trait SnapshotStore: Send + Sync {
 
     /// Keeps the snapshot instead of one with a lower version; one with a higher version stays. May be lost.
     async fn save(&self, snapshot: Snapshot);
+
+    /// Tells whoever runs this that an imported snapshot was not what the events give: the store that made it was wrong, or
+    /// what made it of them has changed since.
+    fn was_wrong(&self, stream: &StreamName, version: StreamVersion);
 }
 
 /// The version that a snapshot is of, when `events` events follow version `before` and one is made at every `every`th

@@ -12,7 +12,7 @@ use super::progress::ImportBar;
 use crate::clock::{PgSimulatedClock, SimulatedClock, SystemClock};
 use crate::config::SecretUrl;
 use crate::import::postgres_es::{
-    Order, PostgresEsError, PostgresEsImport, PostgresEsReport, PostgresEsTables, TypeReport,
+    Order, PostgresEsError, PostgresEsImport, PostgresEsReport, PostgresEsTables, SnapshotsReport, TypeReport,
 };
 use crate::import::{Import, ImportReport, RecordedAt};
 use crate::node::Node;
@@ -128,6 +128,7 @@ pub(super) async fn import_postgres_es(context: &Context, args: PostgresEsArgs) 
     let job = PostgresEsImport {
         log: node.log.clone(),
         reader: node.reader.clone(),
+        snapshots: node.log.clone(),
         clock: Arc::new(SystemClock),
         from: SecretUrl::new(args.from),
         tables: PostgresEsTables { events: args.events_table, snapshots: named(args.snapshots_table) },
@@ -152,11 +153,13 @@ fn postgres_es_people(report: &PostgresEsReport) -> String {
         let TypeReport { aggregate_type, category, streams, events } = of_type;
         (aggregate_type.clone(), format!("{events} events in {streams} streams, as the category {category}"))
     };
-    let rebuilt = format!("{} found; each is built anew from the events", report.snapshots_to_rebuild);
+    let SnapshotsReport { taken_over, made_since, .. } = report.snapshots;
+    let snapshots = format!("{taken_over} taken over: the first load holds each against its events");
+    let snapshots = if made_since == 0 { snapshots } else { format!("{snapshots}; {made_since} made anew since") };
     let rows = [
         ("events", format!("{} ({} imported before)", report.events, report.events_before)),
         ("order", report.order.clone()),
-        ("snapshots", rebuilt),
+        ("snapshots", snapshots),
         ("checked in", format!("{:.3} s", report.survey_seconds)),
         ("appended in", format!("{:.3} s, {} appends, {rate:.0} events/s", report.append_seconds, report.appends)),
         ("verified in", format!("{:.3} s: source and log are the same", report.verify_seconds)),

@@ -7,16 +7,15 @@
 //!    A run that was killed is resumed by running it again: the source's digest finds the checkpoint. In a region that
 //!    took over meanwhile the log itself is asked how far the import came.
 //! 3. **Verify** ([`verify`]): source and log are both read once more and compared, stream by stream and as a whole.
+//! 4. **Snapshots** ([`snapshots`]) are taken over as they are, held against the events before anything is stored (what
+//!    is of no event is named) and by the service's first load: cqrs-es 0.5 applies some events of a command to them twice.
 //!
 //! Survey and append read one snapshot of the source. The service must not write meanwhile: what it writes after the
 //! survey is not in it, and the verification says so.
-//!
-//! Snapshots are counted, held against the events, and not taken over: cqrs-es 0.5 applies some events of a command to
-//! them twice, and such a state cannot be told from a right one without the aggregate's code. The events are the truth:
-//! the first load reads them, and `TieredEventRepository` makes the next snapshot of them.
 
 mod append;
 mod row;
+mod snapshots;
 mod source;
 mod survey;
 mod verify;
@@ -28,6 +27,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use domain::append::{AppendCondition, AppendError, AppendRequest, ConditionItem};
+use domain::cqrs::snapshot::SnapshotStore;
 use domain::log::{EventLog, LogReader, ReadError};
 use domain::{Clock, ClockError, ErrorKind, Head, StreamName, Timestamp};
 use serde::Serialize;
@@ -40,6 +40,7 @@ use crate::clock::Stopwatch;
 use crate::config::SecretUrl;
 use append::Appender;
 use opening::Began;
+pub use snapshots::SnapshotsReport;
 use source::{Source, next_streams};
 pub use survey::{BadRow, BadRows, TypeReport};
 use survey::{Streams, Survey};
@@ -188,6 +189,8 @@ pub struct PostgresEsImport {
     pub log: Arc<dyn EventLog>,
     /// Reads live log and archive as one, for the verification.
     pub reader: Arc<dyn LogReader>,
+    /// Keeps the snapshots.
+    pub snapshots: Arc<dyn SnapshotStore>,
     /// The true time.
     pub clock: Arc<dyn Clock>,
     /// The source.
@@ -217,8 +220,8 @@ pub struct PostgresEsReport {
     pub events_before: u64,
     /// In which order the streams were interleaved.
     pub order: String,
-    /// Snapshots of the source: each is built anew from the events.
-    pub snapshots_to_rebuild: u64,
+    /// What became of the snapshots.
+    pub snapshots: SnapshotsReport,
     /// Appends of this run.
     pub appends: u64,
     /// How long checking the source took.
@@ -272,6 +275,7 @@ impl PostgresEsImport {
 
         let watch = Stopwatch::start();
         verify::verify(self, &mut source, &surveyed.survey).await?;
+        let snapshots = snapshots::take_over(self, &mut source).await?;
         source.close().await;
         Ok(PostgresEsReport {
             sha256: opening::hexadecimal(&surveyed.survey.sha256()),
@@ -280,7 +284,7 @@ impl PostgresEsImport {
             events: surveyed.survey.events,
             events_before: before,
             order: self.order.to_string(),
-            snapshots_to_rebuild: surveyed.snapshots,
+            snapshots,
             appends,
             survey_seconds,
             append_seconds,

@@ -42,6 +42,11 @@ pub(super) struct Row {
     pub(super) time: Option<i64>,
 }
 
+/// The stream of an aggregate.
+pub(super) fn stream_of(aggregate_type: &str, aggregate_id: &str) -> Result<StreamName, StreamNameError> {
+    StreamName::of(&category_of(aggregate_type), aggregate_id)
+}
+
 impl Row {
     pub(super) fn of(row: &PgRow) -> Result<Self, sqlx::Error> {
         Ok(Self {
@@ -57,7 +62,7 @@ impl Row {
     }
 
     pub(super) fn stream(&self) -> Result<StreamName, StreamNameError> {
-        StreamName::of(&category_of(&self.aggregate_type), &self.aggregate_id)
+        stream_of(&self.aggregate_type, &self.aggregate_id)
     }
 
     /// The event, of `source`; otherwise the reason why the row cannot be one.

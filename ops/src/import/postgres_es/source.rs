@@ -10,6 +10,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgRow};
 use sqlx::{ConnectOptions, Connection, Row as _};
 
 use super::row::Row;
+use super::snapshots::SnapshotRow;
 use super::survey::{BAD_ROWS_NAMED, BadRow, StreamSummary, Streams};
 use super::{Order, PostgresEsError, PostgresEsTables};
 use crate::config::SecretUrl;
@@ -25,8 +26,15 @@ pub(super) struct Source {
     connection: PgConnection,
     by_stream: String,
     in_order: String,
-    /// How many snapshots there are, and those whose event is not there; if there is a table of them.
-    snapshots: Option<[String; 2]>,
+    /// If there is a table of snapshots.
+    snapshots: Option<SnapshotStatements>,
+}
+
+/// How many snapshots there are, those whose event is not there, and the newest of each aggregate.
+struct SnapshotStatements {
+    count: String,
+    ahead: String,
+    newest: String,
 }
 
 impl Source {
@@ -55,8 +63,11 @@ impl Source {
             connection,
             by_stream: filled(include_str!("by_stream.sql")),
             in_order: filled(in_order),
-            snapshots: snapshots
-                .map(|_| [filled(include_str!("snapshots.sql")), filled(include_str!("snapshots_ahead.sql"))]),
+            snapshots: snapshots.map(|_| SnapshotStatements {
+                count: filled(include_str!("snapshots.sql")),
+                ahead: filled(include_str!("snapshots_ahead.sql")),
+                newest: filled(include_str!("snapshots_newest.sql")),
+            }),
         })
     }
 
@@ -84,7 +95,7 @@ impl Source {
 
     /// How many snapshots there are, and the first of those whose event is not there.
     pub(super) async fn snapshots(&mut self) -> Result<(u64, Vec<BadRow>), PostgresEsError> {
-        let Some([count, ahead]) = &self.snapshots else { return Ok((0, Vec::new())) };
+        let Some(SnapshotStatements { count, ahead, .. }) = &self.snapshots else { return Ok((0, Vec::new())) };
         let reading = failed("reading its snapshots");
         let read = async {
             let count: i64 = sqlx::query_scalar(count).fetch_one(&mut self.connection).await?;
@@ -95,6 +106,13 @@ impl Source {
             Ok((u64::try_from(count).unwrap_or(0), ahead))
         };
         read.await.map_err(reading)
+    }
+
+    /// The newest snapshot of each aggregate.
+    pub(super) fn newest_snapshots(&mut self) -> BoxStream<'_, Result<SnapshotRow, PostgresEsError>> {
+        let Some(SnapshotStatements { newest, .. }) = &self.snapshots else { return futures::stream::empty().boxed() };
+        let rows = sqlx::query(newest).persistent(false).fetch(&mut self.connection);
+        rows.map(|row| row.and_then(|row| snapshot_row(&row)).map_err(failed("reading its snapshots"))).boxed()
     }
 
     pub(super) async fn close(self) {
@@ -127,6 +145,16 @@ pub(super) async fn next_row(rows: &mut Rows<'_>) -> Result<Option<(Row, Option<
     let row = rows.try_next().await.map_err(failed("reading its events"))?;
     let read = |row: PgRow| Ok((Row::of(&row)?, row.try_get("place").ok().flatten()));
     row.map(read).transpose().map_err(failed("reading its events"))
+}
+
+fn snapshot_row(row: &PgRow) -> Result<SnapshotRow, sqlx::Error> {
+    Ok(SnapshotRow {
+        aggregate_type: row.try_get("aggregate_type")?,
+        aggregate_id: row.try_get("aggregate_id")?,
+        last_sequence: row.try_get("last_sequence")?,
+        current_snapshot: row.try_get("current_snapshot")?,
+        payload: row.try_get("payload")?,
+    })
 }
 
 fn snapshot_ahead(row: &PgRow) -> Result<BadRow, sqlx::Error> {
