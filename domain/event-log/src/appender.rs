@@ -1,5 +1,5 @@
 //! Group commit. One task a process takes appends from a bounded queue, which is fair between clients, and commits them in
-//! groups, without added delay: the next group forms while the last one is being flushed.
+//! groups, without added delay: the next group forms while the last one is being flushed, and is built if it is whole.
 //!
 //! ```text
 //!                   ┌─ small: decide on what was last seen ▸ store, if the log still is that ─────────┐
@@ -11,6 +11,7 @@
 //!
 //! Nothing is answered as stored before it was committed, and nothing as not stored unless that is known.
 
+mod ahead;
 mod doubt;
 mod group;
 mod optimism;
@@ -20,12 +21,13 @@ mod replay;
 use std::sync::Arc;
 
 use domain::append::{AppendError, AppendRequest, Appended, InvalidRequest};
-use domain::arbiter::{EventKey, Verdict, Wanted};
+use domain::arbiter::{EventKey, Verdict};
 use domain::event::EventError;
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::log::Shared;
+use ahead::Formed;
 use group::{Committer, Settled};
 pub use queue::QUEUE_REQUESTS_MAX;
 use queue::{Queue, Refused, Room};
@@ -164,36 +166,34 @@ impl Task {
     async fn run(mut self, _breaks: Breaks) {
         // If this task should end by a panic, nobody waits for an answer that never comes.
         let _closed = self.queue.closed_in_the_end();
-        let mut committer = Committer::new(Arc::clone(&self.shared));
-        let (events, bytes) = (self.shared.config.group_events, self.shared.config.group_bytes);
-        while let Some(group) = self.queue.next_group(events, bytes).await {
+        let mut committer = Committer::new(Arc::clone(&self.shared), Arc::clone(&self.queue));
+        while let Some(group) = committer.next().await {
             self.settle(&mut committer, group).await;
         }
         self.retries.finish().await;
     }
 
     /// Answers all of a group. One that the server refuses is halved until the guilty request is alone.
-    async fn settle(&mut self, committer: &mut Committer, group: Vec<Ticket>) {
+    async fn settle(&mut self, committer: &mut Committer, group: Formed) {
         let mut work = vec![group];
         while let Some(mut group) = work.pop() {
-            let requests: Vec<&AppendRequest> = group.iter().map(|ticket| &ticket.request).collect();
-            let wanted = Wanted::by(group.iter().map(|ticket| (&ticket.request, &ticket.keys[..])));
-            match committer.settle(&requests, &wanted).await {
-                Settled::Decided(verdicts) => self.answer(group, verdicts),
+            let settled = committer.settle(&group.gathered()).await;
+            match settled {
+                Settled::Decided(verdicts) => self.answer(group.tickets, verdicts),
                 Settled::Failed(errors) => {
-                    for (ticket, error) in group.into_iter().zip(errors) {
+                    for (ticket, error) in group.tickets.into_iter().zip(errors) {
                         ticket.answer(Err(error));
                     }
                 }
-                Settled::Poisoned(reason) if group.len() == 1 => {
+                Settled::Poisoned(reason) if group.tickets.len() == 1 => {
                     let reason = format!("the database refuses it: {reason}");
                     let source = EventError::Attribute { name: "data".into(), reason };
                     let invalid = InvalidRequest::Event { index: 0, source };
-                    group.into_iter().for_each(|ticket| ticket.answer(Err(invalid.clone().into())));
+                    group.tickets.into_iter().for_each(|ticket| ticket.answer(Err(invalid.clone().into())));
                 }
                 Settled::Poisoned(_) => {
                     self.shared.counters.halved_groups.add(1);
-                    let second = group.split_off(group.len() / 2);
+                    let second = group.split_off();
                     work.push(second);
                     work.push(group);
                 }

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use crate::error::{Trouble, chain, trouble};
 use crate::holder;
 use crate::log::Shared;
-use crate::rows::NewRow;
+use crate::rows::{Content, NewRow, SpelledRows};
 use crate::session::{self, Purpose, SERVER_LIMIT, silent};
 use crate::sessions::answered;
 use crate::writer::{Group, HeadRow, Ids, NewId, Writer, in_order};
@@ -151,7 +151,7 @@ impl Follower {
         let followed = follow(new, found.streams, &locked.head)?;
         let kept: HashSet<&Position> = kept.iter().collect();
         let group = Group {
-            rows: new.iter().map(NewRow::of).collect(),
+            rows: new.iter().enumerate().map(|(index, record)| NewRow::of(index, record)).collect(),
             ids: in_order(new.iter().filter_map(|record| id(record, &kept))),
             streams: &followed.streams,
             checkpoints: &HashMap::new(),
@@ -168,7 +168,8 @@ impl Follower {
             return Err(Fault::Partitions(missing));
         }
         // Positions that are new have new ids, unless an older one was used again after its month was pruned.
-        writer.write(&group, &map, Ids::LookedUp).await?;
+        let spelled = SpelledRows::of(new.iter().map(Content::of));
+        writer.write(&group, &spelled, &map, Ids::LookedUp).await?;
         writer.commit().await?;
         writer.remember(&locked, followed.head, followed.recorded_at, &followed.streams);
         self.shared.note_commit(followed.head, new.iter().map(Record::recorded_at)).await;

@@ -16,7 +16,7 @@ use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 
 pub(crate) use array::{RowArray, RowTypes};
-pub(crate) use copy::{CopiedRows, CopyBody};
+pub(crate) use copy::{CopiedRows, CopyBody, SpelledRows};
 
 use crate::instant::Instant;
 
@@ -39,43 +39,73 @@ pub(crate) struct NewRow<'a> {
     pub(crate) position: Position,
     pub(crate) recorded_at: Timestamp,
     pub(crate) version: StreamVersion,
-    pub(crate) stream: &'a StreamName,
+    pub(crate) previous: Option<Position>,
+    /// None where the content was removed.
+    pub(crate) epoch: Option<Epoch>,
     pub(crate) content: Content<'a>,
+    /// Where [`SpelledRows`] has its content.
+    pub(crate) index: usize,
 }
 
-/// What a row holds.
+/// What a row holds that the log does not assign.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Content<'a> {
-    Event { event: &'a NewEvent, previous: Option<Position>, epoch: Epoch },
+    Event(&'a NewEvent),
     Removed(&'a RemovedRecord),
 }
 
 impl<'a> NewRow<'a> {
-    pub(crate) fn of(record: &'a Record) -> Self {
-        let content = match record {
-            Record::Event(recorded) => {
-                let RecordedEvent { previous, epoch, ref event, .. } = **recorded;
-                Content::Event { event, previous, epoch }
-            }
-            Record::Removed(removed) => Content::Removed(removed),
+    /// `index` is where the content of `record` is spelled.
+    pub(crate) fn of(index: usize, record: &'a Record) -> Self {
+        let (previous, epoch) = match record {
+            Record::Event(recorded) => (recorded.previous, Some(recorded.epoch)),
+            Record::Removed(_) => (None, None),
         };
         Self {
             position: record.position(),
             recorded_at: record.recorded_at(),
             version: record.version(),
-            stream: record.stream(),
-            content,
+            previous,
+            epoch,
+            content: Content::of(record),
+            index,
         }
     }
 }
 
-/// What the columns of a row hold, in the order of [`COLUMNS`].
+impl<'a> Content<'a> {
+    pub(crate) fn of(record: &'a Record) -> Self {
+        match record {
+            Record::Event(recorded) => Self::Event(&recorded.event),
+            Record::Removed(removed) => Self::Removed(removed),
+        }
+    }
+
+    fn stream(self) -> &'a StreamName {
+        match self {
+            Self::Event(event) => &event.stream,
+            Self::Removed(removed) => &removed.stream,
+        }
+    }
+}
+
+/// What the columns of a row hold, in the order of [`COLUMNS`]: first what the log assigns.
 pub(crate) struct Values<'a> {
+    pub(crate) numbers: Numbers,
+    pub(crate) content: ContentValues<'a>,
+}
+
+/// The columns that the log assigns. They stand before the others, so those can be spelled before these are known.
+pub(crate) struct Numbers {
     pub(crate) position: i64,
     pub(crate) recorded_at: Instant,
     pub(crate) sequence: i64,
     pub(crate) previous: Option<i64>,
     pub(crate) epoch: Option<i64>,
+}
+
+/// The columns that the log does not assign.
+pub(crate) struct ContentValues<'a> {
     pub(crate) bytes: i32,
     pub(crate) data_kind: i16,
     pub(crate) record_format: i16,
@@ -92,12 +122,22 @@ pub(crate) struct Values<'a> {
     pub(crate) payload: Cow<'a, str>,
 }
 
-impl<'a> Values<'a> {
-    pub(crate) fn of(row: &NewRow<'a>) -> Self {
-        match row.content {
-            Content::Event { event, previous, epoch } => Self {
-                previous: previous.map(Position::as_i64),
-                epoch: Some(epoch.as_i64()),
+impl Numbers {
+    pub(crate) fn of(row: &NewRow<'_>) -> Self {
+        Self {
+            position: row.position.as_i64(),
+            recorded_at: Instant(row.recorded_at),
+            sequence: row.version.as_i64(),
+            previous: row.previous.map(Position::as_i64),
+            epoch: row.epoch.map(Epoch::as_i64),
+        }
+    }
+}
+
+impl<'a> ContentValues<'a> {
+    pub(crate) fn of(content: Content<'a>) -> Self {
+        match content {
+            Content::Event(event) => Self {
                 bytes: i32::try_from(event.bytes()).unwrap_or(i32::MAX),
                 event_type: &event.event_type,
                 event_version: event.event_version.as_deref().unwrap_or_default(),
@@ -108,10 +148,10 @@ impl<'a> Values<'a> {
                 data_content_type: event.data_content_type.as_deref(),
                 metadata: Metadata::Of(&event.extensions),
                 ..match &event.data {
-                    Data::Absent => Self::bare(row, KIND_ABSENT, "null".into()),
-                    Data::Json(text) => Self::bare(row, KIND_JSON, text.into()),
+                    Data::Absent => Self::bare(content, KIND_ABSENT, "null".into()),
+                    Data::Json(text) => Self::bare(content, KIND_JSON, text.into()),
                     // Base64's alphabet needs no escapes.
-                    Data::Base64(text) => Self::bare(row, KIND_BASE64, format!("\"{text}\"").into()),
+                    Data::Base64(text) => Self::bare(content, KIND_BASE64, format!("\"{text}\"").into()),
                 }
             },
             Content::Removed(removed) => {
@@ -121,24 +161,20 @@ impl<'a> Values<'a> {
                 };
                 let (certificate, leaf) = (&removed.certificate, removed.leaf.to_hex());
                 let payload = serde_json::json!({ "by": by, "certificate": certificate, "leaf": leaf });
-                Self::bare(row, KIND_REMOVED, payload.to_string().into())
+                Self::bare(content, KIND_REMOVED, payload.to_string().into())
             }
         }
     }
 
     /// What every row has, and nothing of an event. What postgres-es wants not to be null is empty.
-    fn bare(row: &NewRow<'a>, data_kind: i16, payload: Cow<'a, str>) -> Self {
+    fn bare(content: Content<'a>, data_kind: i16, payload: Cow<'a, str>) -> Self {
+        let stream = content.stream();
         Self {
-            position: row.position.as_i64(),
-            recorded_at: Instant(row.recorded_at),
-            sequence: row.version.as_i64(),
-            previous: None,
-            epoch: None,
             bytes: 0,
             data_kind,
             record_format: FORMAT_V1,
-            aggregate_type: row.stream.category(),
-            aggregate_id: row.stream.id(),
+            aggregate_type: stream.category(),
+            aggregate_id: stream.id(),
             event_type: "",
             event_version: "",
             event_id: "",
@@ -155,12 +191,14 @@ impl<'a> Values<'a> {
 impl<'a> Values<'a> {
     /// Reads a row of [`COLUMNS`].
     pub(crate) fn read(row: &'a PgRow) -> Result<Self, sqlx::Error> {
-        Ok(Self {
+        let numbers = Numbers {
             position: row.try_get(0)?,
             recorded_at: row.try_get(1)?,
             sequence: row.try_get(2)?,
             previous: row.try_get(3)?,
             epoch: row.try_get(4)?,
+        };
+        let content = ContentValues {
             bytes: row.try_get(5)?,
             data_kind: row.try_get(6)?,
             record_format: row.try_get(7)?,
@@ -176,7 +214,8 @@ impl<'a> Values<'a> {
             // `json` is text on the wire; the driver's type check knows it as a value tree only.
             metadata: Metadata::Stored(row.try_get_unchecked(17)?),
             payload: Cow::Borrowed(row.try_get_unchecked(18)?),
-        })
+        };
+        Ok(Self { numbers, content })
     }
 
     /// The record that the row is.
@@ -185,7 +224,7 @@ impl<'a> Values<'a> {
     /// `Decode` for a row that no record has made.
     pub(crate) fn record(&self) -> Result<Record, sqlx::Error> {
         let Some((assigned, event)) = self.event()? else { return self.removed().map(Record::Removed) };
-        let extensions = self.metadata.extensions().map_err(|reason| self.damaged(reason))?;
+        let extensions = self.content.metadata.extensions().map_err(|reason| self.damaged(reason))?;
         let Assigned { position, recorded_at, version, previous, epoch } = assigned;
         let event = event.with(extensions);
         Ok(Record::Event(Box::new(RecordedEvent { position, recorded_at, version, previous, epoch, event })))
@@ -196,7 +235,7 @@ impl<'a> Values<'a> {
     /// # Errors
     /// As [`Values::record`].
     pub(crate) fn line(&self, lines: &mut Lines) -> Result<(), sqlx::Error> {
-        match (self.event()?, self.metadata) {
+        match (self.event()?, self.content.metadata) {
             (Some((assigned, event)), Metadata::Stored(extensions)) => {
                 let pushed = lines.push_event(assigned, &event, extensions);
                 pushed.map_err(|error| self.damaged(crate::error::chain(&error)))
@@ -207,57 +246,59 @@ impl<'a> Values<'a> {
 
     /// Its place in the log and in its stream.
     pub(crate) fn numbers(&self) -> Result<(Position, StreamVersion), sqlx::Error> {
-        Ok((known(self.position, Position::from_i64)?, known(self.sequence, StreamVersion::from_i64)?))
+        Ok((known(self.numbers.position, Position::from_i64)?, known(self.numbers.sequence, StreamVersion::from_i64)?))
     }
 
     /// The event that the row is, but its extensions, with what the log assigned to it; `None` where its content was removed.
     fn event(&self) -> Result<Option<(Assigned, EventRef<'_>)>, sqlx::Error> {
-        if self.record_format != FORMAT_V1 {
-            let reason = format!("record format {} is not known to this release", self.record_format);
+        if self.content.record_format != FORMAT_V1 {
+            let reason = format!("record format {} is not known to this release", self.content.record_format);
             return Err(self.damaged(reason));
         }
-        let data = match self.data_kind {
+        let data = match self.content.data_kind {
             KIND_ABSENT => DataRef::Absent,
-            KIND_JSON => DataRef::Json(&self.payload),
-            KIND_BASE64 => DataRef::Base64(self.payload.trim_matches('"')),
+            KIND_JSON => DataRef::Json(&self.content.payload),
+            KIND_BASE64 => DataRef::Base64(self.content.payload.trim_matches('"')),
             KIND_REMOVED => return Ok(None),
             kind => return Err(self.damaged(format!("data kind {kind}"))),
         };
         let (position, version) = self.numbers()?;
-        let epoch = self.epoch.ok_or_else(|| self.damaged("no epoch".into()))?;
+        let epoch = self.numbers.epoch.ok_or_else(|| self.damaged("no epoch".into()))?;
         let assigned = Assigned {
             position,
-            recorded_at: self.recorded_at.0,
+            recorded_at: self.numbers.recorded_at.0,
             version,
-            previous: self.previous.and_then(Position::from_i64),
+            previous: self.numbers.previous.and_then(Position::from_i64),
             epoch: known(epoch, Epoch::from_i64)?,
         };
         let event = EventRef {
-            id: self.event_id,
-            source: self.source,
-            event_type: self.event_type,
+            id: self.content.event_id,
+            source: self.content.source,
+            event_type: self.content.event_type,
             stream: self.stream()?,
-            time: self.time,
-            event_version: Some(self.event_version).filter(|version| !version.is_empty()),
-            data_schema: self.data_schema,
-            data_content_type: self.data_content_type,
+            time: self.content.time,
+            event_version: Some(self.content.event_version).filter(|version| !version.is_empty()),
+            data_schema: self.content.data_schema,
+            data_content_type: self.content.data_content_type,
             data,
         };
         Ok(Some((assigned, event)))
     }
 
     fn stream(&self) -> Result<StreamRef<'_>, sqlx::Error> {
-        StreamRef::of(self.aggregate_type, self.aggregate_id).map_err(|error| self.damaged(error.to_string()))
+        StreamRef::of(self.content.aggregate_type, self.content.aggregate_id)
+            .map_err(|error| self.damaged(error.to_string()))
     }
 
     fn removed(&self) -> Result<RemovedRecord, sqlx::Error> {
         let (position, version) = self.numbers()?;
-        let removed = removed(&self.payload, position, version, self.stream()?.into(), self.recorded_at.0);
+        let removed =
+            removed(&self.content.payload, position, version, self.stream()?.into(), self.numbers.recorded_at.0);
         removed.ok_or_else(|| self.damaged("not what removal leaves".into()))
     }
 
     fn damaged(&self, what: String) -> sqlx::Error {
-        sqlx::Error::Decode(format!("position {}: {what}", self.position).into())
+        sqlx::Error::Decode(format!("position {}: {what}", self.numbers.position).into())
     }
 }
 

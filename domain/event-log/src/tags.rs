@@ -38,7 +38,7 @@ impl TypeHeads {
     ) -> Result<(), sqlx::Error> {
         self.written.clear();
         let events = rows.iter().filter_map(|row| match row.content {
-            Content::Event { event, .. } => Some((row.position, event)),
+            Content::Event(event) => Some((row.position, event)),
             Content::Removed(_) => None,
         });
         let (mut due, mut tags) = (HashMap::new(), Vec::new());
@@ -66,9 +66,7 @@ impl TypeHeads {
     /// Whether [`TypeHeads::write`] would write anything for `rows`.
     pub(crate) fn has_due(&self, rows: &[NewRow<'_>]) -> bool {
         rows.iter().any(|row| match row.content {
-            Content::Event { event, .. } => {
-                self.is_due(&event.event_type, row.position) || event.tags().next().is_some()
-            }
+            Content::Event(event) => self.is_due(&event.event_type, row.position) || event.tags().next().is_some(),
             Content::Removed(_) => false,
         })
     }

@@ -17,7 +17,7 @@ use crate::durable::COMMIT_SOMETHING;
 use crate::instant::{Instant, from_micros};
 use crate::partitions::PartitionMap;
 use crate::reader::{role, stream_head};
-use crate::rows::{self, COLUMNS, CopyBody, NewRow, RowArray, RowTypes};
+use crate::rows::{self, COLUMNS, CopyBody, NewRow, RowArray, RowTypes, SpelledRows};
 use crate::session::Backend;
 use crate::tags::TypeHeads;
 
@@ -271,8 +271,14 @@ impl Writer {
         Ok(())
     }
 
-    /// Writes a group into the transaction. `map` has the tables of all its months.
-    pub(crate) async fn write(&mut self, group: &Group<'_>, map: &PartitionMap, ids: Ids) -> Result<(), sqlx::Error> {
+    /// Writes a group into the transaction. `spelled` has the content of its rows, `map` the tables of all its months.
+    pub(crate) async fn write(
+        &mut self,
+        group: &Group<'_>,
+        spelled: &SpelledRows,
+        map: &PartitionMap,
+        ids: Ids,
+    ) -> Result<(), sqlx::Error> {
         let months = group.months();
         let table = match months.as_slice() {
             // Straight into the partition: no routing, and a lock on one table.
@@ -282,8 +288,11 @@ impl Writer {
         // Rows before heads: a refusal of data comes before anything else is touched, and costs the least.
         let statement = format!("COPY {table} ({COLUMNS}) FROM STDIN (FORMAT binary)");
         let mut copy = self.connection.copy_in_raw(&statement).await?;
-        for piece in CopyBody::of(&group.rows).bytes().chunks(COPY_PIECE_BYTES) {
-            copy.send(piece).await?;
+        let mut body = CopyBody::of(&group.rows, spelled);
+        while let Some(piece) = body.next(COPY_PIECE_BYTES) {
+            for piece in piece.chunks(COPY_PIECE_BYTES) {
+                copy.send(piece).await?;
+            }
         }
         copy.finish().await?;
         self.types.write(&mut self.connection, &group.rows).await?;

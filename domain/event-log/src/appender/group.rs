@@ -3,12 +3,15 @@
 use std::sync::Arc;
 
 use domain::Timestamp;
-use domain::append::{AppendError, AppendRequest};
-use domain::arbiter::{self, Facts, Ruling, Verdict, Wanted};
+use domain::append::AppendError;
+use domain::arbiter::{self, Facts, Ruling, Verdict};
 use tokio::time::timeout;
 
+use super::Ticket;
+use super::ahead::{Ahead, Formed, Gathered};
 use super::doubt::{self, Doubt, Fate};
 use super::optimism::Optimism;
+use super::queue::Queue;
 use crate::error::{Trouble, chain, trouble};
 use crate::holder;
 use crate::log::{CLOCK_DIFFERENCE_MAX_SECONDS, Shared};
@@ -55,33 +58,39 @@ impl From<sqlx::Error> for Fault {
 /// Commits groups, one after the other.
 pub(super) struct Committer {
     shared: Arc<Shared>,
+    ahead: Ahead,
     /// None where the last one is not known to be good.
     writer: Option<Writer>,
     optimism: Optimism,
 }
 
 impl Committer {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, writer: None, optimism: Optimism::default() }
+    pub(super) fn new(shared: Arc<Shared>, queue: Arc<Queue<Ticket>>) -> Self {
+        let ahead = Ahead::new(queue, shared.config.group_events, shared.config.group_bytes);
+        Self { shared, ahead, writer: None, optimism: Optimism::default() }
     }
 
-    /// `wanted` is what [`Wanted::by`] makes of `requests`.
-    pub(super) async fn settle(&mut self, requests: &[&AppendRequest], wanted: &Wanted<'_>) -> Settled {
+    /// The next group to be settled; `None` once the queue is closed and empty.
+    pub(super) async fn next(&mut self) -> Option<Formed> {
+        self.ahead.next().await
+    }
+
+    pub(super) async fn settle(&mut self, gathered: &Gathered<'_>) -> Settled {
         let mut last = String::new();
         for attempt in 0..ATTEMPTS_MAX {
             if attempt > 0 {
                 self.shared.counters.retried_groups.add(1);
             }
-            let fault = match self.attempt(requests, wanted).await {
+            let fault = match self.attempt(gathered).await {
                 Ok(ruling) => return Settled::Decided(ruling.verdicts),
                 Err(fault) => fault,
             };
-            match self.after(fault, requests.len()).await {
+            match self.after(fault, gathered.requests.len()).await {
                 Ok(reason) => last = reason,
                 Err(settled) => return settled,
             }
         }
-        failed(requests.len(), &unavailable(format!("tried {ATTEMPTS_MAX} times: {last}")))
+        failed(gathered.requests.len(), &unavailable(format!("tried {ATTEMPTS_MAX} times: {last}")))
     }
 
     /// Decides whether a failed attempt is followed by another one: `Ok` with the reason, if so.
@@ -132,13 +141,13 @@ impl Committer {
     }
 
     /// One try. What it leaves: a committed group, or a session without a transaction, or no session.
-    async fn attempt(&mut self, requests: &[&AppendRequest], wanted: &Wanted<'_>) -> Result<Ruling, Fault> {
+    async fn attempt(&mut self, gathered: &Gathered<'_>) -> Result<Ruling, Fault> {
         let mut writer = match self.writer.take() {
             Some(writer) => writer,
             None => self.connect().await?,
         };
-        if self.optimism.allows(requests, wanted) {
-            match self.attempt_optimistic(&mut writer, requests, wanted).await {
+        if self.optimism.allows(&gathered.requests, &gathered.wanted) {
+            match self.attempt_optimistic(&mut writer, gathered).await {
                 Ok(Some(ruling)) => {
                     self.writer = Some(writer);
                     return Ok(ruling);
@@ -155,7 +164,7 @@ impl Committer {
                 }
             }
         }
-        self.attempt_locked(writer, requests, wanted).await
+        self.attempt_locked(writer, gathered).await
     }
 
     /// Without a lock: for small groups, of which a log that nobody else writes takes one after the other. `None`:
@@ -163,16 +172,15 @@ impl Committer {
     async fn attempt_optimistic(
         &mut self,
         writer: &mut Writer,
-        requests: &[&AppendRequest],
-        wanted: &Wanted<'_>,
+        gathered: &Gathered<'_>,
     ) -> Result<Option<Ruling>, Fault> {
         let mut decided = None;
         if self.optimism.trusts()
-            && let Some((row, streams)) = writer.last_seen(&wanted.streams)
+            && let Some((row, streams)) = writer.last_seen(&gathered.wanted.streams)
         {
             // Compared with the server's clock where it is stored.
             let now = if let Some(simulated) = row.simulated_now { simulated } else { self.clock().await? };
-            let ruling = arbiter::decide(requests, wanted, facts(&row, now, Found { streams, ..Found::default() }));
+            let ruling = gathered.decide(facts(&row, now, Found { streams, ..Found::default() }));
             // Storing proves what was remembered of streams, and that the stored ids are new.
             decided = is_all_new(&ruling).then_some((row, now, ruling));
         }
@@ -180,18 +188,19 @@ impl Committer {
         let (row, now, ruling) = match decided {
             Some(decided) => decided,
             None => {
-                let looked = timeout(SERVER_LIMIT, self.look(writer, requests, wanted)).await;
+                let looked = timeout(SERVER_LIMIT, self.look(writer, gathered)).await;
                 looked.unwrap_or_else(|_| Err(silent().into()))?
             }
         };
         if ruling.placed.is_empty() {
             return Ok(Some(ruling));
         }
-        let group = group_of(&ruling, requests, &row);
+        let group = group_of(&ruling, gathered, &row);
         let Some(map) = self.map_of(&row) else { return Ok(None) };
         let Some(table) = only_table(&group, &map).filter(|_| writer.takes_at_once(&group)) else { return Ok(None) };
         let sent = self.shared.elapsed();
-        let stored = timeout(SERVER_LIMIT, writer.store(&group, table, &row, now)).await;
+        let stored = self.ahead.while_flushing(writer.store(&group, table, &row, now));
+        let stored = timeout(SERVER_LIMIT, stored).await;
         match stored.unwrap_or_else(|_| Err(silent())) {
             Ok(true) => {
                 self.shared.note_flush(sent);
@@ -217,28 +226,20 @@ impl Committer {
     }
 
     /// Decides on the log as it is at one moment.
-    async fn look(
-        &self,
-        writer: &mut Writer,
-        requests: &[&AppendRequest],
-        wanted: &Wanted<'_>,
-    ) -> Result<(HeadRow, Timestamp, Ruling), Fault> {
-        let keys = wanted.keys.concat();
-        let (row, found) = writer.look(&wanted.streams, &keys).await?;
+    async fn look(&self, writer: &mut Writer, gathered: &Gathered<'_>) -> Result<(HeadRow, Timestamp, Ruling), Fault> {
+        let keys = gathered.wanted.keys.concat();
+        let (row, found) = writer.look(&gathered.wanted.streams, &keys).await?;
         let now = self.now(&row).await?;
-        let ruling = arbiter::decide(requests, wanted, facts(&row, now, found));
+        let ruling = gathered.decide(facts(&row, now, found));
         Ok((row, now, ruling))
     }
 
     /// Under the lock: everything else.
-    async fn attempt_locked(
-        &mut self,
-        mut writer: Writer,
-        requests: &[&AppendRequest],
-        wanted: &Wanted<'_>,
-    ) -> Result<Ruling, Fault> {
+    async fn attempt_locked(&mut self, mut writer: Writer, gathered: &Gathered<'_>) -> Result<Ruling, Fault> {
+        // Before the head is held, for which others may wait.
+        gathered.spelled();
         // Dropped with its connection if this future is, or if the server says nothing.
-        let prepared = timeout(SERVER_LIMIT, self.prepare(&mut writer, requests, wanted));
+        let prepared = timeout(SERVER_LIMIT, self.prepare(&mut writer, gathered));
         let (locked, ruling) = match prepared.await.unwrap_or_else(|_| Err(silent().into())) {
             Ok(prepared) => prepared,
             Err(fault) => {
@@ -250,8 +251,13 @@ impl Committer {
         };
         let stored = !ruling.placed.is_empty();
         let sent = self.shared.elapsed();
-        let ended =
-            timeout(SERVER_LIMIT, async { if stored { writer.commit().await } else { writer.roll_back().await } });
+        let ended = async {
+            match stored {
+                true => self.ahead.while_flushing(writer.commit()).await,
+                false => writer.roll_back().await,
+            }
+        };
+        let ended = timeout(SERVER_LIMIT, ended);
         if let Err(error) = ended.await.unwrap_or_else(|_| Err(silent())) {
             let doubt = || Box::new(Doubt { ruling, session: writer.backend() });
             return Err(if stored { Fault::InDoubt(doubt(), error) } else { error.into() });
@@ -277,16 +283,11 @@ impl Committer {
     }
 
     /// Everything of a group but the commit.
-    async fn prepare(
-        &mut self,
-        writer: &mut Writer,
-        requests: &[&AppendRequest],
-        wanted: &Wanted<'_>,
-    ) -> Result<(HeadRow, Ruling), Fault> {
+    async fn prepare(&mut self, writer: &mut Writer, gathered: &Gathered<'_>) -> Result<(HeadRow, Ruling), Fault> {
         let locked = writer.lock().await?;
-        let (ruling, ids) = self.decide_locked(writer, requests, wanted, &locked).await?;
+        let (ruling, ids) = self.decide_locked(writer, gathered, &locked).await?;
         if !ruling.placed.is_empty() {
-            let group = group_of(&ruling, requests, &locked);
+            let group = group_of(&ruling, gathered, &locked);
             let map = self.map_of(&locked).ok_or(Fault::OldMap)?;
             let months = group.months();
             let missing: Vec<Timestamp> =
@@ -295,7 +296,7 @@ impl Committer {
                 // Made outside, without the head: it syncs files.
                 return Err(Fault::Partitions(missing));
             }
-            writer.write(&group, &map, ids).await?;
+            writer.write(&group, gathered.spelled(), &map, ids).await?;
         }
         Ok((locked, ruling))
     }
@@ -305,16 +306,16 @@ impl Committer {
     async fn decide_locked(
         &mut self,
         writer: &mut Writer,
-        requests: &[&AppendRequest],
-        wanted: &Wanted<'_>,
+        gathered: &Gathered<'_>,
         locked: &HeadRow,
     ) -> Result<(Ruling, Ids), Fault> {
         let (now, pruned) = (self.now(locked).await?, locked.head.pruned);
-        let matches = tags::matches(writer.connection(), requests, &locked.head).await?;
+        let matches = tags::matches(writer.connection(), &gathered.requests, &locked.head).await?;
         let decide = |found| {
             let facts = Facts { matches: matches.clone(), ..facts(locked, now, found) };
-            arbiter::decide(requests, wanted, facts)
+            gathered.decide(facts)
         };
+        let wanted = &gathered.wanted;
         if self.optimism.trusts() {
             let ruling = decide(writer.look_up(&wanted.streams, &[], &wanted.consumers, pruned).await?);
             if is_all_new(&ruling) {
@@ -392,16 +393,16 @@ fn in_doubt(verdict: &Verdict, reason: &str) -> AppendError {
     }
 }
 
-fn group_of<'a>(ruling: &'a Ruling, requests: &[&'a AppendRequest], locked: &HeadRow) -> Group<'a> {
-    let row = |place: &arbiter::Placement| {
-        let event = &requests[place.request].events[place.event];
-        NewRow {
-            position: place.position,
-            recorded_at: place.recorded_at,
-            version: place.version,
-            stream: &event.stream,
-            content: Content::Event { event, previous: place.previous, epoch: locked.head.epoch },
-        }
+fn group_of<'a>(ruling: &'a Ruling, gathered: &Gathered<'a>, locked: &HeadRow) -> Group<'a> {
+    let starts = gathered.starts();
+    let row = |place: &arbiter::Placement| NewRow {
+        position: place.position,
+        recorded_at: place.recorded_at,
+        version: place.version,
+        previous: place.previous,
+        epoch: Some(locked.head.epoch),
+        content: Content::Event(&gathered.requests[place.request].events[place.event]),
+        index: starts[place.request] + place.event,
     };
     let id = |place: &arbiter::Placement| NewId { key: place.key, position: place.position, keep: place.keep };
     Group {

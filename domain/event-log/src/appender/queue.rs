@@ -27,8 +27,8 @@ const CLIENT_SHARE: usize = 2;
 /// The same of a source: half of the queue, so that no source takes all that its client may.
 const SOURCE_SHARE: usize = 1;
 
-/// What a request takes.
-#[derive(Debug, Clone, Copy)]
+/// What requests take.
+#[derive(Debug, Default, Clone, Copy)]
 struct Size {
     /// Events, and items of conditions: each of these holds the head about as long as an event does.
     events: usize,
@@ -42,6 +42,14 @@ impl Size {
 
     fn cost(self) -> usize {
         self.bytes + self.events * EVENT_COST
+    }
+
+    fn add(&mut self, other: Self) {
+        (self.events, self.bytes) = (self.events + other.events, self.bytes + other.bytes);
+    }
+
+    fn take_off(&mut self, other: Self) {
+        (self.events, self.bytes) = (self.events - other.events, self.bytes - other.bytes);
     }
 }
 
@@ -116,12 +124,14 @@ struct Turns<T> {
     clients: HashMap<u64, Client<T>>,
     /// The first is the one whose turn it is.
     order: VecDeque<u64>,
+    /// How many requests wait, and what they take together.
     waiting: usize,
+    size: Size,
 }
 
 impl<T> Default for Turns<T> {
     fn default() -> Self {
-        Self { clients: HashMap::new(), order: VecDeque::new(), waiting: 0 }
+        Self { clients: HashMap::new(), order: VecDeque::new(), waiting: 0, size: Size::default() }
     }
 }
 
@@ -131,8 +141,9 @@ impl<T> Turns<T> {
             self.order.push_back(path.client);
             Client::new()
         });
-        client.push(path.source, request);
         self.waiting += 1;
+        self.size.add(request.1);
+        client.push(path.source, request);
     }
 
     /// Hands out the next request, unless `fits` says of its size that it does not; then it stays the next one.
@@ -154,6 +165,7 @@ impl<T> Turns<T> {
             self.order.pop_front();
         }
         self.waiting -= 1;
+        self.size.take_off(size);
         Some(item)
     }
 }
@@ -246,6 +258,12 @@ impl<T> Requests<T> {
             group.push(item);
         }
         group
+    }
+
+    /// The same, if what waits is as much as a group may have: what comes later would not be in it.
+    fn full_group(&mut self, events_max: usize, bytes_max: usize) -> Vec<T> {
+        let Size { events, bytes } = self.turns.size;
+        if events < events_max && bytes < bytes_max { Vec::new() } else { self.next_group(events_max, bytes_max) }
     }
 
     fn give_back(&mut self, path: Path, bytes: usize) {
@@ -380,6 +398,11 @@ impl<T> Queue<T> {
             // A request that came since is not missed: its notice is kept for whoever waits next.
             self.arrived.notified().await;
         }
+    }
+
+    /// The next group, if a whole one waits; else nothing.
+    pub(super) fn full_group(&self, events_max: usize, bytes_max: usize) -> Vec<T> {
+        lock(&self.requests).full_group(events_max, bytes_max)
     }
 
     /// Lets nothing in any more. What was let in is still handed out.

@@ -61,7 +61,7 @@ impl<G: Gathered> Page<G> {
     pub(super) fn push(&mut self, row: &Values<'_>) -> Result<Place, sqlx::Error> {
         let (position, version) = row.numbers()?;
         self.gathered.take(row)?;
-        (self.bytes, self.count) = (self.bytes + i64::from(row.bytes), self.count + 1);
+        (self.bytes, self.count) = (self.bytes + i64::from(row.content.bytes), self.count + 1);
         Ok(Place { position, version })
     }
 

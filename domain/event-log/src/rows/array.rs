@@ -7,8 +7,8 @@ use sqlx::postgres::types::Oid;
 use sqlx::postgres::{PgArgumentBuffer, PgConnection, PgTypeInfo};
 use sqlx::{Encode, Postgres, Row as _, Type};
 
+use super::NewRow;
 use super::fields::FieldWriter;
-use super::{NewRow, Values};
 
 /// A table's row type and the type of its arrays, in `pg_type` of this database.
 #[derive(Debug, Clone, Copy)]
@@ -71,7 +71,7 @@ impl RowArray {
     }
 
     pub(crate) fn events(row_type: RowType, rows: &[NewRow<'_>]) -> Self {
-        Self::of(row_type, rows, |row, fields| fields.event(&Values::of(row)))
+        Self::of(row_type, rows, |row, fields| fields.event(row))
     }
 }
 

@@ -1,9 +1,10 @@
 //! PostgreSQL's binary format of COPY (documentation of COPY, "Binary Format"), both ways.
 
 use std::ops::ControlFlow;
+use std::slice::Iter;
 
 use super::fields::FieldWriter;
-use super::{Metadata, NewRow, Values};
+use super::{Content, ContentValues, Metadata, NewRow, Numbers, Values};
 use crate::instant::Instant;
 
 /// Fields of a row: those of [`super::COLUMNS`].
@@ -13,25 +14,72 @@ const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
 /// What stands in place of a number of fields at the end.
 const END: i16 = -1;
 
-/// The body of a COPY of rows to be written.
-pub(crate) struct CopyBody(Vec<u8>);
+/// What a COPY sends of contents, all but what the log assigns: it takes most of the time, and needs no log.
+#[derive(Debug)]
+pub(crate) struct SpelledRows {
+    bytes: Vec<u8>,
+    /// Where each ends.
+    ends: Vec<usize>,
+}
 
-impl CopyBody {
-    pub(crate) fn of(rows: &[NewRow<'_>]) -> Self {
-        let mut body = Self(Vec::with_capacity(64 + rows.len() * 640));
-        body.0.extend_from_slice(SIGNATURE);
-        // No flags, no header extension.
-        body.0.extend_from_slice(&[0; 8]);
-        for row in rows {
-            body.0.extend_from_slice(&COLUMNS_COUNT.to_be_bytes());
-            FieldWriter::bare(&mut body.0).event(&Values::of(row));
+impl SpelledRows {
+    pub(crate) fn of<'a>(contents: impl ExactSizeIterator<Item = Content<'a>>) -> Self {
+        let count = contents.len();
+        let mut spelled = Self { bytes: Vec::with_capacity(count * 640), ends: Vec::with_capacity(count) };
+        for content in contents {
+            FieldWriter::bare(&mut spelled.bytes).content(&ContentValues::of(content));
+            spelled.ends.push(spelled.bytes.len());
         }
-        body.0.extend_from_slice(&END.to_be_bytes());
-        body
+        spelled
     }
 
-    pub(crate) fn bytes(&self) -> &[u8] {
-        &self.0
+    /// The one of this index, counted from 0.
+    fn get(&self, index: usize) -> &[u8] {
+        let begin = index.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.bytes[begin..self.ends[index]]
+    }
+}
+
+/// The body of a COPY of rows to be written, piece by piece.
+pub(crate) struct CopyBody<'a> {
+    rows: Iter<'a, NewRow<'a>>,
+    spelled: &'a SpelledRows,
+    piece: Vec<u8>,
+    at: At,
+}
+
+impl<'a> CopyBody<'a> {
+    /// `spelled` holds the content of each row at the row's index.
+    pub(crate) fn of(rows: &'a [NewRow<'a>], spelled: &'a SpelledRows) -> Self {
+        Self { rows: rows.iter(), spelled, piece: Vec::new(), at: At::Header }
+    }
+
+    /// The next piece, in memory that the one after it takes: of `length` bytes or as many more as its last row takes,
+    /// if it is not the last one.
+    pub(crate) fn next(&mut self, length: usize) -> Option<&[u8]> {
+        self.piece.clear();
+        while self.at != At::End && self.piece.len() < length {
+            self.at = self.push();
+        }
+        Some(&self.piece[..]).filter(|piece| !piece.is_empty())
+    }
+
+    /// Writes what comes next, and says what comes after it.
+    fn push(&mut self) -> At {
+        if self.at == At::Header {
+            self.piece.extend_from_slice(SIGNATURE);
+            // No flags, no header extension.
+            self.piece.extend_from_slice(&[0; 8]);
+            return At::Row;
+        }
+        let Some(row) = self.rows.next() else {
+            self.piece.extend_from_slice(&END.to_be_bytes());
+            return At::End;
+        };
+        self.piece.extend_from_slice(&COLUMNS_COUNT.to_be_bytes());
+        FieldWriter::bare(&mut self.piece).numbers(&Numbers::of(row));
+        self.piece.extend_from_slice(self.spelled.get(row.index));
+        At::Row
     }
 }
 
@@ -142,12 +190,14 @@ impl<'a> Fields<'a> {
     }
 
     fn row(&mut self) -> Result<Values<'a>, Short> {
-        Ok(Values {
+        let numbers = Numbers {
             position: self.int8()?,
             recorded_at: Instant::from_wire(self.int8()?)?,
             sequence: self.int8()?,
             previous: self.field()?.map(int8).transpose()?,
             epoch: self.field()?.map(int8).transpose()?,
+        };
+        let content = ContentValues {
             bytes: i32::from_be_bytes(self.fixed()?),
             data_kind: i16::from_be_bytes(self.fixed()?),
             record_format: i16::from_be_bytes(self.fixed()?),
@@ -162,7 +212,8 @@ impl<'a> Fields<'a> {
             data_content_type: self.field()?.map(text).transpose()?,
             metadata: Metadata::Stored(self.text()?),
             payload: self.text()?.into(),
-        })
+        };
+        Ok(Values { numbers, content })
     }
 
     fn text(&mut self) -> Result<&'a str, Short> {
@@ -245,6 +296,18 @@ mod tests {
         events.chain([Record::Removed(removed)]).collect()
     }
 
+    /// What a COPY of `records` sends, put together of pieces of about `length` bytes.
+    fn body(records: &[Record], length: usize) -> Vec<u8> {
+        let rows: Vec<NewRow<'_>> =
+            records.iter().enumerate().map(|(index, record)| NewRow::of(index, record)).collect();
+        let spelled = SpelledRows::of(records.iter().map(Content::of));
+        let (mut body, mut bytes) = (CopyBody::of(&rows, &spelled), Vec::new());
+        while let Some(piece) = body.next(length) {
+            bytes.extend_from_slice(piece);
+        }
+        bytes
+    }
+
     /// What comes of pieces of at most `length` bytes.
     fn read(bytes: &[u8], length: usize) -> Result<Vec<Record>, sqlx::Error> {
         let (mut rows, mut records, mut lines) = (CopiedRows::default(), Vec::new(), Lines::default());
@@ -264,11 +327,23 @@ mod tests {
     }
 
     #[test]
+    fn rows_are_sent_in_the_order_of_their_numbers_wherever_their_content_was_spelled() {
+        let records = records();
+        let spelled = SpelledRows::of(records.iter().rev().map(Content::of));
+        // The third one was not placed.
+        let placed = [0, 1, 3];
+        let rows = placed.map(|at| NewRow::of(records.len() - 1 - at, &records[at]));
+        let mut copied = CopyBody::of(&rows, &spelled);
+        let read = read(copied.next(usize::MAX).expect("a piece"), 100).expect("whole");
+        assert_eq!(read, placed.map(|at| records[at].clone()));
+        assert!(copied.next(usize::MAX).is_none());
+    }
+
+    #[test]
     fn rows_are_given_until_whoever_takes_them_breaks_off() {
         let records = records();
-        let rows: Vec<NewRow<'_>> = records.iter().map(NewRow::of).collect();
-        let (body, mut copied, mut taken) = (CopyBody::of(&rows), CopiedRows::default(), 0);
-        let fed = copied.feed(body.bytes(), |_| {
+        let (body, mut copied, mut taken) = (body(&records, 1), CopiedRows::default(), 0);
+        let fed = copied.feed(&body, |_| {
             taken += 1;
             Ok::<_, sqlx::Error>(if taken == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         });
@@ -279,18 +354,18 @@ mod tests {
     #[test]
     fn what_is_written_is_read_back_in_whatever_pieces_and_what_ends_early_or_late_is_refused() {
         let records = records();
-        let rows: Vec<NewRow<'_>> = records.iter().map(NewRow::of).collect();
-        let body = CopyBody::of(&rows);
-        for length in [1, 2, 3, 7, 64, 500, body.bytes().len()] {
-            assert_eq!(read(body.bytes(), length).expect("whole"), records, "pieces of {length}");
+        let whole = body(&records, usize::MAX);
+        for length in [1, 2, 3, 7, 64, 500, whole.len()] {
+            assert_eq!(body(&records, length), whole, "written in pieces of {length}");
+            assert_eq!(read(&whole, length).expect("whole"), records, "pieces of {length}");
         }
-        for end in 0..body.bytes().len() {
-            assert!(read(&body.bytes()[..end], 100).is_err(), "cut at {end}");
+        for end in 0..whole.len() {
+            assert!(read(&whole[..end], 100).is_err(), "cut at {end}");
         }
-        let mut other = body.bytes().to_vec();
+        let mut other = whole.clone();
         other.push(0);
         assert!(read(&other, 100).is_err(), "more after the end");
-        other.truncate(body.bytes().len());
+        other.truncate(whole.len());
         other[0] ^= 1;
         assert!(read(&other, 100).is_err(), "another signature");
     }
@@ -298,8 +373,7 @@ mod tests {
     #[test]
     fn columns_that_cannot_be_are_damage_and_not_a_lost_connection() {
         let records = records();
-        let rows: Vec<NewRow<'_>> = records.iter().map(NewRow::of).collect();
-        let whole = CopyBody::of(&rows).bytes().to_vec();
+        let whole = body(&records, usize::MAX);
         let at = whole.windows(2).position(|two| two == "é".as_bytes()).expect("a letter of two bytes");
         let mut rotten = whole.clone();
         rotten[at] = 0xff;

@@ -4,7 +4,7 @@
 use domain::event::write_extensions;
 use sqlx::postgres::types::Oid;
 
-use super::{Metadata, Values};
+use super::{ContentValues, Metadata, NewRow, Numbers};
 use crate::instant::TIMESTAMPTZ;
 
 /// Types of columns in `pg_type`, the same in every PostgreSQL.
@@ -36,12 +36,22 @@ impl<'a> FieldWriter<'a> {
     }
 
     /// A row of `coldstream.events`.
-    pub(super) fn event(&mut self, row: &Values<'_>) {
-        self.int8(row.position);
-        self.field(TIMESTAMPTZ, &row.recorded_at.to_wire().to_be_bytes());
-        self.int8(row.sequence);
-        self.optional(INT8, row.previous.map(i64::to_be_bytes));
-        self.optional(INT8, row.epoch.map(i64::to_be_bytes));
+    pub(super) fn event(&mut self, row: &NewRow<'_>) {
+        self.numbers(&Numbers::of(row));
+        self.content(&ContentValues::of(row.content));
+    }
+
+    /// Its first columns, which the log assigns.
+    pub(super) fn numbers(&mut self, numbers: &Numbers) {
+        self.int8(numbers.position);
+        self.field(TIMESTAMPTZ, &numbers.recorded_at.to_wire().to_be_bytes());
+        self.int8(numbers.sequence);
+        self.optional(INT8, numbers.previous.map(i64::to_be_bytes));
+        self.optional(INT8, numbers.epoch.map(i64::to_be_bytes));
+    }
+
+    /// The columns after them.
+    pub(super) fn content(&mut self, row: &ContentValues<'_>) {
         self.field(INT4, &row.bytes.to_be_bytes());
         self.field(INT2, &row.data_kind.to_be_bytes());
         self.field(INT2, &row.record_format.to_be_bytes());

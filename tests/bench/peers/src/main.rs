@@ -183,6 +183,7 @@ async fn run(arguments: &Arguments) -> Result<Report, BenchError> {
 
 fn write(report: &Report, folder: &Path) -> Result<(), BenchError> {
     let json = serde_json::to_vec_pretty(report).map_err(error::rig("writing the report as JSON"))?;
+    std::fs::create_dir_all(folder).map_err(io("creating the folder of the report"))?;
     std::fs::write(folder.join("peers.json"), json).map_err(io("writing peers.json"))?;
     std::fs::write(folder.join("peers.md"), report.to_markdown()).map_err(io("writing peers.md"))
 }
