@@ -45,31 +45,8 @@ const SOURCE: &str = "/services/accounts";
 const ACCOUNTS: u32 = 120;
 const BASKETS: u32 = 40;
 
-/// postgres-es's own tables, as its init.sql makes them.
-const TABLES: &str = "
-CREATE TABLE events
-(
-    aggregate_type text                         NOT NULL,
-    aggregate_id   text                         NOT NULL,
-    sequence       bigint CHECK (sequence >= 0) NOT NULL,
-    event_type     text                         NOT NULL,
-    event_version  text                         NOT NULL,
-    payload        json                         NOT NULL,
-    metadata       json                         NOT NULL,
-    PRIMARY KEY (aggregate_type, aggregate_id, sequence)
-);
-CREATE TABLE snapshots
-(
-    aggregate_type   text                                 NOT NULL,
-    aggregate_id     text                                 NOT NULL,
-    last_sequence    bigint CHECK (last_sequence >= 0)    NOT NULL,
-    current_snapshot bigint CHECK (current_snapshot >= 0) NOT NULL,
-    payload          json                                 NOT NULL,
-    PRIMARY KEY (aggregate_type, aggregate_id, last_sequence)
-);
-CREATE ROLE importer LOGIN;
-GRANT SELECT ON events, snapshots TO importer;
-";
+/// postgres-es's own tables.
+const TABLES: &str = include_str!("import_postgres_es/tables.sql");
 
 /// An aggregate of another type, with another shape of event and no snapshots.
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -380,18 +357,23 @@ async fn snapshots_are_taken_over_and_one_that_has_events_twice_is_built_anew_by
     let stock = PersistedEventStore::<_, Account>::new_snapshot_store(repository, 10);
     let stock = stock.load_aggregate("a").await.expect("readable").aggregate;
     assert_eq!((stock.cents, stock.payments), (12, 12), "postgres-es counts one of the eleven payments twice");
-    // Another one, whose snapshot is right.
+    // Another one, whose snapshot is right; an older one of it is left out, as is one of no event.
     cqrs.execute("b", AccountCommand::Open { owner: "ben".to_owned() }).await.expect("decided");
     cqrs.execute("b", AccountCommand::PayIn { cents: vec![1; 9] }).await.expect("decided");
-    let right = PersistedEventStore::<_, Account>::new_event_store(PostgresEventRepository::new(service.pool.clone()));
-    let right = right.load_aggregate("b").await.expect("readable").aggregate;
-    let right = serde_json::to_value(&right).expect("JSON");
+    let (_, right, _) = self::stock::<Account>(&service).await.remove(1);
     let mend = "UPDATE snapshots SET payload = $1 WHERE aggregate_id = 'b' AND last_sequence = 10";
     let mended = sqlx::query(mend).bind(&right).execute(&service.pool).await.expect("mended");
     assert_eq!(mended.rows_affected(), 1);
+    // And one whose numbers take all digits that there are; what is said of them must be so after they came over too.
+    let odd = r#"INSERT INTO snapshots VALUES ('Account', 'b', 1, 1, '{}'), ('Account', 'c', 0, 0, '{}'),
+        ('shop_basket', 'floats', 1, 1, '[1.6309962197106975e-07, 1.2345678901234567e25, -0.0, 5e-324, 18446744073709551615]')"#;
+    service.pool.execute(odd).await.expect("put");
+    let event = "INSERT INTO events VALUES ('shop_basket', 'floats', 1, 'put', '2', '\"x\"', '{}')";
+    service.pool.execute(event).await.expect("put");
 
     let report = service.report(&[]).await;
-    assert_eq!((&report["snapshots"]["taken_over"], &report["snapshots"]["made_since"]), (&2.into(), &0.into()));
+    assert_eq!((&report["snapshots"]["taken_over"], &report["snapshots"]["made_since"]), (&3.into(), &0.into()));
+    assert_eq!(report["snapshots"]["left_out"], 2);
     let (log, kept) = (service.log().await, kept_snapshots(&service).await);
     assert_eq!(kept.iter().map(|(id, ..)| id.as_str()).collect::<Vec<_>>(), ["a", "b"]);
     assert!(kept.iter().all(|(.., state)| state.get("imported").is_some()), "{kept:?}");
@@ -405,7 +387,7 @@ async fn snapshots_are_taken_over_and_one_that_has_events_twice_is_built_anew_by
     assert_eq!(proven[1].2, serde_json::json!({ "form": "1", "state": right }));
     assert_eq!((&proven[0].2["form"], &proven[0].2["state"]["payments"]), (&"1".into(), &(proven[0].1 - 1).into()));
     let again = service.report(&[]).await;
-    assert_eq!((&again["snapshots"]["taken_over"], &again["snapshots"]["made_since"]), (&0.into(), &2.into()));
+    assert_eq!((&again["snapshots"]["taken_over"], &again["snapshots"]["made_since"]), (&1.into(), &2.into()));
     assert_eq!(kept_snapshots(&service).await, proven, "what the service made since stays");
 
     let cqrs = after(log.clone(), log.clone());
@@ -420,6 +402,12 @@ async fn snapshots_are_taken_over_and_one_that_has_events_twice_is_built_anew_by
     let refused = service.run(false, &[]).await;
     let said = text(&refused.stderr);
     assert!(said.contains("\"Account\" \"a\" 12: a snapshot is of it, and the event is not there"), "{said}");
+    service.pool.execute("UPDATE snapshots SET payload = '1e999' WHERE aggregate_id = 'b'").await.expect("spoilt");
+    let said = text(&service.run(false, &[]).await.stderr);
+    assert!(
+        said.contains("\"Account\" \"b\" 10: its snapshot cannot be taken over: its state: number out of range"),
+        "{said}"
+    );
     service.end().await;
 }
 

@@ -229,6 +229,10 @@ async fn a_retry_that_named_a_version_is_known_for_ever_by_the_region_that_took_
     dr.apply_keeping(&all(&home).await, &kept).await.expect("applied");
     let (following, leading) = ((Epoch::FIRST, Role::Follower), (Epoch::FIRST.next(), Role::Active));
     dr.change_role(following, leading).await.expect("promoted");
+    for (request, first) in &answers {
+        // In every mode, while the events are live.
+        is_replayed(&dr, request, first).await;
+    }
     dr.set_simulated_now(at("2020-12-01T00:00:00Z")).await.expect("moved on");
     append_all(&dr, one_of_each("dr")).await;
     let archived = prune_as_of(&dr, "2020-12-20T00:00:00Z").await;

@@ -84,6 +84,32 @@ async fn single_events_wait_for_one_huge_batch_and_not_for_all() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whole_groups_are_built_while_the_ones_before_them_are_flushed() {
+    let rig = Rig::start().await;
+    let database = rig.database(new_log()).await;
+    let config = PgConfig { group_events: 4, ..PgConfig::at(&database.url) };
+    let log = Arc::new(PgLog::connect(config, Arc::new(SystemClock)).await.expect("the log opens"));
+    let mut holder = hold_head(&database).await;
+    let appends: Vec<_> = (0..42).map(|id| append(&log, request("/small", id, 0))).collect();
+    // Some may have been taken already.
+    queued(&log, 38).await;
+    holder.execute("ROLLBACK").await.expect("let go");
+    let mut positions = Vec::new();
+    for append in appends {
+        positions.push(first_position(append).await);
+    }
+    positions.sort_unstable();
+    assert!(positions.into_iter().eq(1..=42), "each has a place of its own");
+    assert_eq!(is_sound(&database).await.get(), 42);
+    // All but the first one or two, and the last, which is not whole.
+    let metrics = log.metrics();
+    assert!(metrics.built_ahead >= 7, "{metrics:?}");
+    // Those that still form are left to.
+    log.append(request("/small", 42, 0)).await.expect("acknowledged");
+    assert_eq!(log.metrics().built_ahead, metrics.built_ahead);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_that_fills_its_share_is_refused_and_another_is_not() {
     let rig = Rig::start().await;
     let database = rig.database(new_log()).await;

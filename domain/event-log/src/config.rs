@@ -17,7 +17,7 @@ pub struct PgConfig {
     /// Most events that are committed together. More are faster in a bulk import, and hold the head for longer.
     pub group_events: usize,
     /// Most bytes that are committed together; a larger request goes alone. The server and this process each hold
-    /// about twice as much while a group is written.
+    /// about twice as much while a group is written, and this process a second one that is built meanwhile.
     pub group_bytes: usize,
     /// Most bytes of requests that wait for their group or are in it; more are refused as Unavailable. One source may hold
     /// half of it and one client two thirds, less while others hold some. All of it may be in memory.

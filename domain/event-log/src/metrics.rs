@@ -41,6 +41,8 @@ pub struct LogMetrics {
     pub replayed: u64,
     /// Requests refused.
     pub refused: u64,
+    /// Groups that were built while the one in front of them was flushed: a whole group waited.
+    pub built_ahead: u64,
     /// Groups tried again: a lost connection, a lock, a missing partition.
     pub retried_groups: u64,
     /// Groups halved because the server refused their data.
@@ -94,6 +96,7 @@ counters!(
     events,
     replayed,
     refused,
+    built_ahead,
     retried_groups,
     halved_groups,
     in_doubt,

@@ -153,13 +153,16 @@ fn postgres_es_people(report: &PostgresEsReport) -> String {
         let TypeReport { aggregate_type, category, streams, events } = of_type;
         (aggregate_type.clone(), format!("{events} events in {streams} streams, as the category {category}"))
     };
-    let SnapshotsReport { taken_over, made_since, .. } = report.snapshots;
-    let snapshots = format!("{taken_over} taken over: the first load holds each against its events");
-    let snapshots = if made_since == 0 { snapshots } else { format!("{snapshots}; {made_since} made anew since") };
+    let SnapshotsReport { taken_over, made_since, left_out, sha256 } = &report.snapshots;
+    let snapshots = format!(
+        "{taken_over} taken over, which the first load holds against their events; {made_since} made by the service \
+         since, {left_out} older ones"
+    );
     let rows = [
         ("events", format!("{} ({} imported before)", report.events, report.events_before)),
         ("order", report.order.clone()),
         ("snapshots", snapshots),
+        ("their sha256", sha256.clone()),
         ("checked in", format!("{:.3} s", report.survey_seconds)),
         ("appended in", format!("{:.3} s, {} appends, {rate:.0} events/s", report.append_seconds, report.appends)),
         ("verified in", format!("{:.3} s: source and log are the same", report.verify_seconds)),

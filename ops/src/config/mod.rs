@@ -137,7 +137,7 @@ pub struct LogConfig {
     pub connections: u32,
     /// Most events that are committed together. More are faster in bulk, and hold the head for longer.
     pub group_events: usize,
-    /// Most bytes that are committed together. Server and this process hold about twice as much for a while.
+    /// Most bytes that are committed together. Server and this process hold about twice as much for a while, and this process a second group that is built meanwhile.
     pub group_bytes: usize,
     /// Most bytes of requests that wait for their group; more are refused. One source of events may hold half of it and one
     /// token two thirds, less while others hold some. All of it may be in memory.

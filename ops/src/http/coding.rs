@@ -1,4 +1,5 @@
-//! zstd on the wire (RFC 8878): answers in lines to who accepts it, and bodies of appends. What is inside is not touched.
+//! zstd on the wire (RFC 8878): answers in lines and in JSON to who accepts it, and bodies of appends. What is inside is
+//! not touched. Events over SSE are as they are: what they say is small, and what stands between likes to see it.
 
 use std::io::{self, Read, Write};
 
@@ -18,6 +19,7 @@ use super::problem::Problem;
 use super::route::NDJSON;
 
 const ZSTD: &str = "zstd";
+const JSON: &str = "application/json";
 /// A higher level costs time for each reader.
 const LEVEL: i32 = 3;
 /// What a compressed answer needs to look back at: so much memory for each reader, as a power of two.
@@ -30,12 +32,12 @@ const UNPACK_BYTES_FIRST: usize = (REQUEST_BYTES_MAX >> 8) + 1;
 /// An answer that is known to be shorter is sent as it is.
 const ANSWER_BYTES_MIN: u64 = 1024;
 
-/// Compresses answers in lines for who accepts zstd.
+/// Compresses answers in lines and in JSON for who accepts zstd.
 pub(super) async fn compress(request: Request, next: Next) -> Response {
     let wanted = accepts_zstd(request.headers());
     let response = next.run(request).await;
-    let in_lines = response.headers().get(header::CONTENT_TYPE).is_some_and(|value| value == NDJSON);
-    if !in_lines {
+    let is_packed = response.headers().get(header::CONTENT_TYPE).is_some_and(|value| value == NDJSON || value == JSON);
+    if !is_packed {
         return response;
     }
     let (mut head, body) = response.into_parts();

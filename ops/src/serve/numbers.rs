@@ -270,6 +270,7 @@ fn write_log(text: &mut MetricsText, log: &LogMetrics, config: &LogConfig) {
     text.value(&LOG_EVENTS, &[], log.events);
     text.value(&LOG_REPLAYED, &[], log.replayed);
     text.value(&LOG_REFUSED, &[], log.refused);
+    text.value(&LOG_BUILT_AHEAD, &[], log.built_ahead);
     text.value(&LOG_RETRIED, &[], log.retried_groups);
     text.value(&LOG_HALVED, &[], log.halved_groups);
     text.value(&LOG_IN_DOUBT, &[], log.in_doubt);

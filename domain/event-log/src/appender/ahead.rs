@@ -44,6 +44,11 @@ impl Formed {
         }
     }
 
+    /// Whether its rows are spelled already.
+    pub(super) fn is_built(&self) -> bool {
+        self.spelled.get().is_some()
+    }
+
     /// The second half of it, if it has more than one request.
     pub(super) fn split_off(&mut self) -> Self {
         self.spelled = OnceLock::new();
@@ -87,7 +92,10 @@ impl Ahead {
     /// The next group, as soon as anything waits; `None` once the queue is closed and empty.
     pub(super) async fn next(&mut self) -> Option<Formed> {
         match self.built.take() {
-            Some(built) => Some(built),
+            Some(built) => {
+                self.queue.begins();
+                Some(built)
+            }
             None => self.queue.next_group(self.events_max, self.bytes_max).await.map(Formed::from),
         }
     }
@@ -161,13 +169,14 @@ mod tests {
         {
             let mut flushing = pin!(ahead.while_flushing(flush));
             assert!(poll!(flushing.as_mut()).is_pending());
-            assert_eq!(queue.holds().0, 2, "two of four are a group");
+            assert_eq!(queue.holds().0, 4, "all of them wait");
+            assert!(queue.full_group(10, 1 << 20).is_empty(), "two are taken, and two are no whole group");
             flushed.send("flushed").expect("somebody waits");
             assert_eq!(flushing.await, Ok("flushed"));
         }
         let built = ahead.next().await.expect("there");
-        assert_eq!(built.tickets.len(), 2);
-        assert!(built.spelled.get().is_some(), "its rows are spelled");
+        assert_eq!((built.tickets.len(), queue.holds().0), (2, 2));
+        assert!(built.is_built(), "its rows are spelled");
         assert_eq!(built.gathered().starts(), [0, 4]);
         assert_eq!(ahead.next().await.expect("there").tickets.len(), 2, "the others are the next one");
     }
@@ -187,7 +196,7 @@ mod tests {
             flushing.await.expect("flushed");
         }
         let formed = ahead.next().await.expect("there");
-        assert_eq!((formed.tickets.len(), formed.spelled.get().is_none()), (3, true));
+        assert_eq!((formed.tickets.len(), formed.is_built()), (3, false));
     }
 
     #[tokio::test]
@@ -198,7 +207,7 @@ mod tests {
         group.gathered().spelled();
         let second = group.split_off();
         assert_eq!((group.tickets.len(), second.tickets.len()), (1, 2));
-        assert!(group.spelled.get().is_none() && second.spelled.get().is_none());
+        assert!(!group.is_built() && !second.is_built());
         assert_eq!(second.gathered().starts(), [0, 3]);
     }
 }

@@ -72,7 +72,9 @@ impl Committer {
 
     /// The next group to be settled; `None` once the queue is closed and empty.
     pub(super) async fn next(&mut self) -> Option<Formed> {
-        self.ahead.next().await
+        let formed = self.ahead.next().await?;
+        self.shared.counters.built_ahead.add(usize::from(formed.is_built()));
+        Some(formed)
     }
 
     pub(super) async fn settle(&mut self, gathered: &Gathered<'_>) -> Settled {

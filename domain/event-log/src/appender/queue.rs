@@ -197,6 +197,8 @@ struct Held {
 #[derive(Debug)]
 struct Requests<T> {
     turns: Turns<T>,
+    /// How many were handed out ahead, and wait for the group in front of theirs.
+    ahead: usize,
     held: Held,
     holders: HashMap<u64, Held>,
     bytes_max: usize,
@@ -216,8 +218,8 @@ pub(super) enum Refused {
 
 impl<T> Requests<T> {
     fn new(bytes_max: usize) -> Self {
-        let (turns, held, holders) = Default::default();
-        Self { turns, held, holders, bytes_max, closed: false }
+        let (turns, ahead, held, holders) = Default::default();
+        Self { turns, ahead, held, holders, bytes_max, closed: false }
     }
 
     /// Whether `more` fits into `max`, by what `held` says of all and of each holder.
@@ -263,7 +265,12 @@ impl<T> Requests<T> {
     /// The same, if what waits is as much as a group may have: what comes later would not be in it.
     fn full_group(&mut self, events_max: usize, bytes_max: usize) -> Vec<T> {
         let Size { events, bytes } = self.turns.size;
-        if events < events_max && bytes < bytes_max { Vec::new() } else { self.next_group(events_max, bytes_max) }
+        if events < events_max && bytes < bytes_max {
+            return Vec::new();
+        }
+        let group = self.next_group(events_max, bytes_max);
+        self.ahead = group.len();
+        group
     }
 
     fn give_back(&mut self, path: Path, bytes: usize) {
@@ -400,9 +407,14 @@ impl<T> Queue<T> {
         }
     }
 
-    /// The next group, if a whole one waits; else nothing.
+    /// The next group, if a whole one waits; else nothing. It waits until [`Queue::begins`] says that it does not.
     pub(super) fn full_group(&self, events_max: usize, bytes_max: usize) -> Vec<T> {
         lock(&self.requests).full_group(events_max, bytes_max)
+    }
+
+    /// The group that was handed out ahead is being committed.
+    pub(super) fn begins(&self) {
+        lock(&self.requests).ahead = 0;
     }
 
     /// Lets nothing in any more. What was let in is still handed out.
@@ -419,7 +431,7 @@ impl<T> Queue<T> {
     /// The requests that wait, and the bytes of those that wait or are being committed.
     pub(super) fn holds(&self) -> (usize, usize) {
         let requests = lock(&self.requests);
-        (requests.turns.waiting, requests.held.bytes)
+        (requests.turns.waiting + requests.ahead, requests.held.bytes)
     }
 }
 

@@ -90,6 +90,8 @@ families! {
         "LOG-4: appends that were retries; nothing was stored twice"
     LOG_REFUSED: Counter "coldstream_log_refused_total" []
         "LOG-3, LOG-4, LOG-5: appends that the log refused"
+    LOG_BUILT_AHEAD: Counter "coldstream_log_built_ahead_groups_total" []
+        "Groups that were built while the one in front of them was flushed: a whole group waited"
     LOG_RETRIED: Counter "coldstream_log_retried_groups_total" []
         "Groups that were tried again: a lost connection, a lock, a missing partition"
     LOG_HALVED: Counter "coldstream_log_halved_groups_total" []

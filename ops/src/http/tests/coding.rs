@@ -30,6 +30,22 @@ async fn lines_are_compressed_for_who_accepts_it() {
 }
 
 #[tokio::test]
+async fn json_is_compressed_too_unless_it_is_short() {
+    let api = Api::start().await;
+    let get = async |path: &str, accepted: &str| {
+        let request = api.client.get(format!("{}{path}", api.url)).bearer_auth(&api.tokens[&TokenRole::Reader]);
+        request.header("accept-encoding", accepted).send().await.expect("an answer")
+    };
+    let plain = get("/v1/openapi.json", "gzip").await;
+    assert_eq!(plain.headers()["content-type"], "application/json");
+    let packed = get("/v1/openapi.json", "zstd").await;
+    assert_eq!(packed.headers()["content-encoding"], "zstd");
+    let (plain, packed) = (plain.bytes().await.expect("whole"), packed.bytes().await.expect("whole"));
+    assert_eq!(zstd::decode_all(&*packed).expect("zstd"), plain);
+    assert!(get("/v1/groups", "zstd").await.headers().get("content-encoding").is_none(), "not worth it");
+}
+
+#[tokio::test]
 async fn a_record_leaves_a_compressed_tail_before_the_next_one_comes() {
     let api = Api::start().await;
     let request = api.client.get(format!("{}/v1/log?follow=true", api.url)).header("accept-encoding", "zstd");

@@ -41,6 +41,7 @@ use crate::config::SecretUrl;
 use append::Appender;
 use opening::Began;
 pub use snapshots::SnapshotsReport;
+use snapshots::SurveyedSnapshots;
 use source::{Source, next_streams};
 pub use survey::{BadRow, BadRows, TypeReport};
 use survey::{Streams, Survey};
@@ -235,7 +236,7 @@ pub struct PostgresEsReport {
 /// What the survey found.
 struct Surveyed {
     survey: Survey,
-    snapshots: u64,
+    snapshots: SurveyedSnapshots,
     /// The earliest time.
     first_time: Option<Timestamp>,
     /// The import's name: that of its checkpoint, and of its stream.
@@ -275,7 +276,7 @@ impl PostgresEsImport {
 
         let watch = Stopwatch::start();
         verify::verify(self, &mut source, &surveyed.survey).await?;
-        let snapshots = snapshots::take_over(self, &mut source).await?;
+        let snapshots = snapshots::take_over(self, &mut source, &surveyed.snapshots).await?;
         source.close().await;
         Ok(PostgresEsReport {
             sha256: opening::hexadecimal(&surveyed.survey.sha256()),
@@ -305,8 +306,7 @@ impl PostgresEsImport {
         }
         drop(rows);
         let Streams { mut bad, first_time, .. } = streams;
-        let (snapshots, ahead) = source.snapshots().await?;
-        ahead.into_iter().for_each(|snapshot| bad.add(snapshot));
+        let snapshots = snapshots::survey(source, &mut bad).await?;
         if bad.total > 0 {
             return Err(PostgresEsError::BadRows(bad));
         }
@@ -364,7 +364,7 @@ impl PostgresEsImport {
             "sha256": opening::hexadecimal(&survey.sha256()),
             "streams": survey.streams,
             "events": survey.events,
-            "snapshots": snapshots,
+            "snapshots": snapshots.all,
             "order": self.order.to_string(),
             "recordedat": self.recorded_at.as_str(),
             "startedat": now.to_string(),

@@ -9,7 +9,9 @@ use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
+use super::row::stream_of;
 use super::source::Source;
+use super::survey::{BadRow, BadRows};
 use super::{PostgresEsError, PostgresEsImport, opening};
 
 /// Snapshots that are kept at once. More are faster and take more of the log's sessions.
@@ -22,6 +24,8 @@ pub struct SnapshotsReport {
     pub taken_over: u64,
     /// Those of which the service has made one of its own since.
     pub made_since: u64,
+    /// Older ones of the same aggregates, and those of no event.
+    pub left_out: u64,
     /// SHA-256 over those that were taken over, hexadecimal: the same over the source's rows and over what is kept.
     pub sha256: String,
 }
@@ -36,13 +40,22 @@ pub(super) struct SnapshotRow {
 }
 
 impl SnapshotRow {
-    /// The snapshot that it is, if its numbers and names can be.
-    fn snapshot(&self) -> Option<Snapshot> {
-        let stream = super::row::stream_of(&self.aggregate_type, &self.aggregate_id).ok()?;
-        let version = StreamVersion::from_i64(self.last_sequence)?;
-        let number = usize::try_from(self.current_snapshot).ok()?;
-        let state: Value = serde_json::from_str(&self.payload).ok()?;
-        Some(Snapshot::imported(stream, version, number, state))
+    /// The snapshot that it is, or why it can be none.
+    fn snapshot(&self) -> Result<Snapshot, String> {
+        let stream = stream_of(&self.aggregate_type, &self.aggregate_id).map_err(|error| error.to_string())?;
+        let version = StreamVersion::from_i64(self.last_sequence).ok_or("it is of no version")?;
+        let number = usize::try_from(self.current_snapshot).map_err(|_| "its number is negative")?;
+        let state: Value = serde_json::from_str(&self.payload).map_err(|error| format!("its state: {error}"))?;
+        Ok(Snapshot::imported(stream, version, number, state))
+    }
+
+    fn bad(&self, reason: &str) -> BadRow {
+        BadRow {
+            aggregate_type: self.aggregate_type.clone(),
+            aggregate_id: self.aggregate_id.clone(),
+            sequence: self.last_sequence,
+            reason: format!("its snapshot cannot be taken over: {reason}"),
+        }
     }
 
     fn name(&self) -> String {
@@ -51,11 +64,40 @@ impl SnapshotRow {
     }
 }
 
+/// What the survey found of the snapshots.
+pub(super) struct SurveyedSnapshots {
+    /// Rows.
+    pub(super) all: u64,
+    /// The newest of each aggregate.
+    pub(super) newest: u64,
+}
+
+/// Checks every snapshot before anything is stored; `bad` takes those that cannot be taken over.
+///
 /// # Errors
-/// `Differs` where one is not kept as it was read; what keeps from reading.
+/// What keeps from reading.
+pub(super) async fn survey(source: &mut Source, bad: &mut BadRows) -> Result<SurveyedSnapshots, PostgresEsError> {
+    let (all, ahead) = source.snapshots().await?;
+    ahead.into_iter().for_each(|snapshot| bad.add(snapshot));
+    let (mut newest, mut rows) = (0, source.newest_snapshots());
+    while let Some(row) = rows.try_next().await? {
+        newest += 1;
+        if let Err(reason) = row.snapshot() {
+            bad.add(row.bad(&reason));
+        }
+    }
+    drop(rows);
+    Ok(SurveyedSnapshots { all, newest })
+}
+
+/// Takes over what was `surveyed`.
+///
+/// # Errors
+/// `Differs` where one is not kept as it was read, or another number is there by now; what keeps from reading.
 pub(super) async fn take_over(
     import: &PostgresEsImport,
     source: &mut Source,
+    surveyed: &SurveyedSnapshots,
 ) -> Result<SnapshotsReport, PostgresEsError> {
     let (mut digest, mut taken_over, mut made_since) = (Sha256::new(), 0, 0);
     source.begin_snapshot().await?;
@@ -70,13 +112,23 @@ pub(super) async fn take_over(
     }
     drop(kept);
     source.end_snapshot().await?;
-    Ok(SnapshotsReport { taken_over, made_since, sha256: opening::hexadecimal(&digest.finalize()) })
+    let SurveyedSnapshots { all, newest } = surveyed;
+    if taken_over + made_since != *newest {
+        let what = format!("the source had {newest} newest snapshots and has {} now", taken_over + made_since);
+        return Err(PostgresEsError::Differs { what });
+    }
+    Ok(SnapshotsReport {
+        taken_over,
+        made_since,
+        left_out: all - newest,
+        sha256: opening::hexadecimal(&digest.finalize()),
+    })
 }
 
 /// Keeps one, and reads what is kept then; `None` if the service has gone on and made its own.
 async fn keep(import: &PostgresEsImport, row: &SnapshotRow) -> Result<Option<Snapshot>, PostgresEsError> {
     let differs = |what: &str| PostgresEsError::Differs { what: format!("{} {what}", row.name()) };
-    let snapshot = row.snapshot().ok_or_else(|| differs("is none that can be kept"))?;
+    let snapshot = row.snapshot().map_err(|reason| differs(&format!("has changed: {reason}")))?;
     let there = import.snapshots.load(&snapshot.stream).await;
     if there.is_some_and(|there| !there.is_imported()) {
         return Ok(None);
