@@ -197,12 +197,12 @@ mod tests {
         }
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn an_error_ends_a_round_and_never_the_worker() {
         let workers = Workers::default();
         let shutdown = CancellationToken::new();
         let worker = Box::new(Unsteady(0, shutdown.clone()));
-        run(workers.register("unsteady"), Duration::from_millis(1), shutdown, worker).await;
+        run(workers.register("unsteady"), Duration::from_secs(1), shutdown, worker).await;
         let status = workers.statuses()["unsteady"].clone();
         assert_eq!((status.rounds, status.failures, status.note.as_str()), (2, 1, "three"));
         assert!(status.ended);

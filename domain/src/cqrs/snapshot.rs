@@ -147,7 +147,7 @@ pub trait SnapshotStore: Send + Sync {
     async fn save(&self, snapshot: Snapshot);
 
     /// Tells whoever runs this that an imported snapshot was not what the events give: the store that made it was wrong, or
-    /// what made it of them has changed since.
+    /// what made it of them has changed since, or the aggregate serializes in another order each time.
     fn was_wrong(&self, stream: &StreamName, version: StreamVersion);
 }
 

@@ -35,7 +35,7 @@ const ABOUT: &str = "An event log that loses nothing: appends, reads, the archiv
     GET answers HEAD too. Once a shutdown has begun, every request but `/health/live` is answered with 503 \
     `unavailable`, with or without a token. Before a request is one, no document is answered: 400 for what is no HTTP/1.1, \
     431 for a header of more than 64 fields or 64 KiB (32 KiB are always taken), and nothing where one does not end in \
-    time. Answers in lines and in JSON are compressed for who sends `Accept-Encoding: zstd`; each \
+    time. Answers in lines, and in JSON of a KiB or more, are compressed for who sends `Accept-Encoding: zstd`; each \
     piece leaves at once, also of a tail.";
 
 /// Headers of answers, with what they mean.

@@ -1,7 +1,9 @@
-//! The group behind the one that is being stored. It forms in the queue; as soon as it is whole it is taken and its rows are
-//! spelled, while the server flushes the one in front. What it depends on that one for stays to be done: its decision.
+//! The group behind the one that is being stored. It forms in the queue. If it is whole when the server begins to flush the
+//! one in front, it is taken and its rows are spelled meanwhile, beside the task that commits, so that nobody is answered
+//! later for it. What it depends on the one in front for stays to be done: its decision.
 
 use std::mem::replace;
+use std::panic::resume_unwind;
 use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::task::Poll;
@@ -10,6 +12,7 @@ use domain::append::AppendRequest;
 use domain::arbiter::{self, Facts, Ruling, Wanted};
 use domain::event::NewEvent;
 use futures::poll;
+use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::Ticket;
 use super::queue::Queue;
@@ -81,22 +84,29 @@ pub(super) struct Ahead {
     queue: Arc<Queue<Ticket>>,
     events_max: usize,
     bytes_max: usize,
-    built: Option<Formed>,
+    /// Spells, or has spelled, a group that is taken.
+    building: Option<JoinHandle<Formed>>,
 }
 
 impl Ahead {
     pub(super) fn new(queue: Arc<Queue<Ticket>>, events_max: usize, bytes_max: usize) -> Self {
-        Self { queue, events_max, bytes_max, built: None }
+        Self { queue, events_max, bytes_max, building: None }
     }
 
     /// The next group, as soon as anything waits; `None` once the queue is closed and empty.
     pub(super) async fn next(&mut self) -> Option<Formed> {
-        match self.built.take() {
-            Some(built) => {
-                self.queue.begins();
-                Some(built)
-            }
-            None => self.queue.next_group(self.events_max, self.bytes_max).await.map(Formed::from),
+        let Some(building) = self.building.take() else {
+            return self.queue.next_group(self.events_max, self.bytes_max).await.map(Formed::from);
+        };
+        let built = building.await;
+        self.queue.begins();
+        match built {
+            Ok(formed) => Some(formed),
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => resume_unwind(panic),
+                // Nobody cancels it but a runtime that ends, with this task.
+                Err(_) => None,
+            },
         }
     }
 
@@ -111,14 +121,16 @@ impl Ahead {
     }
 
     fn build(&mut self) {
-        if self.built.is_some() {
+        if self.building.is_some() {
             return;
         }
         let tickets = self.queue.full_group(self.events_max, self.bytes_max);
         if !tickets.is_empty() {
-            let formed = Formed::from(tickets);
-            formed.gathered().spelled();
-            self.built = Some(formed);
+            self.building = Some(spawn_blocking(move || {
+                let formed = Formed::from(tickets);
+                formed.gathered().spelled();
+                formed
+            }));
         }
     }
 }

@@ -146,6 +146,12 @@ impl<T> Turns<T> {
         client.push(path.source, request);
     }
 
+    /// What each request that waits takes.
+    fn sizes(&self) -> impl Iterator<Item = Size> {
+        let sources = self.clients.values().flat_map(|client| client.sources.values());
+        sources.flat_map(|source| &source.requests).map(|(_, size)| *size)
+    }
+
     /// Hands out the next request, unless `fits` says of its size that it does not; then it stays the next one.
     fn take_if(&mut self, fits: impl FnOnce(Size) -> bool) -> Option<T> {
         let (first, client, size) = loop {
@@ -262,10 +268,11 @@ impl<T> Requests<T> {
         group
     }
 
-    /// The same, if what waits is as much as a group may have: what comes later would not be in it.
+    /// The same, if what waits is as much as a group may have. Not while a request waits that fills one alone: those that
+    /// come later belong to the small group that goes in front of it.
     fn full_group(&mut self, events_max: usize, bytes_max: usize) -> Vec<T> {
-        let Size { events, bytes } = self.turns.size;
-        if events < events_max && bytes < bytes_max {
+        let fills = |size: Size| size.events >= events_max || size.bytes >= bytes_max;
+        if !fills(self.turns.size) || self.turns.sizes().any(fills) {
             return Vec::new();
         }
         let group = self.next_group(events_max, bytes_max);
@@ -667,6 +674,21 @@ mod tests {
         let queue = Queue::<Ticket>::new(1 << 20);
         drop(queue.place_for(&AppendRequest::default()).expect("room"));
         assert!(lock(&queue.requests).holders.is_empty());
+    }
+
+    #[test]
+    fn a_whole_group_is_taken_ahead_and_not_while_a_request_waits_that_is_one_alone() {
+        let mut requests = requests(64 << 20);
+        for number in 0..9 {
+            add(&mut requests, 1, number, SMALL).expect("room");
+        }
+        assert!(requests.full_group(10, 1 << 20).is_empty(), "it still forms");
+        add(&mut requests, 2, 0, SMALL).expect("room");
+        assert_eq!(requests.full_group(10, 1 << 20).len(), 10);
+        add(&mut requests, 3, 0, HUGE).expect("room");
+        add(&mut requests, 2, 1, SMALL).expect("room");
+        assert!(requests.full_group(10, 1 << 20).is_empty(), "who comes meanwhile still goes in front of the huge one");
+        assert_eq!(requests.next_group(10, 1 << 20), [(2, 1)]);
     }
 
     #[tokio::test]

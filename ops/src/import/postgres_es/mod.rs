@@ -120,6 +120,12 @@ pub enum PostgresEsError {
         #[source]
         source: AppendError,
     },
+    /// A snapshot cannot be read back from where it was kept. The events are there, and proven.
+    #[error("{what} was not kept; the lines before this say why")]
+    NotKept {
+        /// Which one.
+        what: String,
+    },
     /// A row was an event in the survey and is none now: the source's snapshot does not hold what it promises.
     #[error("a row changed within one snapshot of the source: {0}")]
     Unsteady(BadRow),
@@ -142,7 +148,7 @@ impl PostgresEsError {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Source { .. } | Self::Clock(_) => ErrorKind::Unavailable,
+            Self::Source { .. } | Self::Clock(_) | Self::NotKept { .. } => ErrorKind::Unavailable,
             Self::NoTable { .. } | Self::BadRows(_) | Self::SameCategory { .. } | Self::NoTimes => ErrorKind::Invalid,
             Self::NotEmpty { .. } | Self::HasEvents { .. } | Self::OtherMode { .. } => ErrorKind::Conflict,
             Self::Opening(source) | Self::Refused { source, .. } => source.kind(),

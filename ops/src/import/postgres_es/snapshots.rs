@@ -22,7 +22,7 @@ const AT_ONCE: usize = 4;
 pub struct SnapshotsReport {
     /// The newest of each aggregate, taken over: the first load holds each against the events.
     pub taken_over: u64,
-    /// Those of which the service has made one of its own since.
+    /// Those that the service has made or proven itself since.
     pub made_since: u64,
     /// Older ones of the same aggregates, and those of no event.
     pub left_out: u64,
@@ -46,7 +46,10 @@ impl SnapshotRow {
         let version = StreamVersion::from_i64(self.last_sequence).ok_or("it is of no version")?;
         let number = usize::try_from(self.current_snapshot).map_err(|_| "its number is negative")?;
         let state: Value = serde_json::from_str(&self.payload).map_err(|error| format!("its state: {error}"))?;
-        Ok(Snapshot::imported(stream, version, number, state))
+        let snapshot = Snapshot::imported(stream, version, number, state);
+        // As it is kept it is nested by one more.
+        let kept = serde_json::from_str::<Value>(&snapshot.state.to_string());
+        kept.map_err(|error| format!("its state: {error}")).map(|_| snapshot)
     }
 
     fn bad(&self, reason: &str) -> BadRow {
@@ -133,10 +136,16 @@ async fn keep(import: &PostgresEsImport, row: &SnapshotRow) -> Result<Option<Sna
     if there.is_some_and(|there| !there.is_imported()) {
         return Ok(None);
     }
+    let head = import.reader.stream_head(&snapshot.stream).await?;
+    if head.is_none_or(|head| head.version < snapshot.version) {
+        return Err(differs("is of an event that was not imported; stop what writes to the source"));
+    }
     import.snapshots.save(snapshot.clone()).await;
     match import.snapshots.load(&snapshot.stream).await {
         Some(kept) if kept == snapshot => Ok(Some(kept)),
+        // The service runs already, and was faster.
+        Some(kept) if !kept.is_imported() => Ok(None),
         Some(_) => Err(differs("is another one where it was kept")),
-        None => Err(differs("was not kept; the log of this program says why")),
+        None => Err(PostgresEsError::NotKept { what: row.name() }),
     }
 }
