@@ -156,7 +156,7 @@ fn postgres_es_people(report: &PostgresEsReport) -> String {
     let SnapshotsReport { taken_over, made_since, left_out, sha256 } = &report.snapshots;
     let snapshots = format!(
         "{taken_over} taken over, which the first load holds against their events; {made_since} made or proven by the \
-         service since, {left_out} older ones"
+         service since, {left_out} older or of no event"
     );
     let rows = [
         ("events", format!("{} ({} imported before)", report.events, report.events_before)),

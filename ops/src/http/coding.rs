@@ -16,10 +16,9 @@ use hyper::body::Body as _;
 
 use super::append::too_large;
 use super::problem::Problem;
-use super::route::NDJSON;
+use super::route::{JSON, NDJSON};
 
 const ZSTD: &str = "zstd";
-const JSON: &str = "application/json";
 /// A higher level costs time for each reader.
 const LEVEL: i32 = 3;
 /// What a compressed answer needs to look back at: so much memory for each reader, as a power of two.
