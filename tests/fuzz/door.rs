@@ -34,7 +34,7 @@ use super::engine::{Target, Verdict};
 use super::{golden_events, sent};
 
 /// A packed body, unpacked into a buffer that doubles up to the largest body, and what a door is made of.
-const UNPACKED_BYTES_MAX: usize = 2 * REQUEST_BYTES_MAX;
+pub(super) const UNPACKED_BYTES_MAX: usize = 2 * REQUEST_BYTES_MAX;
 
 /// Everybody is one appender.
 struct Anybody;
@@ -61,14 +61,14 @@ impl Numbers for NoNumbers {
 }
 
 /// What all cases share: none of it remembers one of them.
-struct Rig {
+pub(super) struct Rig {
     runtime: Runtime,
     /// The view's, which is never asked.
     nowhere: PgPool,
 }
 
 impl Rig {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let nowhere = runtime.block_on(async { PgPool::connect_lazy("postgres://127.0.0.1:1/none").expect("a URL") });
         Self { runtime, nowhere }
@@ -99,7 +99,7 @@ impl Rig {
     }
 
     /// Sends the request twice, and holds both answers to what the door promises.
-    fn send(&self, request: &Message) -> Verdict {
+    pub(super) fn send(&self, request: &Message) -> Verdict {
         let (mut router, log) = self.open();
         self.runtime.block_on(async {
             let (status, answer) = ask(&mut router, request).await;
@@ -126,9 +126,9 @@ impl Rig {
 
 /// A request: lines of headers, an empty line, a body.
 #[derive(Default)]
-struct Message {
-    headers: Vec<(HeaderName, HeaderValue)>,
-    body: Vec<u8>,
+pub(super) struct Message {
+    pub(super) headers: Vec<(HeaderName, HeaderValue)>,
+    pub(super) body: Vec<u8>,
 }
 
 impl Message {

@@ -8,6 +8,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
 use ops::clock::Stopwatch;
+use proptest::prop_assert;
+use proptest::strategy::Strategy;
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
@@ -90,18 +93,9 @@ impl Target<'_> {
         for valid in self.corpus {
             assert_eq!(read(valid), Verdict::Accepted, "{}: an input of the corpus", self.name);
         }
-        let seconds: Option<u64> = variable(SECONDS_VARIABLE);
-        let seed = variable(SEED_VARIABLE)
-            .unwrap_or_else(|| if seconds.is_some() { system_tests::chance::random() } else { 1 });
-        let (watch, mut case, mut accepted) = (Stopwatch::start(), 0, 0_u64);
-        loop {
-            let over = match seconds {
-                Some(seconds) => watch.elapsed() >= Duration::from_secs(seconds),
-                None => case == self.cases,
-            };
-            if over {
-                break;
-            }
+        let (course, mut case, mut accepted) = (Course::begin(), 0, 0_u64);
+        let seed = course.seed;
+        while !course.is_over(case, self.cases) {
             let input = self.input(seed, case);
             let mut verdict = Verdict::Refused;
             let ran = catch_unwind(AssertUnwindSafe(|| most_allocated(|| verdict = read(&input))));
@@ -117,9 +111,7 @@ impl Target<'_> {
             accepted += u64::from(verdict == Verdict::Accepted);
             case += 1;
         }
-        // Past the capture of the tests' runner, which keeps what `println!` says of a test that holds to itself.
-        let said = format!("fuzz {}: {case} cases, {accepted} of them accepted, seed {seed}\n", self.name);
-        std::io::stdout().write_all(said.as_bytes()).expect("somebody listens");
+        course.say(self.name, case, accepted);
     }
 
     /// The input of one case: it depends on seed, target and case alone.
@@ -144,6 +136,72 @@ impl Target<'_> {
     fn tell(&self, seed: u64, case: u64, input: &[u8]) {
         let shown: String = input.iter().take(4_096).flat_map(|byte| byte.escape_ascii().map(char::from)).collect();
         println!("fuzz {}: broken by seed {seed}, case {case}, {} bytes: b\"{shown}\"", self.name, input.len());
+    }
+}
+
+/// What is drawn by a strategy of proptest, which finds the smallest value that breaks the property.
+pub(crate) struct Drawn {
+    pub(crate) name: &'static str,
+    /// Cases of the short form, and of each round of a long one.
+    pub(crate) cases: u32,
+    /// One case allocates at most this much at once.
+    pub(crate) bytes_max: usize,
+}
+
+impl Drawn {
+    /// Gives what is drawn to `holds`, which panics where a promise is broken; gives how much of it was accepted, in parts.
+    pub(crate) fn hold<S: Strategy>(&self, strategy: &S, holds: impl Fn(&S::Value) -> Verdict) -> f64 {
+        let (course, round, accepted) = (Course::begin(), Cell::new(0_u32), Cell::new(0_u32));
+        while !course.is_over(u64::from(round.get()), 1) {
+            let mut seeds = [0; 32];
+            seeds[..8].copy_from_slice(&course.seed.to_le_bytes());
+            seeds[8..12].copy_from_slice(&round.get().to_le_bytes());
+            let config = Config { cases: self.cases, failure_persistence: None, ..Config::default() };
+            let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &seeds));
+            let held = runner.run(strategy, |value| {
+                let mut verdict = Verdict::Refused;
+                let most = most_allocated(|| verdict = holds(&value));
+                prop_assert!(most <= self.bytes_max, "{most} bytes allocated, at most {}", self.bytes_max);
+                accepted.set(accepted.get() + u32::from(verdict == Verdict::Accepted));
+                Ok(())
+            });
+            held.unwrap_or_else(|broken| {
+                panic!("fuzz {}: broken by seed {}, round {}: {broken}", self.name, course.seed, round.get())
+            });
+            round.set(round.get() + 1);
+        }
+        let cases = u64::from(round.get()) * u64::from(self.cases);
+        course.say(self.name, cases, u64::from(accepted.get()));
+        f64::from(accepted.get()) / f64::from(round.get() * self.cases)
+    }
+}
+
+/// How long a target runs, and from which seed.
+struct Course {
+    seed: u64,
+    seconds: Option<u64>,
+    watch: Stopwatch,
+}
+
+impl Course {
+    fn begin() -> Self {
+        let seconds = variable(SECONDS_VARIABLE);
+        let other = || if seconds.is_some() { system_tests::chance::random() } else { 1 };
+        Self { seed: variable(SEED_VARIABLE).unwrap_or_else(other), seconds, watch: Stopwatch::start() }
+    }
+
+    /// Whether `done` are all of the short form's, or the time of the long one is over.
+    fn is_over(&self, done: u64, short: u64) -> bool {
+        match self.seconds {
+            Some(seconds) => self.watch.elapsed() >= Duration::from_secs(seconds),
+            None => done == short,
+        }
+    }
+
+    fn say(&self, name: &str, cases: u64, accepted: u64) {
+        // Past the capture of the tests' runner, which keeps what `println!` says of a test that holds to itself.
+        let said = format!("fuzz {name}: {cases} cases, {accepted} of them accepted, seed {}\n", self.seed);
+        std::io::stdout().write_all(said.as_bytes()).expect("somebody listens");
     }
 }
 

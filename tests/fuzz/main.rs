@@ -10,6 +10,7 @@ mod archive;
 mod door;
 mod engine;
 mod import;
+mod requests;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -25,7 +25,9 @@ use system_tests::regions::until;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn settings_that_could_be_better_are_advice_and_keep_nobody_from_serving() {
-    let rig = Rig::start_with(&[("idle_in_transaction_session_timeout", "5min")]).await;
+    let good =
+        [("idle_in_transaction_session_timeout", "5min"), ("lock_timeout", "5s"), ("statement_timeout", "10min")];
+    let rig = Rig::start_with(&good).await;
     let database = rig.database(new_log()).await;
     let advised = async || {
         let log = database.open().await;
@@ -39,9 +41,22 @@ async fn settings_that_could_be_better_are_advice_and_keep_nobody_from_serving()
         names.iter().map(|(setting, value)| (*setting, (*value).to_owned())).collect::<Vec<_>>()
     };
     assert_eq!(advised().await, named(&[("max_wal_size", "1024 MB")]));
-    database.run(&format!("ALTER ROLE {SERVICE} SET synchronous_commit = 'off'")).await;
+    for setting in ["synchronous_commit = 'off'", "lock_timeout = 0", "statement_timeout = 0"] {
+        database.run(&format!("ALTER ROLE {SERVICE} SET {setting}")).await;
+    }
     database.run(&format!("ALTER ROLE {SERVICE} CONNECTION LIMIT 14")).await;
-    let more = [("max_wal_size", "1024 MB"), ("synchronous_commit", "off"), ("max_connections", "14")];
+    database.run("ALTER SYSTEM SET full_page_writes = off").await;
+    database.run("SELECT pg_reload_conf()").await;
+    let torn = async || advised().await.iter().any(|(setting, _)| *setting == "full_page_writes").then_some(());
+    until("the server has read its settings", torn).await;
+    let more = [
+        ("full_page_writes", "off"),
+        ("max_wal_size", "1024 MB"),
+        ("synchronous_commit", "off"),
+        ("lock_timeout", "0"),
+        ("statement_timeout", "0"),
+        ("max_connections", "14"),
+    ];
     assert_eq!(
         advised().await,
         named(&more),

@@ -163,13 +163,11 @@ async fn the_service_refuses_to_run_as_somebody_who_could_change_events() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_service_refuses_a_server_that_would_lose_what_it_acknowledges() {
-    for (setting, off) in [("fsync", "off"), ("full_page_writes", "off")] {
-        let rig = Rig::start_with(&[(setting, off)]).await;
-        let database = rig.database(new_log()).await;
-        let opened = PgLog::connect(PgConfig::at(&database.url), Arc::new(SystemClock)).await;
-        let Err(EventLogError::Unsafe { reason }) = opened else { panic!("it runs with {setting} off") };
-        assert!(reason.contains(setting), "{reason}");
-    }
+    let rig = Rig::start_with(&[("fsync", "off")]).await;
+    let database = rig.database(new_log()).await;
+    let opened = PgLog::connect(PgConfig::at(&database.url), Arc::new(SystemClock)).await;
+    let Err(EventLogError::Unsafe { reason }) = opened else { panic!("it runs with fsync off") };
+    assert!(reason.contains("fsync"), "{reason}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -83,7 +83,6 @@ pub(crate) struct Server {
     /// Made by initdb; a physical standby has the same.
     pub(crate) system_identifier: i64,
     fsync: bool,
-    full_page_writes: bool,
     utf8: bool,
     in_recovery: bool,
     /// The session has what [`options`] asked for.
@@ -99,7 +98,6 @@ impl Server {
             backend: Backend { pid: row.try_get("backend_pid")?, started: row.try_get("backend_start")? },
             system_identifier: row.try_get("system_identifier")?,
             fsync: row.try_get("fsync")?,
-            full_page_writes: row.try_get("full_page_writes")?,
             utf8: row.try_get("utf8")?,
             in_recovery: row.try_get("in_recovery")?,
             as_asked: row.try_get("limited")? && row.try_get::<&str, _>("synchronous_commit")? == SYNCHRONOUS_COMMIT,
@@ -111,8 +109,6 @@ impl Server {
     fn danger(&self, allow_superuser: bool) -> Option<String> {
         let server = if !self.fsync {
             Some("the server runs with fsync off: what it acknowledges is lost in a crash; set fsync = on")
-        } else if !self.full_page_writes {
-            Some("the server runs with full_page_writes off: a crash may tear pages; set it on")
         } else if self.in_recovery {
             Some("the server is a standby: name the primary in the URL")
         } else if !self.as_asked {

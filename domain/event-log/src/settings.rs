@@ -34,12 +34,15 @@ impl fmt::Display for Advice {
 /// The server's settings, as a session of the service has them that sets nothing by itself.
 #[derive(Debug, Clone)]
 struct Settings {
+    full_page_writes: bool,
     data_checksums: bool,
     autovacuum: bool,
     wal_level: String,
     max_wal_bytes: i64,
     synchronous_commit: String,
     transaction_timeout: String,
+    lock_timeout: String,
+    statement_timeout: String,
     idle_in_transaction: String,
     /// For everybody together who is no superuser; less where role or database have limits of their own.
     connections: i32,
@@ -49,12 +52,15 @@ impl Settings {
     async fn of(connection: &mut PgConnection) -> Result<Self, sqlx::Error> {
         let row: PgRow = sqlx::query(include_str!("sql/settings.sql")).fetch_one(connection).await?;
         Ok(Self {
+            full_page_writes: row.try_get("full_page_writes")?,
             data_checksums: row.try_get("data_checksums")?,
             autovacuum: row.try_get("autovacuum")?,
             wal_level: row.try_get("wal_level")?,
             max_wal_bytes: row.try_get("max_wal_bytes")?,
             synchronous_commit: row.try_get("synchronous_commit")?,
             transaction_timeout: row.try_get("transaction_timeout")?,
+            lock_timeout: row.try_get("lock_timeout")?,
+            statement_timeout: row.try_get("statement_timeout")?,
             idle_in_transaction: row.try_get("idle_in_transaction")?,
             connections: row.try_get("connections")?,
         })
@@ -67,6 +73,10 @@ impl Settings {
         let few =
             format!("one process takes up to {needed}; reads wait for what it cannot have: raise it where it is set");
         let all = [
+            (
+                ("full_page_writes", on_off(self.full_page_writes), !self.full_page_writes),
+                "a crash may leave half a page, and acknowledged events with it: on, unless the file system tears no page",
+            ),
             (
                 ("data_checksums", on_off(self.data_checksums), !self.data_checksums),
                 "a page that the disk has changed is read as if it were good: stop the server, pg_checksums --enable",
@@ -88,6 +98,14 @@ impl Settings {
                 "the log sets its own, so appends are safe; what others write here may be gone after a crash: on",
             ),
             (("transaction_timeout", self.transaction_timeout.clone(), self.transaction_timeout != "0"), endless),
+            (
+                ("lock_timeout", self.lock_timeout.clone(), self.lock_timeout == "0"),
+                "who changes a table by hand waits for its lock without end, and appends wait behind: some seconds",
+            ),
+            (
+                ("statement_timeout", self.statement_timeout.clone(), self.statement_timeout == "0"),
+                "a query that somebody forgets runs without end, and keeps vacuum from its work: some minutes",
+            ),
             (
                 (
                     "idle_in_transaction_session_timeout",
@@ -129,12 +147,15 @@ mod tests {
 
     fn good() -> Settings {
         Settings {
+            full_page_writes: true,
             data_checksums: true,
             autovacuum: true,
             wal_level: "replica".into(),
             max_wal_bytes: 8 << 30,
             synchronous_commit: "on".into(),
             transaction_timeout: "0".into(),
+            lock_timeout: "5s".into(),
+            statement_timeout: "10min".into(),
             idle_in_transaction: "5min".into(),
             connections: 15,
         }
@@ -152,27 +173,33 @@ mod tests {
     #[test]
     fn each_setting_that_could_be_better_is_named_with_its_value() {
         let bad = Settings {
+            full_page_writes: false,
             data_checksums: false,
             autovacuum: false,
             wal_level: "minimal".into(),
             max_wal_bytes: 1 << 30,
             synchronous_commit: "off".into(),
             transaction_timeout: "30s".into(),
+            lock_timeout: "0".into(),
+            statement_timeout: "0".into(),
             idle_in_transaction: "0".into(),
             connections: 14,
         };
         let all = [
+            "full_page_writes",
             "data_checksums",
             "autovacuum",
             "wal_level",
             "max_wal_size",
             "synchronous_commit",
             "transaction_timeout",
+            "lock_timeout",
+            "statement_timeout",
             "idle_in_transaction_session_timeout",
             "max_connections",
         ];
         assert_eq!(advised(&bad), all);
         let values: Vec<String> = bad.advice(15).into_iter().map(|advice| advice.value).collect();
-        assert_eq!(values, ["off", "off", "minimal", "1024 MB", "off", "30s", "0", "14"]);
+        assert_eq!(values, ["off", "off", "off", "minimal", "1024 MB", "off", "30s", "0", "0", "0", "14"]);
     }
 }

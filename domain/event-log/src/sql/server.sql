@@ -3,7 +3,6 @@ SELECT
     (SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()) AS backend_start,
     (SELECT system_identifier FROM pg_control_system()) AS system_identifier,
     current_setting('fsync')::boolean AS fsync,
-    current_setting('full_page_writes')::boolean AS full_page_writes,
     current_setting('server_encoding') = 'UTF8' AS utf8,
     pg_is_in_recovery() AS in_recovery,
     current_setting('synchronous_commit') AS synchronous_commit,
