@@ -46,7 +46,7 @@ const ACCOUNTS: u32 = 120;
 const BASKETS: u32 = 40;
 
 /// postgres-es's own tables.
-const TABLES: &str = include_str!("import_postgres_es/tables.sql");
+const TABLES: &str = include_str!("../bench/peers/src/sql/postgres_es.sql");
 
 /// An aggregate of another type, with another shape of event and no snapshots.
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -94,7 +94,8 @@ impl Service {
         let cluster = &rig.region.cluster;
         cluster.create_database("service").await.expect("a database");
         let pool = PgPool::connect(&cluster.superuser_url("service")).await.expect("connected");
-        pool.execute(TABLES).await.expect("postgres-es's tables");
+        let made = format!("{TABLES} CREATE ROLE importer LOGIN; GRANT SELECT ON events, snapshots TO importer");
+        pool.execute(made.as_str()).await.expect("postgres-es's tables");
         Self { rig, pool }
     }
 

@@ -26,7 +26,7 @@ use crate::partitions::{PartitionMap, Partitions};
 use crate::rows::{self, COLUMNS, Values};
 use crate::sessions::Sessions;
 use copied::RowBytes;
-use page::{Gathered, Page, middle};
+use page::{Answer, Page, middle};
 pub(crate) use past::LiveFrom;
 
 /// How often a read starts again because a partition vanished. Each time one month was pruned.
@@ -137,7 +137,7 @@ impl Reader {
         }
     }
 
-    async fn log_forward<G: Gathered>(&self, from: Position, limit: usize) -> Result<G, Stop> {
+    async fn log_forward<G: Answer>(&self, from: Position, limit: usize) -> Result<G, Stop> {
         let mut page = Page::new(limit);
         let mut next = from;
         let mut map = self.partitions.cached();
@@ -195,7 +195,7 @@ impl Reader {
     }
 
     /// Takes what one partition has from a position on; returns what comes after it.
-    async fn take_forward<G: Gathered>(
+    async fn take_forward<G: Answer>(
         &self,
         map: &PartitionMap,
         index: usize,
@@ -242,7 +242,7 @@ impl Reader {
         Ok(next)
     }
 
-    async fn log_rows<G: Gathered>(
+    async fn log_rows<G: Answer>(
         &self,
         statement: &str,
         map: &PartitionMap,

@@ -69,7 +69,7 @@ fn compressed(body: Body) -> impl stream::Stream<Item = Result<Bytes, axum::Erro
         let Some(mut body) = body else { return Ok(None) };
         let mut encoder = match encoder {
             Some(encoder) => encoder,
-            None => new_encoder().map_err(axum::Error::new)?,
+            None => new_encoder(body.size_hint().exact()).map_err(axum::Error::new)?,
         };
         match body.frame().await.transpose()? {
             None => {
@@ -86,9 +86,11 @@ fn compressed(body: Body) -> impl stream::Stream<Item = Result<Bytes, axum::Erro
     })
 }
 
-fn new_encoder() -> io::Result<Encoder> {
+/// For an answer of so many bytes, if that is known: a short one takes little memory.
+fn new_encoder(bytes: Option<u64>) -> io::Result<Encoder> {
     let mut encoder = Encoder::new(Vec::new(), LEVEL)?;
     encoder.window_log(ANSWER_WINDOW_LOG)?;
+    encoder.set_pledged_src_size(bytes)?;
     Ok(encoder)
 }
 

@@ -11,13 +11,13 @@ use crate::rows::Values;
 const ANSWER_BYTES_MAX: i64 = 8 << 20;
 
 /// What an answer gathers of its rows.
-pub(super) trait Gathered: Default {
+pub(super) trait Answer: Default {
     /// For so many rows that will come, of about so many bytes together.
     fn make_room(&mut self, rows: usize, bytes: usize);
     fn take(&mut self, row: &Values<'_>) -> Result<(), sqlx::Error>;
 }
 
-impl Gathered for Vec<Record> {
+impl Answer for Vec<Record> {
     fn make_room(&mut self, rows: usize, _bytes: usize) {
         self.reserve(rows);
     }
@@ -28,7 +28,7 @@ impl Gathered for Vec<Record> {
     }
 }
 
-impl Gathered for Lines {
+impl Answer for Lines {
     fn make_room(&mut self, rows: usize, bytes: usize) {
         self.reserve(rows, bytes);
     }
@@ -52,7 +52,7 @@ pub(super) struct Place {
     pub(super) version: StreamVersion,
 }
 
-impl<G: Gathered> Page<G> {
+impl<G: Answer> Page<G> {
     pub(super) fn new(limit: usize) -> Self {
         Self { gathered: G::default(), count: 0, limit, bytes: 0 }
     }
