@@ -1,6 +1,6 @@
 //! How fast the log is read, on one region of the real binary with fsync on: figures to report, never a verdict. Run with
 //! `cargo bench -p system-tests --bench read` after `cargo build --release -p ops --bins`, on a machine that does nothing
-//! else. READ_EVENTS says how many events are behind it; with `-- log` or `-- projection` that is measured alone.
+//! else. READ_EVENTS says how many events are behind it; with `-- log`, `-- projection` or `-- stuck` that is measured alone.
 //!
 //! - *log*: `GET /v1/log` of everything, as it is and compressed, and a tail that catches up. The ceiling is what
 //!   PostgreSQL gives of the same rows to the same client: one COPY to it.
@@ -8,6 +8,7 @@
 //! - *projection*: the view "content now" of a new server over a log that is there. The ceiling is the log read by the
 //!   same port that the view reads it by, folded into nothing. The new server also seals and signs all of it meanwhile;
 //!   what catching up takes by itself is the time of a rebuild beside, once it has nothing else to do.
+//! - *stuck*: appends over HTTP while readers are stuck, against the same appends without them, in turns.
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
@@ -30,7 +31,10 @@ use rand::{Rng, SeedableRng};
 use sqlx::postgres::PgPoolCopyExt;
 use system_tests::regions::open;
 use system_tests::torture::plan;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 
 const SEED: u64 = 20_260_501;
@@ -42,6 +46,11 @@ const STREAMS: usize = 20_000;
 const APPENDS_PER_SECOND: usize = 2000;
 const SECONDS: usize = 10;
 const WRITERS: usize = 64;
+/// Stuck readers, what the log holds before they come, appends of a turn, and pairs of turns.
+const STUCK_READERS: usize = 150;
+const STUCK_BEHIND: usize = 50_000;
+const STUCK_APPENDS: usize = 20_000;
+const STUCK_PAIRS: usize = 7;
 /// Bytes of an event's payload and of its metadata.
 const PAYLOAD_BYTES: usize = 300;
 const METADATA_BYTES: usize = 100;
@@ -233,13 +242,7 @@ async fn a_subscription(region: &Region, head: usize) {
     let total = APPENDS_PER_SECOND * SECONDS;
     let reading = tokio::spawn(follow(region.url.clone(), region.tokens.reader.clone(), head, total, watch));
     let (due, arrivals) = mpsc::channel::<NewEvent>(total);
-    let arrivals = Arc::new(tokio::sync::Mutex::new(arrivals));
-    let writers: Vec<_> = (0..WRITERS)
-        .map(|_| {
-            let (url, token, arrivals) = (region.url.clone(), region.tokens.appender.clone(), Arc::clone(&arrivals));
-            tokio::spawn(write(url, token, arrivals, watch))
-        })
-        .collect();
+    let writers = writers(region, arrivals, watch);
     let mut rng = StdRng::seed_from_u64(SEED);
     let mut pace = interval(Duration::from_millis(5));
     pace.set_missed_tick_behavior(MissedTickBehavior::Burst);
@@ -267,6 +270,13 @@ async fn a_subscription(region: &Region, head: usize) {
         times.values().map(|times| times.seen.saturating_sub(times.acknowledged)),
     );
     percentiles("from sending to the tail", times.values().map(|times| times.seen.saturating_sub(times.sent)));
+}
+
+/// Writers over HTTP that share what is due.
+fn writers(region: &Region, due: mpsc::Receiver<NewEvent>, watch: Stopwatch) -> Vec<JoinHandle<Vec<(String, Times)>>> {
+    let due = Arc::new(tokio::sync::Mutex::new(due));
+    let begin = |_| tokio::spawn(write(region.url.clone(), region.tokens.appender.clone(), Arc::clone(&due), watch));
+    (0..WRITERS).map(begin).collect()
 }
 
 async fn write(
@@ -377,6 +387,58 @@ async fn reading(count: usize) {
     region.end().await.expect("it ends");
 }
 
+/// Appends as many events as fast as its writers can; events a second.
+async fn appended(region: &Region, count: usize, round: &str) -> f64 {
+    let (due, arrivals) = mpsc::channel(count);
+    let mut rng = StdRng::seed_from_u64(SEED);
+    for number in 0..count {
+        due.try_send(order(&mut rng, &format!("{round}-{number}"))).expect("there is room for all");
+    }
+    drop(due);
+    let watch = Stopwatch::start();
+    for writer in writers(region, arrivals, watch) {
+        writer.await.expect("a writer ends");
+    }
+    count as f64 / watch.elapsed().as_secs_f64()
+}
+
+/// A tail from the start that takes nothing of its answer once that has begun.
+async fn stuck(region: &Region) -> TcpStream {
+    let mut stuck = TcpStream::connect(region.url.trim_start_matches("http://")).await.expect("connected");
+    let authorization = format!("authorization: Bearer {}", region.tokens.reader);
+    let head = format!("GET /v1/log?from=1&follow=true HTTP/1.1\r\nhost: x\r\n{authorization}\r\n\r\n");
+    stuck.write_all(head.as_bytes()).await.expect("sent");
+    stuck.readable().await.expect("its answer has begun");
+    stuck
+}
+
+/// The same appends with stuck readers and without, in turns.
+async fn stuck_readers() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (mut region, log) = region(folder.path()).await;
+    // More than the sockets of a reader hold.
+    fill(&log, STUCK_BEHIND, |rng, number| order(rng, &number.to_string())).await;
+    region.serve().await.expect("it serves");
+    settled(&region, STUCK_BEHIND).await;
+    appended(&region, STUCK_APPENDS, "warm").await;
+    println!(
+        "\nstuck: {STUCK_APPENDS} appends of one event by {WRITERS} writers over HTTP, {STUCK_READERS} tails that take nothing"
+    );
+    let mut ratios = Vec::new();
+    for pair in 0..STUCK_PAIRS {
+        let without = appended(&region, STUCK_APPENDS, &format!("without-{pair}")).await;
+        let readers = futures::future::join_all((0..STUCK_READERS).map(|_| stuck(&region))).await;
+        let with = appended(&region, STUCK_APPENDS, &format!("with-{pair}")).await;
+        drop(readers);
+        println!("without {without:>7.0} events/s, with {with:>7.0}: {:.2} ×", with / without);
+        ratios.push(with / without);
+    }
+    ratios.sort_by(f64::total_cmp);
+    println!("median {:.2} × of what it is without them", ratios[STUCK_PAIRS / 2]);
+    log.shut_down().await;
+    region.end().await.expect("it ends");
+}
+
 fn main() {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
@@ -389,6 +451,9 @@ fn main() {
         }
         if is_wanted("projection") {
             a_projection(count).await;
+        }
+        if is_wanted("stuck") {
+            stuck_readers().await;
         }
     });
 }

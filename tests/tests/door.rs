@@ -3,6 +3,7 @@
 mod door_common;
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::time::Duration;
 
 use domain::store::ObjectStore;
@@ -240,6 +241,23 @@ async fn a_command_says_by_its_exit_code_how_it_ended() {
     assert_eq!(code(&["audit", "replay", "--as-of", "99"]).await, Some(3), "the archive ends before");
     let shown = text(&rig.run(&["config", "check"]).await.stdout);
     assert!(shown.contains("secret_access_key") && !shown.contains("home-secret"), "{shown}");
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn what_could_be_set_better_in_the_database_is_said_at_start_and_by_config_check() {
+    let rig = Rig::serving().await;
+    let log = fs::read_to_string(rig.region.server_log()).expect("the server's log");
+    // As PostgreSQL has them if nobody sets them.
+    for setting in ["lock_timeout", "statement_timeout"] {
+        let said =
+            |line: &&str| line.contains("WARN") && line.contains("could be set better") && line.contains(setting);
+        assert!(log.lines().any(|line| said(&line)), "{setting}: {log}");
+    }
+    let checked = rig.run(&["config", "check"]).await;
+    assert_eq!(checked.status.code(), Some(0), "advice is no failure");
+    let checked = [text(&checked.stdout), text(&checked.stderr)].concat();
+    assert!(checked.contains("lock_timeout is 0: ") && checked.contains("statement_timeout is 0: "), "{checked}");
     rig.end().await;
 }
 

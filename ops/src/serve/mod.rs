@@ -241,7 +241,7 @@ async fn advise(node: &Node) {
     match node.log.advice(VIEW_CONNECTIONS + READER_CONNECTIONS).await {
         Ok(all) => {
             for Advice { setting, value, advice } in all {
-                tracing::info!(setting, value, advice, "the database could be set better");
+                tracing::warn!(setting, value, advice, "the database could be set better");
             }
         }
         Err(error) => tracing::warn!(error = %chain(&error), "the database's settings were not looked at"),
