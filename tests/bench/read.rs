@@ -49,8 +49,8 @@ const WRITERS: usize = 64;
 /// Stuck readers, what the log holds before they come, appends of a turn, and pairs of turns.
 const STUCK_READERS: usize = 150;
 const STUCK_BEHIND: usize = 50_000;
-const STUCK_APPENDS: usize = 20_000;
-const STUCK_PAIRS: usize = 7;
+const STUCK_APPENDS: usize = 30_000;
+const STUCK_PAIRS: usize = 9;
 /// Bytes of an event's payload and of its metadata.
 const PAYLOAD_BYTES: usize = 300;
 const METADATA_BYTES: usize = 100;
@@ -387,19 +387,20 @@ async fn reading(count: usize) {
     region.end().await.expect("it ends");
 }
 
-/// Appends as many events as fast as its writers can; events a second.
-async fn appended(region: &Region, count: usize, round: &str) -> f64 {
+/// Appends as many events as fast as its writers can; events a second, and the server's processor for one in microseconds.
+async fn appended(region: &Region, pid: u32, count: usize, round: &str) -> [f64; 2] {
     let (due, arrivals) = mpsc::channel(count);
     let mut rng = StdRng::seed_from_u64(SEED);
     for number in 0..count {
         due.try_send(order(&mut rng, &format!("{round}-{number}"))).expect("there is room for all");
     }
     drop(due);
-    let watch = Stopwatch::start();
+    let (watch, before) = (Stopwatch::start(), used(pid));
     for writer in writers(region, arrivals, watch) {
         writer.await.expect("a writer ends");
     }
-    count as f64 / watch.elapsed().as_secs_f64()
+    let hundredths = used(pid) - before;
+    [count as f64 / watch.elapsed().as_secs_f64(), hundredths as f64 * 10_000.0 / count as f64]
 }
 
 /// A tail from the start that takes nothing of its answer once that has begun.
@@ -412,6 +413,27 @@ async fn stuck(region: &Region) -> TcpStream {
     stuck
 }
 
+/// Processor that the server has used, in hundredths of a second.
+fn used(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
+    let fields: Vec<&str> = stat.rsplit(')').next().expect("fields").split_whitespace().collect();
+    fields[11..13].iter().map(|ticks| ticks.parse::<u64>().expect("ticks")).sum()
+}
+
+/// Returns when the server has done all that its readers need of it.
+async fn idle(pid: u32) {
+    let mut look = interval(Duration::from_millis(250));
+    let mut before = u64::MAX;
+    loop {
+        look.tick().await;
+        let now = used(pid);
+        if now.saturating_sub(before) <= 1 && before != u64::MAX {
+            return;
+        }
+        before = now;
+    }
+}
+
 /// The same appends with stuck readers and without, in turns.
 async fn stuck_readers() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -419,22 +441,36 @@ async fn stuck_readers() {
     // More than the sockets of a reader hold.
     fill(&log, STUCK_BEHIND, |rng, number| order(rng, &number.to_string())).await;
     region.serve().await.expect("it serves");
+    let pid = region.server().expect("it runs").pid();
     settled(&region, STUCK_BEHIND).await;
-    appended(&region, STUCK_APPENDS, "warm").await;
+    appended(&region, pid, STUCK_APPENDS, "warm").await;
     println!(
         "\nstuck: {STUCK_APPENDS} appends of one event by {WRITERS} writers over HTTP, {STUCK_READERS} tails that take nothing"
     );
-    let mut ratios = Vec::new();
+    let mut ratios = [Vec::new(), Vec::new()];
     for pair in 0..STUCK_PAIRS {
-        let without = appended(&region, STUCK_APPENDS, &format!("without-{pair}")).await;
+        let alone = appended(&region, pid, STUCK_APPENDS, &format!("alone-{pair}")).await;
         let readers = futures::future::join_all((0..STUCK_READERS).map(|_| stuck(&region))).await;
-        let with = appended(&region, STUCK_APPENDS, &format!("with-{pair}")).await;
+        idle(pid).await;
+        let beside = appended(&region, pid, STUCK_APPENDS, &format!("beside-{pair}")).await;
         drop(readers);
-        println!("without {without:>7.0} events/s, with {with:>7.0}: {:.2} ×", with / without);
-        ratios.push(with / without);
+        idle(pid).await;
+        println!(
+            "alone {:>6.0} events/s, {:>4.0} µs of the server each; beside them {:>6.0}, {:>4.0} µs",
+            alone[0], alone[1], beside[0], beside[1]
+        );
+        ratios
+            .iter_mut()
+            .zip(beside.into_iter().zip(alone))
+            .for_each(|(all, (beside, alone))| all.push(beside / alone));
     }
-    ratios.sort_by(f64::total_cmp);
-    println!("median {:.2} × of what it is without them", ratios[STUCK_PAIRS / 2]);
+    let [speed, processor] = ratios.map(|mut all| {
+        all.sort_by(f64::total_cmp);
+        all[all.len() / 2]
+    });
+    println!(
+        "beside them, medians of {STUCK_PAIRS} pairs: {speed:.2} × as many a second, {processor:.2} × the processor"
+    );
     log.shut_down().await;
     region.end().await.expect("it ends");
 }
